@@ -1,0 +1,117 @@
+"""The vocabulary that client and server share: identities, attributes, requested changes.
+
+Times are integer nanoseconds since the epoch, sizes and offsets are bytes, names are bytes (every byte but
+``/`` and NUL, at most 255 of them: NAME_MAX of Linux).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NewType
+
+PAGE_SIZE: Final = 4096
+"""Bytes. The unit of coherence, and of x86-64's page cache; every token range is a multiple of it."""
+
+NAME_SIZE_MAX: Final = 255
+"""Bytes in one name: NAME_MAX of <linux/limits.h>."""
+
+OFFSET_MAX: Final = 2**63 - 1
+"""The largest file offset: off_t is signed."""
+
+InodeHandle = NewType("InodeHandle", bytes)
+"""An inode's permanent name, issued by the server and opaque to the client. Survives renames and restarts;
+once the inode is gone it is stale (ESTALE) and never names another one."""
+
+OpenId = NewType("OpenId", int)
+"""One open file of one session, numbered by the server."""
+
+LockOwner = NewType("LockOwner", int)
+"""64 bits by which a client's kernel tells the owners of its locks apart (``fuse_lk_in.owner``)."""
+
+ClientId = NewType("ClientId", bytes)
+"""16 random bytes that a client draws when it is mounted and keeps across reconnections."""
+
+SessionId = NewType("SessionId", bytes)
+"""16 random bytes that the server draws for every session."""
+
+Epoch = NewType("Epoch", int)
+"""Counts the server's starts on one export; tokens, locks and open files belong to one epoch."""
+
+RequestId = NewType("RequestId", int)
+"""Pairs a reply with its request; counted up by the side that asks, per connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) tells of an inode."""
+
+    ino: int
+    mode: int  # type and permissions, as st_mode
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int  # of 512 bytes
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int  # 0 where the server's filesystem has no birth time
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An inode as a lookup finds it."""
+
+    handle: InodeHandle
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChanges:
+    """What setattr changes; None leaves a field as it is (UTIME_OMIT). ``*_now`` is UTIME_NOW: the server's
+    clock decides. ctime follows from any change."""
+
+    mode: int | None = None  # permission bits only (07777)
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    atime_now: bool = False
+    mtime_now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """On whose behalf something is created: owner and group of the new inode (the client's kernel has
+    checked the permissions and applied the umask)."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirEntry:
+    """One name in a directory. *cookie* is where a listing goes on after it: stable while the directory
+    changes (the d_off of getdents64(2)); *node* is None for a name that vanished while it was listed or
+    that leads to another filesystem."""
+
+    name: bytes
+    cookie: int
+    node: Node | None
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemStatistics:
+    """What statvfs(3) tells of the server's filesystem."""
+
+    block_size: int
+    fragment_size: int
+    blocks: int
+    blocks_free: int
+    blocks_available: int
+    files: int
+    files_free: int
+    files_available: int
+    name_size_max: int
