@@ -1,0 +1,170 @@
+"""A map from half-open integer intervals to values: the one shape in which state about pages is kept.
+
+State is per *extent*, never per page: a terabyte under one token is one entry. Adjacent intervals with equal
+values are merged, so the map is canonical and two maps that say the same compare equal.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+Interval = tuple[int, int]
+
+
+class IntervalMap(Generic[V]):
+    """Disjoint, sorted, merged intervals with a value each. Every operation is O(log n + touched), plus the
+    list's own shifting."""
+
+    __slots__ = ("_ends", "_starts", "_values")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._values: list[V] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[int, int, V]]:
+        return iter(list(zip(self._starts, self._ends, self._values, strict=True)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IntervalMap):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"[{start}, {end}): {value!r}" for start, end, value in self)
+        return f"{type(self).__name__}({inside})"
+
+    def at(self, point: int) -> V | None:
+        """The value at *point*, None where there is none."""
+        index = bisect_right(self._starts, point) - 1
+        if index >= 0 and point < self._ends[index]:
+            return self._values[index]
+        return None
+
+    def _first(self, start: int) -> int:
+        """Index of the first interval that ends after *start*."""
+        return bisect_right(self._ends, start)
+
+    def overlapping(self, start: int, end: int) -> list[tuple[int, int, V]]:
+        """The intervals that meet ``[start, end)``, cut to it, in order."""
+        found = []
+        index = self._first(start)
+        starts, ends, values = self._starts, self._ends, self._values
+        while index < len(starts) and starts[index] < end:
+            found.append((max(starts[index], start), min(ends[index], end), values[index]))
+            index += 1
+        return found
+
+    def gaps(self, start: int, end: int) -> list[Interval]:
+        """The parts of ``[start, end)`` without a value, in order."""
+        missing = []
+        at = start
+        for begin, stop, _ in self.overlapping(start, end):
+            if at < begin:
+                missing.append((at, begin))
+            at = stop
+        if at < end:
+            missing.append((at, end))
+        return missing
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether every point of ``[start, end)`` has a value."""
+        index = self._first(start)
+        starts, ends = self._starts, self._ends
+        while start < end:
+            if index >= len(starts) or starts[index] > start:
+                return False
+            start = ends[index]
+            index += 1
+        return True
+
+    def set(self, start: int, end: int, value: V) -> None:
+        """Give every point of ``[start, end)`` *value*, whatever it had."""
+        if start >= end:
+            return
+        starts, ends, values = self._starts, self._ends, self._values
+        # A neighbour that merely touches is taken in too, in case it can be merged.
+        low = bisect_left(ends, start)
+        high = bisect_right(starts, end)
+        pieces: list[tuple[int, int, V]] = []
+        if low < high:
+            if starts[low] < start:
+                pieces.append((starts[low], min(ends[low], start), values[low]))
+            right = (max(starts[high - 1], end), ends[high - 1], values[high - 1])
+        else:
+            right = (end, end, value)
+        pieces.append((start, end, value))
+        if right[0] < right[1]:
+            pieces.append(right)
+        merged: list[tuple[int, int, V]] = []
+        for piece in pieces:
+            if merged and merged[-1][1] == piece[0] and merged[-1][2] == piece[2]:
+                merged[-1] = (merged[-1][0], piece[1], piece[2])
+            else:
+                merged.append(piece)
+        self._replace(low, high, merged)
+
+    def delete(self, start: int, end: int) -> None:
+        """Leave no value in ``[start, end)``."""
+        if start >= end:
+            return
+        low = self._first(start)
+        high = bisect_left(self._starts, end)
+        if low >= high:
+            return
+        pieces = []
+        if self._starts[low] < start:
+            pieces.append((self._starts[low], start, self._values[low]))
+        if self._ends[high - 1] > end:
+            pieces.append((end, self._ends[high - 1], self._values[high - 1]))
+        self._replace(low, high, pieces)
+
+    def _replace(self, low: int, high: int, pieces: list[tuple[int, int, V]]) -> None:
+        self._starts[low:high] = [start for start, _, _ in pieces]
+        self._ends[low:high] = [end for _, end, _ in pieces]
+        self._values[low:high] = [value for _, _, value in pieces]
+
+    def clear(self) -> None:
+        """Leave no value anywhere."""
+        self._replace(0, len(self._starts), [])
+
+    def check(self) -> None:
+        """Assert what makes the map canonical."""
+        previous: tuple[int, int, V] | None = None
+        for start, end, value in self:
+            assert start < end, self
+            if previous is not None:
+                assert previous[1] <= start, self
+                assert previous[1] < start or previous[2] != value, self
+            previous = (start, end, value)
+
+
+class IntervalSet(IntervalMap[bool]):
+    """A set of integers as intervals."""
+
+    __slots__ = ()
+
+    def add(self, start: int, end: int) -> None:
+        """Put ``[start, end)`` in."""
+        self.set(start, end, True)
+
+    def intervals(self, start: int = 0, end: int = 2**63) -> list[Interval]:
+        """The parts of ``[start, end)`` that are in, in order."""
+        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)]
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether any point of ``[start, end)`` is in."""
+        index = self._first(start)
+        return index < len(self._starts) and self._starts[index] < end

@@ -1,0 +1,61 @@
+"""IntervalMap against a dictionary of points."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
+
+POINTS = 24
+edits = st.lists(
+    st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.sampled_from([None, "a", "b", "c"])), max_size=30
+)
+
+
+@given(edits, st.integers(0, POINTS), st.integers(0, POINTS))
+def test_agrees_with_a_dictionary_of_points(changes, start, end):
+    intervals: IntervalMap[str] = IntervalMap()
+    points: dict[int, str] = {}
+    for low, high, value in changes:
+        if value is None:
+            intervals.delete(low, high)
+            for point in range(low, high):
+                points.pop(point, None)
+        else:
+            intervals.set(low, high, value)
+            points.update(dict.fromkeys(range(low, high), value))
+        intervals.check()
+    assert {p: v for low, high, v in intervals for p in range(low, high)} == points
+    assert [intervals.at(point) for point in range(POINTS)] == [points.get(point) for point in range(POINTS)]
+    inside = {p: v for low, high, v in intervals.overlapping(start, end) for p in range(low, high)}
+    assert inside == {p: v for p, v in points.items() if start <= p < end}
+    missing = {p for low, high in intervals.gaps(start, end) for p in range(low, high)}
+    assert missing == set(range(start, end)) - set(points)
+    assert intervals.covers(start, end) == (not missing)
+
+
+def test_equal_neighbours_merge_into_one_extent():
+    extents = IntervalSet()
+    extents.add(0, 4096)
+    extents.add(8192, 12288)
+    extents.add(4096, 8192)
+    assert extents.intervals() == [(0, 12288)]
+    assert len(extents) == 1
+
+
+def test_a_terabyte_under_one_value_is_one_entry():
+    extents: IntervalMap[str] = IntervalMap()
+    extents.set(0, 2**63, "held")
+    extents.set(4096, 8192, "recalled")
+    assert list(extents) == [(0, 4096, "held"), (4096, 8192, "recalled"), (8192, 2**63, "held")]
+    assert extents.covers(0, 2**40)
+
+
+def test_overlap_is_told_at_the_edges():
+    extents = IntervalSet()
+    extents.add(10, 20)
+    assert extents.overlaps(19, 25)
+    assert extents.overlaps(5, 11)
+    assert not extents.overlaps(20, 25)
+    assert not extents.overlaps(5, 10)
