@@ -1,6 +1,7 @@
 """Every limit of the wire, with its unit and the reason for the number.
 
-Both sides check them: the sender so that a bug shows where it is made, the receiver because it must not trust.
+Both sides check them: the sender so that a bug shows where it is made, the receiver because it must not
+trust.
 """
 
 from __future__ import annotations

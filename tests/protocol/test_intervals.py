@@ -9,7 +9,8 @@ from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 
 POINTS = 24
 edits = st.lists(
-    st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.sampled_from([None, "a", "b", "c"])), max_size=30
+    st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.sampled_from([None, "a", "b", "c"])),
+    max_size=30,
 )
 
 

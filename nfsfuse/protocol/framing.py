@@ -1,0 +1,126 @@
+"""Frames on a byte stream, without the stream.
+
+A connection begins with 8 bytes of MAGIC from each side. Then frames::
+
+    u32 header size | u32 payload size | header (msgpack) | payload (raw bytes)
+
+little endian. The payload is file data: it is received straight into a buffer of its own and never passes
+through msgpack. `FrameReader` says where the next bytes should be put (`buffer`) and is told how many came
+(`received`), so that whoever owns the socket can use recv_into(2).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from nfsfuse.protocol.errors import ProtocolError
+from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX
+
+_LENGTHS: Final = struct.Struct("<II")
+
+BUFFER_SIZE: Final = 64 * 1024
+"""Bytes read ahead of parsing: a burst of small frames costs one system call, and of a large
+payload little is copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as it arrived. *payload* belongs to the receiver alone."""
+
+    header: bytes
+    payload: bytearray | bytes
+
+
+def frame_prefix(header: bytes, payload_size: int) -> bytes:
+    """What goes on the wire before the payload."""
+    assert len(header) <= HEADER_SIZE_MAX, len(header)
+    assert payload_size <= PAYLOAD_SIZE_MAX, payload_size
+    return _LENGTHS.pack(len(header), payload_size) + header
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames. After a ProtocolError it must not be used again."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER_SIZE)
+        self._start = 0  # of what is not yet parsed
+        self._end = 0
+        self._greeted = False
+        self._header: bytes | None = None  # of the frame whose payload is being received
+        self._payload = bytearray()
+        self._payload_filled = 0
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes received belong; never empty."""
+        if self._header is not None:
+            return memoryview(self._payload)[self._payload_filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start > 0 and self._end == len(self._buffer):
+            self._buffer[: self._end - self._start] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, self._end - self._start
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, count: int) -> list[Frame]:
+        """*count* bytes were put into `buffer`: the frames that are complete with them."""
+        if self._header is not None:
+            self._payload_filled += count
+            if self._payload_filled < len(self._payload):
+                return []
+            frame = Frame(self._header, self._payload)
+            self._header, self._payload = None, bytearray()
+            return [frame]
+        self._end += count
+        frames: list[Frame] = []
+        if self._greeted or self._greet():
+            while (frame_or_none := self._next()) is not None:
+                frames.append(frame_or_none)
+        return frames
+
+    def at_boundary(self) -> bool:
+        """Whether the stream may end here without cutting a frame in two."""
+        return self._header is None and self._start == self._end
+
+    def _greet(self) -> bool:
+        got = bytes(self._buffer[self._start : min(self._end, self._start + len(MAGIC))])
+        if not MAGIC.startswith(got):
+            raise ProtocolError(f"this is not an nfsfuse peer: it began with {got!r}")
+        if len(got) < len(MAGIC):
+            return False
+        self._start += len(MAGIC)
+        self._greeted = True
+        return True
+
+    def _next(self) -> Frame | None:
+        available = self._end - self._start
+        if available < _LENGTHS.size:
+            return None
+        header_size, payload_size = _LENGTHS.unpack_from(self._buffer, self._start)
+        if header_size > HEADER_SIZE_MAX or payload_size > PAYLOAD_SIZE_MAX:
+            raise ProtocolError(f"frame too large: header {header_size}, payload {payload_size} bytes")
+        begin = self._start + _LENGTHS.size
+        if available < _LENGTHS.size + header_size:
+            self._make_room(_LENGTHS.size + header_size)
+            return None
+        header = bytes(self._buffer[begin : begin + header_size])
+        self._start = begin + header_size
+        present = min(payload_size, self._end - self._start)
+        payload = bytearray(payload_size)
+        payload[:present] = self._buffer[self._start : self._start + present]
+        self._start += present
+        if present == payload_size:
+            return Frame(header, payload)
+        self._header, self._payload, self._payload_filled = header, payload, present
+        return None
+
+    def _make_room(self, size: int) -> None:
+        """Let a header larger than the buffer fit; it shrinks again with the next connection only, as
+        listings come in bursts."""
+        if self._start + size > len(self._buffer):
+            held = self._buffer[self._start : self._end]
+            if size > len(self._buffer):
+                self._buffer = bytearray(size + BUFFER_SIZE)
+            self._buffer[: len(held)] = held
+            self._start, self._end = 0, len(held)

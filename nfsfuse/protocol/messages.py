@@ -1,0 +1,431 @@
+"""Every message of the wire, one frozen dataclass each, and the table of their codes.
+
+A request names the type of its reply (`Request[R]`), so a call is typed end to end. Either side may ask:
+`CLIENT_REQUESTS` go from client to server, `SERVER_REQUESTS` are the callbacks. A message that carries file
+data carries it in the frame's payload, never in a field; its docstring says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from nfsfuse.protocol.types import (
+    AttributeChanges,
+    Attributes,
+    ClientId,
+    Credentials,
+    DirEntry,
+    Epoch,
+    FilesystemStatistics,
+    InodeHandle,
+    Node,
+    OpenId,
+    RequestId,
+    SessionId,
+)
+
+
+class Message:
+    """Anything that is sent."""
+
+    __slots__ = ()
+
+
+R_co = TypeVar("R_co", bound=Message, covariant=True)
+
+
+class Request(Message, Generic[R_co]):
+    """A message that is answered by an ``R`` or by an errno."""
+
+    __slots__ = ()
+
+
+# --- replies ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Message):
+    """It is done, and there is nothing more to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds."""
+
+    session_id: SessionId
+    epoch: Epoch
+    lease_ms: int
+    server_version: str
+    root: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Message):
+    """An inode that was looked up or made."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Stat(Message):
+    """An inode's attributes after the operation."""
+
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Message):
+    """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`."""
+
+    open_id: OpenId
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Data(Message):
+    """The payload is the file data; less than was asked for means the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Message):
+    """The server's kernel has the data (not yet its disk: that is `Fsync`). *offset* is where it went:
+    with ``append`` only the server knows."""
+
+    offset: int
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Message):
+    """What a symbolic link contains."""
+
+    target: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Message):
+    """Some entries of a directory, without ``.`` and ``..``."""
+
+    entries: tuple[DirEntry, ...]
+    end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics(Message):
+    """Answers `StatFs`."""
+
+    statistics: FilesystemStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Value(Message):
+    """The payload is an extended attribute's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names(Message):
+    """An inode's extended attributes' names."""
+
+    names: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Position(Message):
+    """An offset, or a number of bytes done."""
+
+    offset: int
+
+
+# --- session ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Request[Welcome]):
+    """The first request of a connection. *session_id* is empty for a new session, else the one to resume."""
+
+    version: int
+    client_id: ClientId
+    session_id: SessionId
+    client_name: str
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(Request[Done]):
+    """Keeps the lease alive, and tells whether the connection is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye(Request[Done]):
+    """Ends the session: everything it holds is released now rather than after the lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Request[Done]):
+    """Give up on *request*, if it is still waiting: it is then answered EINTR. An interrupted program's."""
+
+    request: RequestId
+
+
+# --- names and attributes --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup(Request[Entry]):
+    """Find *name* in *parent*. ENOENT, ENOTDIR, EXDEV (another filesystem is mounted there)."""
+
+    parent: InodeHandle
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GetAttr(Request[Stat]):
+    """stat(2). ESTALE if the inode is gone."""
+
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttr(Request[Stat]):
+    """chmod, chown, truncate, utimensat."""
+
+    handle: InodeHandle
+    changes: AttributeChanges
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLink(Request[Target]):
+    """readlink(2)."""
+
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
+class SymLink(Request[Entry]):
+    """symlink(2)."""
+
+    parent: InodeHandle
+    name: bytes
+    target: bytes
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class MkNod(Request[Entry]):
+    """mknod(2); *mode* has the type."""
+
+    parent: InodeHandle
+    name: bytes
+    mode: int
+    rdev: int
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class MkDir(Request[Entry]):
+    """mkdir(2)."""
+
+    parent: InodeHandle
+    name: bytes
+    mode: int
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Link(Request[Entry]):
+    """link(2)."""
+
+    handle: InodeHandle
+    parent: InodeHandle
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink(Request[Done]):
+    """unlink(2)."""
+
+    parent: InodeHandle
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RmDir(Request[Done]):
+    """rmdir(2)."""
+
+    parent: InodeHandle
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rename(Request[Done]):
+    """renameat2(2); *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
+
+    parent: InodeHandle
+    name: bytes
+    new_parent: InodeHandle
+    new_name: bytes
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDir(Request[Listing]):
+    """The entries after *cookie* (0: from the start), at most *limit* of them."""
+
+    handle: InodeHandle
+    cookie: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatFs(Request[Statistics]):
+    """statvfs(3) of the export."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetXattr(Request[Value]):
+    """getxattr(2)."""
+
+    handle: InodeHandle
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetXattr(Request[Done]):
+    """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
+
+    handle: InodeHandle
+    name: bytes
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListXattr(Request[Names]):
+    """listxattr(2)."""
+
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveXattr(Request[Done]):
+    """removexattr(2)."""
+
+    handle: InodeHandle
+    name: bytes
+
+
+# --- open files and data ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Request[Opened]):
+    """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded."""
+
+    handle: InodeHandle
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Create(Request[Opened]):
+    """open(2) with O_CREAT: makes *name* if it is not there (or fails with EEXIST under O_EXCL), and opens
+    it; atomic, for all clients together."""
+
+    parent: InodeHandle
+    name: bytes
+    mode: int
+    flags: int
+    credentials: Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Request[Done]):
+    """The last close of an open file."""
+
+    open_id: OpenId
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Request[Data]):
+    """pread(2): at most IO_SIZE_MAX bytes."""
+
+    handle: InodeHandle
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Request[Written]):
+    """pwrite(2) of the payload at *offset*, or at the true end of the file if *append*."""
+
+    handle: InodeHandle
+    offset: int
+    append: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fsync(Request[Done]):
+    """fsync(2), or fdatasync(2) if *data_only*, of a file or directory on the server's disk."""
+
+    handle: InodeHandle
+    data_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fallocate(Request[Stat]):
+    """fallocate(2)."""
+
+    handle: InodeHandle
+    mode: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seek(Request[Position]):
+    """lseek(2) with SEEK_DATA or SEEK_HOLE."""
+
+    handle: InodeHandle
+    offset: int
+    whence: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRange(Request[Position]):
+    """copy_file_range(2), done on the server."""
+
+    source: InodeHandle
+    source_offset: int
+    target: InodeHandle
+    target_offset: int
+    length: int
+
+
+CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
+    Hello, Heartbeat, Goodbye, Cancel,
+    Lookup, GetAttr, SetAttr, ReadLink, SymLink, MkNod, MkDir, Link, Unlink, RmDir, Rename, ReadDir, StatFs,
+    GetXattr, SetXattr, ListXattr, RemoveXattr,
+    Open, Create, Release, Read, Write, Fsync, Fallocate, Seek, CopyRange,
+)  # fmt: skip
+
+SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = ()
+
+REPLIES: Final[tuple[type[Message], ...]] = (
+    Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
+)  # fmt: skip
+
+REPLY_OF: Final[dict[type[Message], type[Message]]] = {
+    request: request.__orig_bases__[0].__args__[0]  # type: ignore[attr-defined]
+    for request in CLIENT_REQUESTS + SERVER_REQUESTS
+}
+"""The reply each request must be answered with; any other is a protocol error."""
+
+CODES: Final[dict[type[Message], int]] = {
+    message: code for code, message in enumerate(CLIENT_REQUESTS + SERVER_REQUESTS + REPLIES, start=1)
+}
+"""Numbers on the wire. PROTOCOL_VERSION is raised whenever they change after a release."""
+
+IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
+    Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
+    Seek,
+})  # fmt: skip
+"""May be done again on a retry; the replies of all others are kept until the client has acknowledged them."""

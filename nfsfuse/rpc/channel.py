@@ -1,0 +1,235 @@
+"""A connection that is running: an `Exchange` over a `ByteStream`.
+
+One task reads. Every event is applied synchronously in the order received: an incoming request is handed to
+*on_request* (which may start a task, but decides before it returns), a reply first runs the hook of its call
+and then wakes the caller. Sending never waits: what the socket does not take at once is queued in order and
+sent by a second task; who produces much waits in `writable` first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar, cast
+
+import outcome
+import trio
+
+from nfsfuse.protocol.errors import FsError, ProtocolError
+from nfsfuse.protocol.framing import FrameReader
+from nfsfuse.protocol.limits import MAGIC
+from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.types import RequestId
+from nfsfuse.rpc.exchange import Exchange, FailureArrived, Payload, ReplyArrived, RequestArrived
+from nfsfuse.rpc.streams import ByteStream, ConnectionLost
+
+log = logging.getLogger(__name__)
+
+QUEUED_BYTES_MAX: Final = 8 << 20
+"""Bytes queued for sending above which `writable` waits: two of the largest frames each way."""
+
+R = TypeVar("R", bound=Message)
+Applied = Callable[[Message, bytes | bytearray], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    """A request of ours that is not answered yet. *task* is None once its caller has given up."""
+
+    task: trio.lowlevel.Task | None
+    apply: Applied | None
+
+
+class Channel:
+    """Requests in both directions over one stream, from `run` until the stream ends."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        exchange: Exchange,
+        on_request: Callable[[RequestArrived], None],
+        on_abandoned: Callable[[RequestId], None] | None = None,
+    ) -> None:
+        self._stream = stream
+        self._exchange = exchange
+        self._on_request = on_request
+        self._on_abandoned = on_abandoned
+        self._reader = FrameReader()
+        self._calls: dict[RequestId, _Call] = {}
+        self._queue: deque[memoryview] = deque()
+        self._queued_bytes = 0
+        self._more_to_send = trio.Event()
+        self._drained = trio.Event()
+        self._lost: str | None = None
+        self.frames_sent = 0
+        self._transmit([MAGIC])
+
+    @property
+    def lost(self) -> str | None:
+        """Why the connection is over, None while it is not."""
+        return self._lost
+
+    # --- running ---
+
+    async def run(self) -> None:
+        """Serve the connection until it ends. Returns when the peer closed it between two frames; raises
+        ConnectionLost or ProtocolError otherwise. All calls still waiting then raise ConnectionLost."""
+        why = "closed"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_queued)
+                await self._receive()
+                nursery.cancel_scope.cancel()
+        except* (ConnectionLost, ProtocolError) as group:
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            why = str(first)
+            raise first from None
+        finally:
+            self._end(why)
+
+    async def _receive(self) -> None:
+        while True:
+            count = await self._stream.receive_into(self._reader.buffer())
+            if count == 0:
+                if not self._reader.at_boundary():
+                    raise ProtocolError("the stream ended inside a frame")
+                return
+            for frame in self._reader.received(count):
+                self._apply(self._exchange.received(frame))
+
+    def _apply(self, event: RequestArrived | ReplyArrived | FailureArrived) -> None:
+        if isinstance(event, RequestArrived):
+            self._on_request(event)
+            return
+        call = self._calls.pop(event.id)
+        if isinstance(event, ReplyArrived):
+            if call.apply is not None:
+                call.apply(event.message, event.payload)
+            result: outcome.Outcome[object] = outcome.Value((event.message, event.payload))
+        else:
+            result = outcome.Error(FsError(event.errno, event.detail))
+        if call.task is not None:
+            trio.lowlevel.reschedule(call.task, result)
+
+    def close(self) -> None:
+        """End the connection now."""
+        self._stream.close()
+
+    def _end(self, why: str) -> None:
+        self._lost = why
+        self._stream.close()
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._drained.set()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if call.task is not None:
+                trio.lowlevel.reschedule(call.task, outcome.Error(ConnectionLost(why)))
+
+    # --- asking ---
+
+    async def call(
+        self, message: Request[R], payload: Payload = b"", apply: Applied | None = None
+    ) -> tuple[R, bytes | bytearray]:
+        """Ask, and wait for the reply and its payload.
+
+        *apply* is run with them synchronously when they arrive, before anything later on the connection is
+        looked at, and also when the caller was cancelled meanwhile. A cancelled caller stops waiting at once,
+        and *on_abandoned* is told. Raises FsError for an errno, ConnectionLost.
+        """
+        if self._lost is not None:
+            await trio.lowlevel.checkpoint()
+            raise ConnectionLost(self._lost)
+        number, frame = self._exchange.request(message, payload)
+        call = _Call(trio.lowlevel.current_task(), apply)
+        self._calls[number] = call
+        self._transmit(frame)
+
+        def abandon(_: object) -> trio.lowlevel.Abort:
+            call.task = None
+            if self._on_abandoned is not None and self._lost is None:
+                self._on_abandoned(number)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        reply = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return cast("tuple[R, bytes | bytearray]", reply)
+
+    def post(self, message: Request[Message]) -> None:
+        """Ask without waiting; an errno in reply is logged, nothing else is done with the reply."""
+        if self._lost is None:
+            number, frame = self._exchange.request(message)
+            self._calls[number] = _Call(None, None)
+            self._transmit(frame)
+
+    # --- answering ---
+
+    def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> None:
+        """Answer a request of the peer's. Does nothing when the connection is over."""
+        if self._lost is None:
+            self._transmit(self._exchange.reply(number, message, payload))
+
+    def fail(self, number: RequestId, errno: int, detail: str = "") -> None:
+        """Answer a request of the peer's with an errno."""
+        if self._lost is None:
+            self._transmit(self._exchange.fail(number, errno, detail))
+
+    # --- sending ---
+
+    async def writable(self) -> None:
+        """Wait while too much is queued for sending."""
+        while self._queued_bytes > QUEUED_BYTES_MAX and self._lost is None:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def _transmit(self, frame: list[Payload]) -> None:
+        self.frames_sent += 1
+        views = [memoryview(part) for part in frame]
+        if self._queue:
+            self._enqueue(views)
+            return
+        try:
+            sent = self._stream.try_send(views)
+        except ConnectionLost:
+            return  # the reader meets the same and ends the connection, with the reason
+        if sent < sum(map(len, views)):
+            self._enqueue(_after(views, sent))
+
+    def _enqueue(self, views: list[memoryview]) -> None:
+        self._queue.extend(views)
+        self._queued_bytes += sum(map(len, views))
+        self._more_to_send.set()
+
+    async def _send_queued(self) -> None:
+        while True:
+            await self._more_to_send.wait()
+            self._more_to_send = trio.Event()
+            while self._queue:
+                await self._stream.wait_sendable()
+                self._sent(self._stream.try_send(list(self._queue)))
+
+    def _sent(self, count: int) -> None:
+        self._queued_bytes -= count
+        while count > 0:
+            first = self._queue.popleft()
+            if count < len(first):
+                self._queue.appendleft(first[count:])
+                break
+            count -= len(first)
+        if self._queued_bytes <= QUEUED_BYTES_MAX:
+            self._drained.set()
+
+
+def _after(views: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of *views* when the first *sent* bytes are gone."""
+    rest = []
+    for view in views:
+        if sent < len(view):
+            rest.append(view[sent:])
+            sent = 0
+        else:
+            sent -= len(view)
+    return rest

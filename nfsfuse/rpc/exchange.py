@@ -1,0 +1,135 @@
+"""One side of a session's requests and replies, without I/O: ids, pairing, what was acknowledged.
+
+Both sides of a connection own an `Exchange`, and both may ask. It is fed frames in the order received and
+answers with events in the same order; whoever drives it must apply each event before the next task runs: a
+token granted and recalled in two consecutive frames must be seen as granted first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nfsfuse.protocol.codec import (
+    FailureEnvelope,
+    ReplyEnvelope,
+    RequestEnvelope,
+    decode,
+    encode,
+)
+from nfsfuse.protocol.errors import ProtocolError
+from nfsfuse.protocol.framing import Frame, frame_prefix
+from nfsfuse.protocol.limits import REQUESTS_IN_FLIGHT_MAX
+from nfsfuse.protocol.messages import REPLY_OF, Message
+from nfsfuse.protocol.types import RequestId
+
+Payload = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """The peer asks. It must be answered, once, by `Exchange.reply` or `Exchange.fail`."""
+
+    id: RequestId
+    message: Message
+    payload: bytes | bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyArrived:
+    """The peer answered the request *id*."""
+
+    id: RequestId
+    message: Message
+    payload: bytes | bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class FailureArrived:
+    """The peer answered the request *id* with an errno."""
+
+    id: RequestId
+    errno: int
+    detail: str
+
+
+Event = RequestArrived | ReplyArrived | FailureArrived
+
+
+class Exchange:
+    """What this side asked and was asked. Every ``list[Payload]`` returned is one frame, to be sent whole and
+    in the order of the calls."""
+
+    def __init__(self, may_ask_us: frozenset[type[Message]]) -> None:
+        self._may_ask_us = may_ask_us
+        self._next_id = 1
+        self._asked: dict[RequestId, type[Message]] = {}
+        self._answering: dict[RequestId, type[Message]] = {}
+
+    @property
+    def asked(self) -> int:
+        """How many of our requests are unanswered."""
+        return len(self._asked)
+
+    def request(self, message: Message, payload: Payload = b"") -> tuple[RequestId, list[Payload]]:
+        """Ask *message*: its id, and the frame to send."""
+        number = RequestId(self._next_id)
+        self._next_id += 1
+        self._asked[number] = type(message)
+        # Requests are answered out of order: acknowledged is what lies below the oldest unanswered one.
+        acknowledged = RequestId(next(iter(self._asked)) - 1)
+        header = encode(RequestEnvelope(number, acknowledged, message))
+        return number, self._frame(header, payload)
+
+    def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> list[Payload]:
+        """Answer the peer's request *number*."""
+        asked = self._answering.pop(number)
+        assert type(message) is REPLY_OF[asked], (asked, message)
+        return self._frame(encode(ReplyEnvelope(number, message)), payload)
+
+    def fail(self, number: RequestId, errno: int, detail: str) -> list[Payload]:
+        """Answer the peer's request *number* with a positive *errno*."""
+        del self._answering[number]
+        return self._frame(encode(FailureEnvelope(number, errno, detail)), b"")
+
+    def received(self, frame: Frame) -> Event:
+        """What *frame* says. Raises ProtocolError for what no correct peer sends."""
+        envelope = decode(frame.header)
+        match envelope:
+            case RequestEnvelope():
+                return self._asked_by_peer(envelope, frame.payload)
+            case ReplyEnvelope(id=number, message=message):
+                asked = self._answered(number)
+                if type(message) is not REPLY_OF[asked]:
+                    raise ProtocolError(f"{asked.__name__} was answered by {type(message).__name__}")
+                return ReplyArrived(number, message, frame.payload)
+            case FailureEnvelope(id=number, errno=errno, detail=detail):
+                self._answered(number)
+                return FailureArrived(number, errno, detail)
+
+    def _asked_by_peer(self, envelope: RequestEnvelope, payload: bytes | bytearray) -> RequestArrived:
+        kind = type(envelope.message)
+        if kind not in self._may_ask_us:
+            raise ProtocolError(f"{kind.__name__} is no request of this peer's")
+        if envelope.id in self._answering:
+            raise ProtocolError(f"request id {envelope.id} is in use")
+        if len(self._answering) >= REQUESTS_IN_FLIGHT_MAX:
+            raise ProtocolError(f"more than {REQUESTS_IN_FLIGHT_MAX} requests in flight")
+        self._answering[envelope.id] = kind
+        return RequestArrived(envelope.id, envelope.message, payload)
+
+    def _answered(self, number: RequestId) -> type[Message]:
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            raise ProtocolError(f"an answer to request {number}, which is not asked")
+        return asked
+
+    @staticmethod
+    def _frame(header: bytes, payload: Payload) -> list[Payload]:
+        prefix = frame_prefix(header, len(payload))
+        return [prefix, payload] if len(payload) else [prefix]
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert list(self._asked) == sorted(self._asked), "ids count up"
+        assert all(number < self._next_id for number in self._asked)
+        assert len(self._answering) <= REQUESTS_IN_FLIGHT_MAX
