@@ -38,7 +38,7 @@ class InodeTable:
         return len(self._inodes)
 
     def __getitem__(self, node_id: int) -> Inode:
-        """The inode behind a node id that the kernel uses. KeyError would be a bug of ours or the kernel's."""
+        """The inode behind a node id that the kernel uses. A KeyError would be a bug."""
         return self._inodes[NodeId(node_id)]
 
     def by_handle(self, handle: InodeHandle) -> Inode | None:
