@@ -141,7 +141,9 @@ class MemoryNames(MemoryBase):
     ) -> tuple[list[DirEntry], bool]:
         if limit < 1 or not 0 <= cookie <= OFFSET_MAX:
             raise FsError(errno.EINVAL, "readdir")
-        _, entries = self._directory(handle)
+        directory, entries = self._directory(handle)
+        if directory.meta.nlink == 0:
+            raise FsError(errno.ENOENT)
         found, eof = entries.after(cookie, limit)
         return [
             DirEntry(name, place, self._node(self._inodes[ino]) if with_nodes else None)
