@@ -220,9 +220,11 @@ class MemoryStorage(MemoryNames, Storage):
         check_read(source_offset, length)
         check_write(target_offset, length)
         from_inode, to_inode = self._file(source), self._file(target)
-        if from_inode is to_inode and abs(source_offset - target_offset) < length:
+        content = from_inode.data.read(
+            source_offset, length
+        )  # first, as Linux: what overlaps is what there is
+        if from_inode is to_inode and abs(source_offset - target_offset) < len(content):
             raise FsError(errno.EINVAL, "overlapping ranges")
-        content = from_inode.data.read(source_offset, length)
         self._write(to_inode, target_offset, content)
         return len(content)
 
