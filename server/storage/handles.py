@@ -89,22 +89,28 @@ class HandleSigner:
 
     def __init__(self, secret: bytes, root: bytes) -> None:
         """*root* is the kernel's handle of the export's root: another export's handles are refused."""
-        if len(secret) < SECRET_SIZE:
-            raise ValueError(f"a secret of at least {SECRET_SIZE} bytes is needed")
-        self._key = blake2b(root, key=secret, digest_size=32, person=b"nfsfuse-handle").digest()
+        if len(secret) != SECRET_SIZE:
+            raise ValueError(f"the secret has {len(secret)} bytes, not {SECRET_SIZE}")
+        key = blake2b(root, key=secret, digest_size=32, person=b"nfsfuse-handle").digest()
+        self._keyed = blake2b(key=key, digest_size=SIGNATURE_SIZE)  # copied: the key is hashed in once
 
     def sign(self, raw: bytes) -> InodeHandle:
         """The handle that clients get."""
-        return InodeHandle(raw + blake2b(raw, key=self._key, digest_size=SIGNATURE_SIZE).digest())
+        return InodeHandle(raw + self._signature(raw))
 
     def verify(self, handle: InodeHandle) -> bytes:
         """The kernel's handle in it. ESTALE for anything that `sign` did not return."""
         raw, signature = handle[:-SIGNATURE_SIZE], handle[-SIGNATURE_SIZE:]
         if not _TYPE_SIZE <= len(raw) <= _TYPE_SIZE + HANDLE_SIZE_MAX:
             raise FsError(errno.ESTALE, "malformed handle")
-        if not compare_digest(signature, blake2b(raw, key=self._key, digest_size=SIGNATURE_SIZE).digest()):
+        if not compare_digest(signature, self._signature(raw)):
             raise FsError(errno.ESTALE, "handle of another server, or forged")
         return raw
+
+    def _signature(self, raw: bytes) -> bytes:
+        state = self._keyed.copy()
+        state.update(raw)
+        return state.digest()
 
 
 class Locator(ABC):

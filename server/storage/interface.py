@@ -123,7 +123,8 @@ class Storage(ABC):
         reached.
 
         "." and ".." are left out. A name that exists from the first call to the last is listed exactly once,
-        whatever else changes. Without *with_nodes* every entry's node is None.
+        whatever else changes. Without *with_nodes* every entry's node is None. ENOENT for a pinned directory
+        that was removed.
         """
 
     # Attributes. Volatile until `fsync` of the inode.

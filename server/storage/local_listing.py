@@ -42,7 +42,7 @@ class LocalListing(LocalBase):
         return [DirEntry(entry.name, entry.cookie, self._peek(directory, entry.name)) for entry in found], eof
 
     def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
-        file = self._reader(directory)
+        file = self._lister(directory)
         found: list[RawEntry] = []
         with self._lock(directory):  # of the descriptor's position
             os.lseek(file.number, cookie, os.SEEK_SET)
