@@ -6,12 +6,12 @@ every byte has at most one mode per owner. What sticks out of the new lock on ei
 
 A segment remembers the open file it was taken through, because the locks of an open file end with it (see
 `server.machines.locks.LockManager.release`). Therefore segments of different open files are kept apart even
-where their modes are equal; `OwnerRanges.runs` joins them for F_GETLK, which on Linux knows no such seam.
+where their modes are equal; `OwnerRanges.run_around` joins them for F_GETLK, which on Linux knows no such seam.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -76,18 +76,19 @@ class OwnerRanges:
         """Whether somebody else cannot have *mode* on these bytes as long as this owner keeps its own."""
         return any((seg.mode, mode) in CONFLICTS for seg in self.overlapping(start, end))
 
-    def runs(self) -> Iterator[Segment]:
-        """The segments, adjacent ones of equal mode joined whichever open file they came through."""
-        joined: Segment | None = None
-        for seg in self._segments:
-            if joined is not None and joined.end + 1 == seg.start and joined.mode is seg.mode:
-                joined = replace(joined, end=seg.end)
-                continue
-            if joined is not None:
-                yield joined
-            joined = seg
-        if joined is not None:
-            yield joined
+    def run_around(self, seg: Segment) -> Segment:
+        """*seg*, one of this owner's, joined with its neighbours of equal mode, through whichever open file
+        they came."""
+        first = last = bisect_left(self._starts, seg.start)
+        while first and self._continues(first - 1):
+            first -= 1
+        while last + 1 < len(self) and self._continues(last):
+            last += 1
+        return replace(seg, start=self._segments[first].start, end=self._segments[last].end)
+
+    def _continues(self, index: int) -> bool:
+        seg, after = self._segments[index], self._segments[index + 1]
+        return seg.end + 1 == after.start and seg.mode is after.mode
 
     def plan_lock(self, new: Segment) -> Splice:
         """What taking *new* changes: it replaces its bytes and merges with its neighbours."""

@@ -91,16 +91,13 @@ class HeldLocks:
         holds in that mode (F_GETLK). With UNLOCK: the first lock that *party* itself holds there, which is
         what Linux >= 6.6 answers to F_OFD_GETLK with F_UNLCK."""
         own = mode is LockMode.UNLOCK
-        candidates = [
-            (seg.start, other, seg)
+        runs = [
+            self.of(other).run_around(seg)
             for other in ([party] if own else dict.fromkeys(self.in_the_way(party, mode, start, end)))
             for seg in self.of(other).overlapping(start, end)
             if own or (seg.mode, mode) in CONFLICTS
         ]
-        if not candidates:
-            return None
-        _, holder, first = min(candidates, key=lambda candidate: candidate[0])
-        return next(run for run in self.of(holder).runs() if run.start <= first.start <= run.end)
+        return min(runs, key=lambda run: run.start, default=None)
 
     def apply(self, party: Party, splice: Splice) -> None:
         """Make a change planned on `of(party)`."""
