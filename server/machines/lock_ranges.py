@@ -6,7 +6,7 @@ every byte has at most one mode per owner. What sticks out of the new lock on ei
 
 A segment remembers the open file it was taken through, because the locks of an open file end with it (see
 `server.machines.locks.LockManager.release`). Therefore segments of different open files are kept apart even
-where their modes are equal; `OwnerRanges.run_around` joins them for F_GETLK, which on Linux knows no such seam.
+where their modes are equal; `OwnerRanges.run_around` joins them for F_GETLK: Linux knows no such seam.
 """
 
 from __future__ import annotations

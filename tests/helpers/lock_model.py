@@ -1,4 +1,4 @@
-"""A lock manager as naive as can be: a mode per byte and owner, one list of waiters, everything computed anew.
+"""A lock manager as naive as can be: a mode per byte and owner, one list of waiters, nothing remembered.
 
 It follows the rules that `server.machines.locks` states, and shares no code with it but the vocabulary.
 Every file has `SIZE` bytes.
@@ -92,9 +92,9 @@ class LockModel:
         if ask.mode is LockMode.UNLOCK or self.grantable(ask):
             self._set(ask)
             return [Granted(ask.ticket), *self._settle()]
-        if wait and ask.kind is LockKind.POSIX:
-            if any(self.waits_for(who, ask.who, locks_only=True) for who in self.holders(ask)):
-                return [Denied(ask.ticket, errno.EDEADLK)]
+        detects = wait and ask.kind is LockKind.POSIX
+        if detects and any(self.waits_for(who, ask.who, locks_only=True) for who in self.holders(ask)):
+            return [Denied(ask.ticket, errno.EDEADLK)]
         effects: list[Effect] = []
         if ask.kind is LockKind.FLOCK:
             self._drop(lambda byte, who, fd: byte in ask.bytes_ and who == ask.who)

@@ -53,9 +53,7 @@ def span(text: str) -> tuple[int, int]:
 
 def show(effects: Sequence[Effect]) -> str:
     return "; ".join(
-        f"ok {effect.ticket}"
-        if isinstance(effect, Granted)
-        else f"{_name(effect.errno)} {effect.ticket}"
+        f"ok {effect.ticket}" if isinstance(effect, Granted) else f"{_name(effect.errno)} {effect.ticket}"
         for effect in effects
     )
 
@@ -133,9 +131,7 @@ class LockScript:
     def _test(self, who: str, file: str, mode: str, bytes_: str) -> str:
         start, end = span(bytes_)
         session, owner = session_id(who[0]), owner_id(who[1])
-        held = self.manager.test(
-            session, inode_handle(file), owner, LockKind.POSIX, MODES[mode], start, end
-        )
+        held = self.manager.test(session, inode_handle(file), owner, LockKind.POSIX, MODES[mode], start, end)
         if held is None:
             return "free"
         last = "" if held.end == OFFSET_MAX else held.end

@@ -44,7 +44,9 @@ class LockHistories(RuleBasedStateMachine):
         self.model = LockModel()
         self.tickets = 0
 
-    def ask(self, who: Who, file: int, kind: LockKind, mode: LockMode, span: list[int], fd: int, wait: bool) -> None:
+    def ask(
+        self, who: Who, file: int, kind: LockKind, mode: LockMode, span: list[int], fd: int, wait: bool
+    ) -> None:
         if not self.threads and any(ask.who == who for ask in self.model.queue):
             return  # it sleeps in the kernel and asks for nothing
         self.tickets += 1
@@ -57,7 +59,9 @@ class LockHistories(RuleBasedStateMachine):
         assert effects == expected
 
     @rule(who=WHO, file=FILE, kind=KIND, mode=LOCK_MODE, span=SPAN, fd=FD)
-    def lock_and_wait(self, who: Who, file: int, kind: LockKind, mode: LockMode, span: list[int], fd: int) -> None:
+    def lock_and_wait(
+        self, who: Who, file: int, kind: LockKind, mode: LockMode, span: list[int], fd: int
+    ) -> None:
         self.ask(who, file, kind, mode, span, fd, True)
 
     @rule(who=WHO, file=FILE, kind=KIND, mode=LOCK_MODE, span=SPAN, fd=FD)
