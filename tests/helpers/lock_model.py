@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nfsfuse.protocol.locks import LockKind, LockMode
 from server.machines.lock_effects import Denied, Effect, Granted
 
-SIZE = 6
+SIZE = 4
 
 Who = tuple[int, int]  # session, owner
 Byte = tuple[int, LockKind, int]  # file, kind, offset
