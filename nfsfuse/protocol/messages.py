@@ -386,8 +386,8 @@ class Read(Request[Data]):
 
 @dataclass(frozen=True, slots=True)
 class Write(Request[Written]):
-    """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It never
-    waits for another client, as recalls are acknowledged only after it (K6)."""
+    """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It
+    never waits for another client, as recalls are acknowledged only after it (K6)."""
 
     handle: InodeHandle
     offset: int

@@ -159,8 +159,8 @@ class Channel:
         return cast("tuple[R, bytes | bytearray]", reply)
 
     def post(self, message: Request[Message], apply: Applied | None = None) -> None:
-        """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply, or the loss of
-        the connection, goes unnoticed here."""
+        """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply, or the loss
+        of the connection, goes unnoticed here."""
         if self._lost is None:
             number, frame = self._exchange.request(message)
             self._calls[number] = _Call(None, apply)
