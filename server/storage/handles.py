@@ -18,6 +18,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from hmac import compare_digest
@@ -45,6 +46,12 @@ SECRET_FILE: Final = "handle-secret"
 
 SIGNATURE_SIZE: Final = 16
 """Bytes; 2**64 guesses would be needed for an even chance, each a round trip."""
+
+OPEN_TRIES: Final = 30
+"""How often to open a handle that fails with ENOMEM; see `_open_raw`. With the growing pauses: 4 ms in all."""
+
+OPEN_PAUSE_SECONDS: Final = 10e-6
+"""By how much each pause between these tries is longer than the one before. A create(2) takes 20 to 50 us."""
 
 _TYPE_SIZE: Final = 4
 _OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -202,11 +209,24 @@ class PersistentLocator(Locator):
 
     def open(self, handle: InodeHandle) -> OpenInode:
         removals = self._cache.removals
-        path = Descriptor(open_by_handle(self._root_fd, self._signer.verify(handle), _OPEN_PATH))
+        path = Descriptor(self._open_raw(self._signer.verify(handle)))
         attributes = attributes_of(path.number)
         if attributes.nlink == 0:
             raise FsError(errno.ESTALE)
         return self._cache.add(OpenInode(handle, stat.S_IFMT(attributes.mode), path), removals)
+
+    def _open_raw(self, raw: bytes) -> int:
+        """open_by_handle_at(2). While the number of a removed inode is being given to a new one (I_CREATING),
+        Linux answers ENOMEM instead of ESTALE for the old handle (`iget_locked` of fs/inode.c returns NULL,
+        which ext4 takes for a lack of memory). There is nothing to wait on, so it is tried again."""
+        for attempt in range(OPEN_TRIES):
+            try:
+                return open_by_handle(self._root_fd, raw, _OPEN_PATH)
+            except OSError as exc:
+                if exc.errno != errno.ENOMEM:
+                    raise
+                time.sleep(attempt * OPEN_PAUSE_SECONDS)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def peek(self, dir_fd: int, name: bytes) -> Node:
         path = Descriptor(os.open(name, _OPEN_PATH, dir_fd=dir_fd))

@@ -80,6 +80,26 @@ def test_a_handle_never_names_the_inode_that_reuses_its_number(local: LocalStora
         local.getattr(old)
 
 
+def test_a_handle_is_stale_while_its_number_is_given_to_another_inode(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model test: ext4 said ENOMEM while another process created a file with the old number."""
+    old = create(local, b"old")
+    local.unlink(local.root().handle, b"old")
+    answers = [errno.ENOMEM, errno.ENOMEM, errno.ESTALE]
+
+    def being_created(mount_fd: int, handle: bytes, flags: int) -> int:
+        raise OSError(answers.pop(0), "open_by_handle_at")
+
+    monkeypatch.setattr(handles, "open_by_handle", being_created)
+    with raises(errno.ESTALE):
+        local.getattr(old)
+    assert answers == []
+    answers += [errno.ENOMEM] * handles.OPEN_TRIES
+    with raises(errno.ENOMEM):
+        local.getattr(old)
+
+
 def test_forged_handles_are_stale(local: LocalStorage, local_dir: Path, secret: bytes) -> None:
     file = create(local, b"file")
     outside = local_dir.parent / "outside-of-the-export"
