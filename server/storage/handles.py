@@ -45,13 +45,14 @@ SECRET_FILE: Final = "handle-secret"
 """Its name in the server's state directory."""
 
 SIGNATURE_SIZE: Final = 16
-"""Bytes; 2**64 guesses would be needed for an even chance, each a round trip."""
+"""Bytes: one guess in 2**128 is right, and each costs a round trip."""
 
 OPEN_TRIES: Final = 30
-"""How often to open a handle that fails with ENOMEM; see `_open_raw`. With the growing pauses: 4 ms in all."""
+"""How often to open a handle that fails with ENOMEM; see `_open_raw`. With the growing pauses: 4 ms in
+all."""
 
 OPEN_PAUSE_SECONDS: Final = 10e-6
-"""By how much each pause between these tries is longer than the one before. A create(2) takes 20 to 50 us."""
+"""By how much each pause between these tries is longer than the last. A create(2) takes 20 to 50 us."""
 
 _TYPE_SIZE: Final = 4
 _OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
