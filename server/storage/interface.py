@@ -178,7 +178,8 @@ class Storage(ABC):
 
     @abstractmethod
     def unpin(self, handle: InodeHandle) -> None:
-        """The last one of an unlinked inode frees its space. Never an `FsError`; one without its `pin` is a
+        """The last one of an unlinked inode frees its space (which takes a
+        while if it is large: not on an event loop). Never an `FsError`; one without its `pin` is a
         bug of the caller's (AssertionError)."""
 
     @abstractmethod

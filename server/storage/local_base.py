@@ -94,6 +94,7 @@ class LocalBase:
 
     def close(self) -> None:
         self._cache.clear()
+        del self._root, self._root_descriptor
 
     def _inode(self, handle: InodeHandle) -> OpenInode:
         return self._cache.get(handle) or self._locator.open(handle)

@@ -23,7 +23,8 @@ _BUFFER_SIZE_MAX: Final = 64 * 1024
 _ENTRY_SIZE: Final = 40
 """Bytes that a name of 16 takes in struct linux_dirent64: what a listing's limit is turned into."""
 
-_VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EXDEV})
+_NO_NODE: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EXDEV, errno.ENOTCONN})
+"""Vanished meanwhile, or the place of another filesystem (ENOTCONN: of a FUSE mount whose daemon died)."""
 
 
 class LocalListing(LocalBase):
@@ -63,6 +64,6 @@ class LocalListing(LocalBase):
             with self._lock(directory):  # as in _find: it may be in the middle of being created
                 return self._locator.peek(directory.path.number, name)
         except (OSError, FsError) as exc:
-            if exc.errno in _VANISHED:
+            if exc.errno in _NO_NODE:
                 return None
             raise

@@ -219,6 +219,7 @@ class MemoryStorage(MemoryNames, Storage):
     ) -> int:
         check_read(source_offset, length)
         check_write(target_offset, length)
+        self._get(source), self._get(target)  # ESTALE of either comes before any other error
         from_inode, to_inode = self._file(source), self._file(target)
         content = from_inode.data.read(
             source_offset, length

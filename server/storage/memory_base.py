@@ -116,17 +116,23 @@ class MemoryBase:
 
     def unpin(self, handle: InodeHandle) -> None:
         with self._lock:
-            inode = self._get(handle)
+            inode = self._find(handle)
+            assert inode is not None, "unpin without pin"
             assert inode.pins > 0, "unpin without pin"
             inode.pins -= 1
             self._free_if_unused(inode)
 
     def _get(self, handle: InodeHandle) -> MemoryInode:
-        number = handle[len(_HANDLE_PREFIX) :]
-        inode = self._inodes.get(int.from_bytes(number, "big"))
-        if inode is None or not handle.startswith(_HANDLE_PREFIX) or len(number) != 8:
+        inode = self._find(handle)
+        if inode is None:
             raise FsError(errno.ESTALE)
         return inode
+
+    def _find(self, handle: InodeHandle) -> MemoryInode | None:
+        number = handle[len(_HANDLE_PREFIX) :]
+        if not handle.startswith(_HANDLE_PREFIX) or len(number) != 8:
+            return None
+        return self._inodes.get(int.from_bytes(number, "big"))
 
     def _directory(self, handle: InodeHandle) -> tuple[MemoryInode, Entries]:
         inode = self._get(handle)

@@ -80,6 +80,26 @@ def test_a_handle_never_names_the_inode_that_reuses_its_number(local: LocalStora
         local.getattr(old)
 
 
+def test_a_handle_is_stale_while_its_number_is_given_to_another_inode(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model test: ext4 said ENOMEM while another process created a file with the old number."""
+    old = create(local, b"old")
+    local.unlink(local.root().handle, b"old")
+    answers = [errno.ENOMEM, errno.ENOMEM, errno.ESTALE]
+
+    def being_created(mount_fd: int, handle: bytes, flags: int) -> int:
+        raise OSError(answers.pop(0), "open_by_handle_at")
+
+    monkeypatch.setattr(handles, "open_by_handle", being_created)
+    with raises(errno.ESTALE):
+        local.getattr(old)
+    assert answers == []
+    answers += [errno.ENOMEM] * handles.OPEN_TRIES
+    with raises(errno.ENOMEM):
+        local.getattr(old)
+
+
 def test_forged_handles_are_stale(local: LocalStorage, local_dir: Path, secret: bytes) -> None:
     file = create(local, b"file")
     outside = local_dir.parent / "outside-of-the-export"
@@ -135,10 +155,8 @@ def test_no_symbolic_link_is_followed(local: LocalStorage, tmp_path: Path) -> No
     assert os.listdir(secret_file) == ["file"]
 
 
-@pytest.mark.parametrize("bind", [False, True], ids=["tmpfs", "bind"])
-def test_mounts_below_the_export_are_not_crossed(
-    local: LocalStorage, local_dir: Path, tmp_path: Path, bind: bool
-) -> None:
+@pytest.mark.parametrize("kind", ["tmpfs", "ramfs", "bind"])  # ramfs has no file handles
+def test_mounts_below_the_export_are_not_crossed(local: LocalStorage, local_dir: Path, kind: str) -> None:
     root = local.root().handle
     mountpoint = local_dir / "mnt"
     mountpoint.mkdir()
@@ -146,7 +164,7 @@ def test_mounts_below_the_export_are_not_crossed(
     source = local_dir.parent / "bound-into-the-export"
     source.mkdir()
     try:
-        with mounted(mountpoint, *(["--bind", str(source)] if bind else ["-t", "tmpfs", "none"])):
+        with mounted(mountpoint, *(["--bind", str(source)] if kind == "bind" else ["-t", kind, "none"])):
             (mountpoint / "inner").write_bytes(b"other filesystem")
             with raises(errno.EXDEV):
                 local.lookup(root, b"mnt")
@@ -200,8 +218,8 @@ def test_space_of_an_unlinked_file_is_freed_unless_pinned(local: LocalStorage, l
 
 
 def test_the_cache_of_descriptors_is_bounded_but_keeps_the_pinned(local_dir: Path, secret: bytes) -> None:
-    storage = LocalStorage(local_dir, secret, descriptors_max=20)
     before = len(os.listdir("/proc/self/fd"))
+    storage = LocalStorage(local_dir, secret, descriptors_max=20)
     nodes = [create(storage, b"%d" % number) for number in range(100)]
     for node in nodes[:10]:
         storage.pin(node)
