@@ -7,10 +7,10 @@ and the request is answered EINTR.
 
 Which signals count is the filesystem's choice. SETLKW gives way to any signal, as POSIX says of F_SETLKW.
 All else gives way to a *fatal* one only, as NFS does (TASK_KILLABLE): programs do not expect EINTR from
-stat(2) or from read(2) of a file, and interrupts also come of timers, of stop signals, of Go's and Java's preemption
-signals. The message does not say which signal it was; a fatal one is seen as SIGKILL pending in the thread,
-because the kernel turns every fatal signal into that (kernel/signal.c, complete_signal). As no second
-interrupt would tell of a later SIGKILL, an interrupted thread is looked at again until its request is
+stat(2) or from read(2) of a file, and interrupts also come of timers, of stop signals, of Go's and Java's
+preemption signals. The message does not say which signal it was; a fatal one is seen as SIGKILL pending in
+the thread, because the kernel turns every fatal signal into that (kernel/signal.c, complete_signal). As no
+second interrupt would tell of a later SIGKILL, an interrupted thread is looked at again until its request is
 answered.
 """
 

@@ -1,7 +1,7 @@
-"""A flat in-memory filesystem on pyfuse3 and the supplement, run as a daemon: ``toyfs.py MOUNTPOINT [OPTIONS]``.
+"""A flat in-memory filesystem on pyfuse3 and the supplement, run as a daemon: ``toyfs.py MOUNTPOINT SETTINGS``.
 
-The test drives it by lines of JSON: one command in, one answer out. Every operation is journaled with the facts
-of its request, and can be held at a gate.
+The test drives it by lines of JSON: one command in, one answer out. Every operation is journaled with the
+facts of its request, and can be held at a gate.
 """
 
 from __future__ import annotations
@@ -28,8 +28,22 @@ from nfsfuse.fuse.supplement import mount
 from nfsfuse.protocol.types import LockOwner
 
 FACTS = (
-    "opcode unique nodeid uid gid pid fh lock_owner offset size flags operation_flags valid is_write_back kill_suidgid"
-).split()
+    "opcode",
+    "unique",
+    "nodeid",
+    "uid",
+    "gid",
+    "pid",
+    "fh",
+    "lock_owner",
+    "offset",
+    "size",
+    "flags",
+    "operation_flags",
+    "valid",
+    "is_write_back",
+    "kill_suidgid",
+)
 BTIME_NS = 1_234_567_890_123_456_789
 
 
@@ -312,7 +326,12 @@ class Control:
         return found
 
     async def status(self) -> Any:
-        return {"waiting": self.toy.waiting, "locks": len(self.toy.locks), "negotiated": self.negotiated}
+        return {
+            "waiting": self.toy.waiting,
+            "journaled": [entry["operation"] for entry in self.toy.journal],
+            "locks": len(self.toy.locks),
+            "negotiated": self.negotiated,
+        }
 
     async def shut(self, operation: str) -> None:
         self.toy.gates[operation] = trio.Event()
@@ -374,7 +393,7 @@ async def serve(mountpoint: str, settings: dict[str, Any]) -> None:
     extra: ExtraOperations = BrokenExtra(toy) if settings.pop("broken", False) else Extra(toy)
     if settings.pop("bare", False):
         extra = ExtraOperations()
-    fuse_options = {"fsname=toyfs", "default_permissions"}
+    fuse_options = {"fsname=toyfs", "default_permissions", "allow_other"}
     mounted = mount(Operations(toy), mountpoint, fuse_options, InitOptions(**settings), extra)
     try:
         async with trio.open_nursery() as nursery:

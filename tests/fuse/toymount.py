@@ -142,6 +142,12 @@ class Daemon:
         while self.ask("status")["waiting"].get(operation, 0) != count:
             assert time.monotonic() < deadline, f"no request waits at {operation}"
 
+    def await_journal(self, operation: str) -> None:
+        """Until *operation* has been journaled: close(2) does not wait for its RELEASE."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while operation not in self.ask("status")["journaled"]:
+            assert time.monotonic() < deadline, f"no {operation}"
+
     def program(self, code: str, name: str = "", *arguments: str) -> Program:
         program = Program(self.path / name, code, *arguments)
         self.programs.append(program)
@@ -151,7 +157,8 @@ class Daemon:
         return self.program(code, name, *arguments).finish()
 
     def close(self) -> None:
-        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True, timeout=TIMEOUT_SECONDS)
+        unmount = ["umount", "-l", str(self.path)]
+        subprocess.run(unmount, check=False, capture_output=True, timeout=TIMEOUT_SECONDS)
         try:
             # A lazy unmount leaves the connection to the programs that still use it.
             for program in self.programs:
