@@ -228,7 +228,8 @@ class Dispatcher:
             return
         assert self.nursery is not None
         # Registered here and not in the task: an interrupt may be the very next message.
-        scope = self._interrupts.register(request, any_signal=request.opcode == Opcode.SETLKW)
+        any_signal = request.opcode == Opcode.SETLKW
+        scope = self._interrupts.register(request.unique, request.pid, any_signal=any_signal)
         self.nursery.start_soon(self._answer, request, body, scope)
 
     async def _answer(self, request: Request, body: bytes, scope: trio.CancelScope) -> None:

@@ -114,6 +114,22 @@ def test_a_hundred_and_fifty_waiters_use_no_worker(toy: Mounter) -> None:
     holder.finish()
 
 
+def test_more_programs_wait_in_pyfuse3_handlers_than_it_has_workers_by_default(toy: Mounter) -> None:
+    daemon = toy()
+    daemon.put("f", b"x")
+    daemon.ask("shut", operation="lookup")
+    waiters = daemon.program(
+        "import threading\n"
+        "threads=[threading.Thread(target=os.path.exists,args=(path+str(n),)) for n in range(150)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]; say('all')",
+        "f",
+    )
+    daemon.await_waiting("lookup", 150)
+    assert daemon.run("say(len(os.listdir(path)))") == [1]
+    daemon.ask("open", operation="lookup")
+    assert waiters.finish() == ["all"]
+
+
 def test_fallocate(toy: Mounter) -> None:
     daemon = toy()
     daemon.put("f", b"x")

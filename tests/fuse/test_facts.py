@@ -108,3 +108,25 @@ def test_the_kernel_asks_us_to_clear_setuid(toy: Mounter) -> None:
         "fd=os.open(path,os.O_RDWR); os.write(fd,b'r'); os.setresuid(1000,1000,1000); os.write(fd,b'u')", "f"
     )
     assert [facts["kill_suidgid"] for facts in daemon.facts("write")] == [False, True]
+
+
+APPEND = "fd=os.open(path,os.O_WRONLY|os.O_APPEND); os.write(fd,b'r'*100)"
+
+
+def test_an_append_across_a_page_that_is_not_cached_comes_in_two(toy: Mounter) -> None:
+    """fs/fuse/file.c, fuse_fill_write_pages: a request ends at a page it makes partly up to date. So the
+    kernel's O_APPEND is not one request, and the second part's offset is the kernel's own reckoning."""
+    daemon = toy()
+    daemon.put("f", bytes(PAGE - 46))
+    daemon.run(APPEND, "f")
+    parts = [(facts["offset"], facts["size"]) for facts in daemon.facts("write")]
+    assert parts == [(PAGE - 46, 46), (PAGE, 54)]
+
+
+def test_a_direct_append_comes_whole(toy: Mounter) -> None:
+    daemon = toy(direct_append=True)
+    daemon.put("f", bytes(PAGE - 46))
+    daemon.run(APPEND, "f")
+    (write,) = daemon.facts("write")
+    assert (write["offset"], write["size"]) == (PAGE - 46, 100)
+    assert write["flags"] & os.O_APPEND

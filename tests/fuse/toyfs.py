@@ -1,4 +1,4 @@
-"""A flat in-memory filesystem on pyfuse3 and the supplement, run as a daemon: ``toyfs.py MOUNTPOINT SETTINGS``.
+"""A flat in-memory filesystem on pyfuse3 and the supplement, run as ``toyfs.py MOUNTPOINT SETTINGS``.
 
 The test drives it by lines of JSON: one command in, one answer out. Every operation is journaled with the
 facts of its request, and can be held at a gate.
@@ -18,10 +18,10 @@ from typing import Any
 
 import trio
 
-from nfsfuse.fuse.binding import Request, SupplementError, pyfuse3
+from nfsfuse.fuse.binding import Request, SupplementError, current_request, pyfuse3
 from nfsfuse.fuse.extra import DirectoryEntry, ExtraOperations, FileLock, StatxReply
 from nfsfuse.fuse.init import InitOptions
-from nfsfuse.fuse.interrupt import interruptible
+from nfsfuse.fuse.interrupt import interruptible, waiting
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.fuse.read_ahead import set_read_ahead
 from nfsfuse.fuse.supplement import mount
@@ -67,6 +67,7 @@ class Toy:
         self.gates: dict[str, trio.Event] = {}
         self.waiting: dict[str, int] = {}
         self.keep_cache = True
+        self.direct_append = False
         self.timeout = 3600.0
 
     def create(self, mode: int) -> Node:
@@ -151,7 +152,8 @@ class Operations(pyfuse3.Operations):
         self.toy.note("open", request)
         if flags & os.O_TRUNC:
             self.toy.nodes[inode].data.clear()
-        return pyfuse3.FileInfo(fh=inode + 1000, keep_cache=self.toy.keep_cache)
+        direct = self.toy.direct_append and bool(flags & os.O_APPEND)
+        return pyfuse3.FileInfo(fh=inode + 1000, keep_cache=self.toy.keep_cache, direct_io=direct)
 
     @interruptible
     async def create(self, request: Request, parent_inode, name, mode, flags, ctx):  # type: ignore[no-untyped-def]
@@ -161,10 +163,11 @@ class Operations(pyfuse3.Operations):
         self.toy.names[name] = node.ino
         return pyfuse3.FileInfo(fh=node.ino + 1000, keep_cache=self.toy.keep_cache), self.toy.entry(node)
 
-    @interruptible
-    async def read(self, request: Request, fh, off, size):  # type: ignore[no-untyped-def]
+    async def read(self, fh, off, size):  # type: ignore[no-untyped-def]
+        request = current_request()
         self.toy.note("read", request)
-        await self.toy.pass_gate("read")
+        with waiting(request):
+            await self.toy.pass_gate("read")
         return bytes(self.toy.nodes[fh - 1000].data[off : off + size])
 
     @interruptible
@@ -390,6 +393,7 @@ async def serve(mountpoint: str, settings: dict[str, Any]) -> None:
     toy = Toy()
     toy.keep_cache = settings.pop("keep_cache", True)
     toy.timeout = settings.pop("timeout", 3600.0)
+    toy.direct_append = settings.pop("direct_append", False)
     extra: ExtraOperations = BrokenExtra(toy) if settings.pop("broken", False) else Extra(toy)
     if settings.pop("bare", False):
         extra = ExtraOperations()
