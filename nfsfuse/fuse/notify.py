@@ -51,7 +51,7 @@ class Notified:
 
 
 class Notifier:
-    """Sends notifications through *device*, a descriptor of the FUSE device (`Mount.device`).
+    """Sends notifications through *device*, a descriptor of the FUSE device (see `Mount.notifier`).
 
     Every method returns when write(2) has, also if its caller is cancelled meanwhile: what follows an
     invalidation must not run before it is over. *on_returned* is called in the notifying thread as soon as
@@ -62,6 +62,10 @@ class Notifier:
     def __init__(self, device: int) -> None:
         self._device = device
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
+
+    def close(self) -> None:
+        """The descriptor is about to be closed: from now on every notification fails with EBADF."""
+        self._device = -1
 
     async def inval_inode(
         self, nodeid: int, offset: int, length: int, on_returned: Callable[[], None] | None = None

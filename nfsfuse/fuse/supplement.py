@@ -16,6 +16,7 @@ from nfsfuse.fuse.binding import SupplementError, _supplement, pyfuse3
 from nfsfuse.fuse.extra import Dispatcher, ExtraOperations, implemented
 from nfsfuse.fuse.init import DECIDED, InitOptions, Negotiated, decode
 from nfsfuse.fuse.interrupt import INTERRUPTS
+from nfsfuse.fuse.notify import Notifier
 
 WORKERS_MAX: Final = 32_768
 """Default of pyfuse3's *max_tasks*. A worker is used up by every request that waits, and the write-back that
@@ -30,8 +31,7 @@ class Mount:
         self._options = options
         self._dispatcher = dispatcher
         self._init_done = init_done
-        self.device = dispatcher.device
-        """Our own descriptor of the FUSE device, open until `close`: for `Notifier`."""
+        self.notifier = Notifier(dispatcher.device)
 
     async def serve(
         self,
@@ -80,8 +80,9 @@ class Mount:
         """End the session, after `serve`. With ``unmount=False`` programs see ENOTCONN under the mount point
         once this process is gone, rather than the empty directory below it."""
         pyfuse3.close(unmount=unmount)
-        os.close(self.device)
-        self.device = self._dispatcher.device = -1
+        self.notifier.close()
+        os.close(self._dispatcher.device)
+        self._dispatcher.device = -1
 
 
 def _taken(options: InitOptions, extra: ExtraOperations) -> frozenset[Opcode]:
@@ -132,5 +133,5 @@ def mount(
     if _supplement.device() < 0:
         pyfuse3.close(unmount=True)
         raise SupplementError("pyfuse3 did not mount through the supplement; reinstall both: pip install .")
-    dispatcher.device = os.dup(_supplement.device())
+    dispatcher.device = os.dup(_supplement.device())  # our own, so that it lives until `Mount.close`
     return Mount(init, dispatcher, init_done)

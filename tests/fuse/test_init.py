@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from toymount import ROOT, TIMEOUT_SECONDS, Daemon, Mounter, environment
 
-from nfsfuse.fuse.abi import INIT_IN, INIT_OUT, InitFlag
+from nfsfuse.fuse.abi import InitFlag
+from nfsfuse.fuse.init import LOCKS, InitOptions
 
 
 def granted(daemon: Daemon) -> str:
@@ -109,17 +110,26 @@ def test_pyfuse3_cannot_mount_past_the_supplement(tmp_path: Path) -> None:
     assert not os.path.ismount(tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["POSIX_LOCKS", "FLOCK_LOCKS"])
-def test_an_old_kernel_without_locks_is_refused(missing: str) -> None:
-    """Told from what such a kernel would have sent: this one cannot be made to."""
-    from nfsfuse.fuse.init import InitOptions, decode
+def test_a_kernel_that_lacks_what_is_required_is_refused(toy: Mounter) -> None:
+    """As one without POSIX_LOCKS would be: no program gets to work on such a mount."""
+    daemon = toy(demanding=True)
+    assert "does not offer: <InitFlag.MAP_ALIGNMENT" in daemon.started["error"]
+    assert daemon.process.wait(timeout=TIMEOUT_SECONDS) == 1
+    assert not os.path.ismount(daemon.path)
 
-    offered = InitFlag.DO_READDIRPLUS | InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS
-    offered &= ~InitFlag[missing]
-    options = InitOptions()
-    result = decode(options, INIT_IN.pack(7, 12, 0, int(offered), 0), bytes(INIT_OUT.size))
-    assert options.required() & ~result.offered == InitFlag[missing]
-    assert not InitOptions(locks=False).required() & ~result.offered
+
+def test_locks_are_required_unless_nolock() -> None:
+    assert LOCKS & ~InitOptions().required() == InitFlag(0)
+    assert LOCKS & InitOptions(locks=False).required() == InitFlag(0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_write": 4095}, {"max_write": 2 << 20}, {"max_background": 0}, {"congestion_threshold": 99}],
+)
+def test_options_out_of_range(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"must be|needed"):
+        InitOptions(**wrong)
 
 
 def test_read_ahead(toy: Mounter) -> None:

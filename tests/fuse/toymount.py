@@ -90,7 +90,11 @@ class Daemon:
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.started = self._answer(0)
+        try:
+            self.started = self._answer(0)
+        except BaseException:
+            self.close()
+            raise
 
     def _read(self) -> None:
         assert self.process.stdout is not None
