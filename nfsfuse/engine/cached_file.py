@@ -41,6 +41,11 @@ class CachedFile:
         self.failure: FsError | None = None
         self._waiting = trio.lowlevel.ParkingLot()
 
+    def now_known_as(self, inode: Inode) -> None:
+        """The kernel has forgotten the inode and learned of it anew, while data were still written back."""
+        self.inode = inode
+        self.attributes = inode.attributes
+
     async def changed(self) -> None:
         """Wait until something of this file's state has changed."""
         await self._waiting.park()

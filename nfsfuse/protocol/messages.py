@@ -346,8 +346,9 @@ class RemoveXattr(Request[Stat]):
 
 @dataclass(frozen=True, slots=True)
 class Open(Request[Opened]):
-    """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded. Tokens are granted
-    as far as nobody has to be asked for them; without *want* none for data are, and no content comes."""
+    """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded. Tokens for
+    data are granted as far as nobody has to be asked for them. Without *want* nothing is granted, nobody is
+    waited for, and the attributes in the reply are not to be believed: it is only to pin the inode."""
 
     handle: InodeHandle
     flags: int

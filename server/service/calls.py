@@ -62,6 +62,13 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Unnaming:
+    """A step: the inode is about to lose a name; whoever holds it must not lose it with its last one."""
+
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
 class Quick:
     """A step: a storage call that is usually answered from the server's caches."""
 
@@ -75,7 +82,7 @@ class Slow:
     call: Callable[[], Any]
 
 
-Step = Acquire | Hold | Use | Quick | Slow
+Step = Acquire | Hold | Use | Unnaming | Quick | Slow
 Handling = Generator[Step, Any, Reply]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
 
-from server.service.calls import Acquire, Call, Handling, Hold, Quick, Reply, Slow, Step, Use
+from server.service.calls import Acquire, Call, Handling, Hold, Quick, Reply, Slow, Step, Unnaming, Use
 from server.service.disk import Disk
 from server.service.tokens import Tokens, Waiting
 
@@ -71,6 +71,8 @@ class Driver:
                 got = self._tokens.hold(call, step)
             case Use():
                 return self._tokens.use(call, step)
+            case Unnaming(handle=handle):
+                return self._tokens.pin_if_held(handle)
             case _:
                 assert_never(step)
         return got.wait() if isinstance(got, Waiting) else got

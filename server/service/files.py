@@ -50,8 +50,9 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
             lambda: call.storage.setattr(handle, AttributeChanges(size=0))
         )
     else:
-        exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
-        tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
+        if want:
+            exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
+            tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
         attributes = yield Quick(lambda: call.storage.getattr(handle))
     if not stat.S_ISREG(attributes.mode):
         raise FsError(errno.EINVAL, "only regular files are opened")

@@ -14,7 +14,7 @@ from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import DirEntry, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow
+from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
 from server.storage.interface import Renamed, Storage
 
 ATTR: Final = Resource.ATTR
@@ -127,6 +127,7 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     yield hold_name(r.parent, r.name)
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
+    yield Unnaming(victim.handle)
     node: Node = yield Quick(lambda: remove(r.parent, r.name))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     return m.Done((node, Node(r.parent, above)))
@@ -161,6 +162,7 @@ def _rename(call: Call) -> Handling:
                 raise
         else:
             involved.add(node.handle)
+            yield Unnaming(node.handle)
     yield from _hold_attributes(*involved)
     renamed: Renamed = yield Quick(
         lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)

@@ -48,7 +48,8 @@ class Waiting:
 
 class Tokens:
     """The one token manager of a service. *pin* and *unpin* keep an inode on the storage while any token on
-    it is held (DESIGN: holding a token pins the inode)."""
+    it is held although its last name is gone: a client may have opened it under its tokens alone. (Pinning
+    every inode that anybody holds would take a descriptor each.)"""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             wait=step.wait,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.granted, step.handle)
+        return self._begun(ticket, effects, call.granted)
 
     def hold(self, call: Call, step: Hold) -> tuple[Token, ...] | Waiting | None:
         """Carry out a Hold step."""
@@ -82,7 +83,7 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.held, step.handle)
+        return self._begun(ticket, effects, call.held)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -95,7 +96,7 @@ class Tokens:
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int], handle: InodeHandle
+        self, ticket: int, effects: list[Effect], kept: list[int]
     ) -> tuple[Token, ...] | Waiting | None:
         result: tuple[Token, ...] | Waiting | None
         match effects:
@@ -109,7 +110,6 @@ class Tokens:
                 rest = effects
                 kept.append(ticket)
         self._carry_out(rest)
-        self._keep_pinned(handle)
         return result
 
     def ended(self, call: Call) -> None:
@@ -148,14 +148,14 @@ class Tokens:
         """The client gave up *tokens* unasked."""
         self._carry_out(self.manager.give_back(session.id, tokens))
         for handle in {token.handle for token in tokens}:
-            self._keep_pinned(handle)
+            self._unpin_if_free(handle)
 
     def dropped(self, session: Session) -> None:
         """The session is over; nothing of it is left."""
         handles = self.manager.handles_held(session.id)
         self._carry_out(self.manager.drop_session(session.id))
         for handle in handles:
-            self._keep_pinned(handle)
+            self._unpin_if_free(handle)
 
     # --- effects ---
 
@@ -178,15 +178,17 @@ class Tokens:
                 effects = self.manager.acknowledged(recall.session, recall.recall_id, reply.returned)
                 self._carry_out(effects)
                 for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
-                    self._keep_pinned(handle)
+                    self._unpin_if_free(handle)
 
         session.channel.post(m.Recall(recall.token), acknowledged)
 
-    def _keep_pinned(self, handle: InodeHandle) -> None:
-        held = self.manager.is_held(handle)
-        if held and handle not in self._pinned:
+    def pin_if_held(self, handle: InodeHandle) -> None:
+        """*handle* is about to lose a name, perhaps its last."""
+        if handle not in self._pinned and self.manager.is_held(handle):
             self._pin(handle)
             self._pinned.add(handle)
-        elif not held and handle in self._pinned:
+
+    def _unpin_if_free(self, handle: InodeHandle) -> None:
+        if handle in self._pinned and not self.manager.is_held(handle):
             self._pinned.remove(handle)
             self._unpin(handle)
