@@ -169,11 +169,12 @@ class Channel:
         reply = await trio.lowlevel.wait_task_rescheduled(abandon)
         return cast("tuple[R, bytes | bytearray]", reply)
 
-    def post(self, message: Request[Message]) -> None:
-        """Ask without waiting; an errno in reply is logged, nothing else is done with the reply."""
+    def post(self, message: Request[Message], apply: Applied | None = None) -> None:
+        """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply is logged,
+        the loss of the connection goes unnoticed here."""
         if self._lost is None:
             number, frame = self._exchange.request(message)
-            self._calls[number] = _Call(None, None, message)
+            self._calls[number] = _Call(None, apply, message)
             self._transmit(frame)
 
     # --- answering ---
@@ -187,6 +188,11 @@ class Channel:
         """Answer a request of the peer's with an errno."""
         if self._lost is None:
             self._transmit(self._exchange.fail(number, errno, detail))
+
+    def fail_if_unanswered(self, number: RequestId, errno: int) -> None:
+        """Answer a request of the peer's with an errno, unless it has its answer."""
+        if self._lost is None and self._exchange.is_answering(number):
+            self._transmit(self._exchange.fail(number, errno, ""))
 
     # --- sending ---
 

@@ -94,6 +94,10 @@ class Exchange:
         del self._answering[number]
         return self._frame(encode(FailureEnvelope(number, errno, detail)), b"")
 
+    def is_answering(self, number: RequestId) -> bool:
+        """Whether the peer's request *number* waits for our answer."""
+        return number in self._answering
+
     def received(self, frame: Frame) -> Event:
         """What *frame* says. Raises ProtocolError for what no correct peer sends."""
         envelope = decode(frame.header)

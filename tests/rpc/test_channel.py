@@ -15,16 +15,14 @@ from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.framing import frame_prefix
 from nfsfuse.protocol.limits import MAGIC
 from nfsfuse.protocol.messages import (
-    Data,
     Done,
     GetAttr,
     Heartbeat,
     Message,
-    Read,
     ReadLink,
+    SetXattr,
     Target,
     Unlink,
-    Write,
 )
 from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.channel import QUEUED_BYTES_MAX
@@ -33,7 +31,7 @@ from nfsfuse.rpc.streams import ConnectionLost
 from tests.helpers.channels import Side, connected
 from tests.helpers.streams import memory_stream_pair
 
-MAY_ASK: frozenset[type[Message]] = frozenset({Heartbeat, ReadLink, Read, Write, Unlink})
+MAY_ASK: frozenset[type[Message]] = frozenset({Heartbeat, ReadLink, SetXattr, Unlink})
 HANDLE = InodeHandle(b"handle")
 
 
@@ -185,6 +183,32 @@ async def test_post_waits_for_nothing_and_an_errno_is_logged(autojump_clock, cap
     assert "not yours" in record.getMessage()
 
 
+async def test_the_hook_of_what_was_posted_runs_with_the_reply(autojump_clock):
+    applied: list[Message] = []
+    async with connected(MAY_ASK) as (client, server):
+        client.channel.post(link(1), lambda message, _: applied.append(message))
+        await wait_all_tasks_blocked()
+        assert applied == []
+        echo(server, server.arrived[0])
+        await wait_all_tasks_blocked()
+    assert applied == [Target(b"link 1")]
+
+
+async def test_fail_if_unanswered_answers_once(autojump_clock):
+    async with connected(MAY_ASK) as (client, server):
+
+        def answer_and_fail(event: RequestArrived) -> None:
+            echo(server, event)
+            server.channel.fail_if_unanswered(event.id, errno.EIO)
+
+        server.on_request = answer_and_fail
+        await client.channel.call(link(1))
+        server.on_request = lambda event: server.channel.fail_if_unanswered(event.id, errno.EIO)
+        with pytest.raises(FsError, match="EIO"):
+            await client.channel.call(link(1))
+        assert client.channel.lost is None
+
+
 # --- sending ---
 
 
@@ -231,7 +255,7 @@ async def fill(side: Side, nursery: trio.Nursery, calls: int = 5) -> None:
 
     async def write() -> None:
         with pytest.raises(ConnectionLost):
-            await side.channel.call(Write(HANDLE, 0, False), bytes(QUEUED_BYTES_MAX // (calls - 1)))
+            await side.channel.call(SetXattr(HANDLE, b"name", 0), bytes(QUEUED_BYTES_MAX // (calls - 1)))
 
     for _ in range(calls):
         nursery.start_soon(write)
@@ -366,8 +390,8 @@ WRONG = {
     "too large": (MAGIC + b"\xff" * 8, "frame too large"),
     "unasked": (MAGIC + framed(encode(ReplyEnvelope(RequestId(77), Done()))), "77, which is not asked"),
     "wrong reply": (
-        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Data()))),
-        "Heartbeat was answered by Data",
+        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Target(b"")))),
+        "Heartbeat was answered by Target",
     ),
 }
 

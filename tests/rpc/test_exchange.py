@@ -18,12 +18,22 @@ from nfsfuse.protocol.codec import (
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.framing import Frame
 from nfsfuse.protocol.limits import MAGIC, REQUESTS_IN_FLIGHT_MAX
-from nfsfuse.protocol.messages import Data, Done, GetAttr, Heartbeat, Message, ReadLink, Target, Write
+from nfsfuse.protocol.messages import (
+    Done,
+    GetAttr,
+    Heartbeat,
+    Message,
+    Names,
+    ReadDir,
+    ReadLink,
+    SetXattr,
+    Target,
+)
 from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Exchange, FailureArrived, Payload, ReplyArrived, RequestArrived
 from tests.helpers.frames import frames_in
 
-ALLOWED = frozenset({Heartbeat, ReadLink, Write})
+ALLOWED = frozenset({Heartbeat, ReadLink, SetXattr})
 HANDLE = InodeHandle(b"handle")
 
 
@@ -50,8 +60,8 @@ def answering() -> Exchange:
 
 def test_a_request_its_reply_and_their_payloads():
     client, server = asking(), answering()
-    number, parts = client.request(Write(HANDLE, 0, True), b"written")
-    assert server.received(only(parts)) == RequestArrived(number, Write(HANDLE, 0, True), b"written")
+    number, parts = client.request(SetXattr(HANDLE, b"name", 0), b"written")
+    assert server.received(only(parts)) == RequestArrived(number, SetXattr(HANDLE, b"name", 0), b"written")
     number, parts = client.request(ReadLink(HANDLE))
     server.received(only(parts))
     assert client.received(only(server.reply(number, Target(b"there"), b"pay"))) == ReplyArrived(
@@ -130,8 +140,8 @@ def test_a_second_answer_is_refused():
 def test_a_reply_of_the_wrong_type_is_refused():
     client = asking()
     number, _ = client.request(ReadLink(HANDLE))
-    with pytest.raises(ProtocolError, match="ReadLink was answered by Data"):
-        client.received(wire(ReplyEnvelope(number, Data())))
+    with pytest.raises(ProtocolError, match="ReadLink was answered by Names"):
+        client.received(wire(ReplyEnvelope(number, Names(()))))
 
 
 def test_a_request_as_a_reply_is_refused():
@@ -181,7 +191,7 @@ def test_garbage_is_refused():
 def test_a_request_that_cannot_be_encoded_is_not_asked():
     client = asking()
     with pytest.raises(OverflowError):
-        client.request(Write(HANDLE, 2**64, False))
+        client.request(ReadDir(HANDLE, 2**64, 1))
     assert client.asked == 0, "it would hold back what is acknowledged for ever"
     number, parts = client.request(Heartbeat())
     envelope = decode(only(parts).header)

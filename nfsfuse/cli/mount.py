@@ -1,0 +1,195 @@
+"""nfsfuse mount: connect, mount, serve."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import stat
+import sys
+from functools import partial
+
+import trio
+
+from nfsfuse.cli import logs, registry
+from nfsfuse.cli.daemon import Launch, in_background
+from nfsfuse.cli.mounts import FSTYPE, mounted_at
+from nfsfuse.cli.options import BadOption, MountOptions, parse_options
+from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.session import Session
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError, ProtocolError
+from nfsfuse.protocol.types import ClientId
+from nfsfuse.rpc.address import Address, connect, parse_address
+from nfsfuse.rpc.streams import ConnectionLost, SocketByteStream
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS_MAX = 20.0
+"""How long a mount command waits for the server before it gives up and says so."""
+
+
+class MountFailure(Exception):
+    """The mount cannot be made; the text is for the user."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out ``nfsfuse mount``; the exit status."""
+    try:
+        options = parse_options(arguments.options)
+        address = parse_address(arguments.server)
+    except (BadOption, ValueError) as exc:
+        print(f"nfsfuse: {exc}", file=sys.stderr)
+        return 2
+    try:
+        check_mountpoint(arguments.mountpoint)
+        check_device()
+    except MountFailure as exc:
+        print(f"nfsfuse: {exc}", file=sys.stderr)
+        return 1
+    serve = partial(serve_mount, address, os.path.abspath(arguments.mountpoint), options)
+    if arguments.foreground:
+        return serve(options.log or "stderr", Launch(None))
+    return in_background(partial(serve, options.log or "syslog"))
+
+
+def check_mountpoint(path: str) -> None:
+    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on."""
+    mounted = mounted_at(path)
+    if mounted is not None and mounted.fstype == FSTYPE:
+        raise MountFailure(f"{path}: already mounted from {mounted.source}")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as exc:
+        raise MountFailure(f"cannot mount on {path}: {exc.strerror}") from exc
+    if not stat.S_ISDIR(mode):
+        raise MountFailure(f"cannot mount on {path}: not a directory")
+
+
+def check_device() -> None:
+    """Raise MountFailure unless FUSE can be used."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError as exc:
+        raise MountFailure("there is no /dev/fuse: load the fuse module (modprobe fuse)") from exc
+    except OSError as exc:
+        raise MountFailure(f"cannot open /dev/fuse: {exc.strerror}") from exc
+
+
+def serve_mount(
+    address: Address, mountpoint: str, options: MountOptions, log_target: str, launch: Launch
+) -> int:
+    """Mount, and serve until it is unmounted; the exit status."""
+    try:
+        logs.set_up(log_target, options.log_level)
+    except OSError as exc:
+        launch.failed(f"cannot log to {log_target}: {exc.strerror}")
+        return 1
+    try:
+        trio.run(_Mount(address, mountpoint, options, launch).run)
+    except (MountFailure, BaseExceptionGroup) as exc:
+        failure = _leaf(exc)
+        if not isinstance(failure, MountFailure):
+            launch.failed(f"the mount's daemon died: {failure!r}")
+            raise
+        log.error("%s", failure)
+        launch.failed(str(failure))
+        return 1
+    return 0
+
+
+def _leaf(found: BaseException) -> BaseException:
+    """The first exception in a group."""
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+class _Mount:
+    """One mount from connecting to goodbye."""
+
+    def __init__(self, address: Address, mountpoint: str, options: MountOptions, launch: Launch) -> None:
+        self._address = address
+        self._mountpoint = mountpoint
+        self._options = options
+        self._launch = launch
+
+    async def run(self) -> None:
+        session = Session(await self._connected(), ClientId(secrets.token_bytes(16)), socket.gethostname())
+        async with trio.open_nursery() as nursery:
+            welcome = await self._greet(nursery, session)
+            await self._serve(session, Filesystem(session, welcome.root))
+            await session.goodbye()
+            nursery.cancel_scope.cancel()
+
+    async def _connected(self) -> SocketByteStream:
+        try:
+            with trio.fail_after(CONNECT_SECONDS_MAX):
+                return SocketByteStream(await connect(self._address))
+        except trio.TooSlowError as exc:
+            raise MountFailure(f"cannot connect to {self._address}: no answer") from exc
+        except OSError as exc:
+            raise MountFailure(f"cannot connect to {self._address}: {exc.strerror or exc}") from exc
+
+    async def _greet(self, nursery: trio.Nursery, session: Session) -> m.Welcome:
+        try:
+            with trio.fail_after(CONNECT_SECONDS_MAX):
+                welcome: m.Welcome = await nursery.start(self._keep_session, session)
+        except* trio.TooSlowError as group:
+            raise MountFailure(f"the server at {self._address} accepts but does not answer") from group
+        except* (FsError, ProtocolError, ConnectionLost) as group:
+            raise MountFailure(f"the server at {self._address} refuses: {_leaf(group)}") from None
+        return welcome
+
+    async def _keep_session(self, session: Session, task_status: trio.TaskStatus[m.Welcome]) -> None:
+        greeted = False
+
+        class Status:
+            def started(self, value: m.Welcome) -> None:
+                nonlocal greeted
+                greeted = True
+                task_status.started(value)
+
+        try:
+            await session.run(task_status=Status())  # type: ignore[arg-type]
+        except* (ConnectionLost, ProtocolError) as group:
+            if not greeted:
+                raise
+            # The mount stays, and says EIO: an unmounted directory would look empty to a backup.
+            log.error("the connection to %s is lost: %s", self._address, _leaf(group))
+
+    async def _serve(self, session: Session, filesystem: Filesystem) -> None:
+        # Imported late: `nfsfuse --help` should not need libfuse.
+        import pyfuse3
+
+        from nfsfuse.fuse.operations import Operations
+
+        operations = Operations(filesystem, self._mounted)
+        try:
+            pyfuse3.init(operations, self._mountpoint, self._options.fuse(str(self._address)))
+        except RuntimeError as exc:
+            raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_on_signal, pyfuse3.terminate)
+                await pyfuse3.main()
+                nursery.cancel_scope.cancel()
+        finally:
+            pyfuse3.close(unmount=True)
+            registry.unregister(self._mountpoint)
+
+    def _mounted(self) -> None:
+        registry.register(self._mountpoint)
+        log.info("%s is mounted on %s", self._address, self._mountpoint)
+        self._launch.ready()
+
+    async def _end_on_signal(self, terminate: object) -> None:
+        assert callable(terminate)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("unmounting on %s", signal.Signals(number).name)
+                terminate()
+                return

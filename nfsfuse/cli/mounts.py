@@ -1,0 +1,41 @@
+"""What is mounted, as the kernel tells it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FSTYPE = "fuse.nfsfuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A line of /proc/self/mounts."""
+
+    source: str
+    target: str
+    fstype: str
+
+
+def _unescaped(text: str) -> str:
+    # /proc/self/mounts writes space, tab, newline and backslash as octal numbers.
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def canonical(path: str) -> str:
+    """The real path of a mountpoint, found without touching the mount: it may hang, or be our own."""
+    parent, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def mounted_at(path: str) -> Mounted | None:
+    """What is mounted on *path* itself; the topmost of several. Does not touch the mount, which may hang."""
+    target = canonical(path)
+    found = None
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split(" ")
+        if _unescaped(fields[1]) == target:
+            found = Mounted(_unescaped(fields[0]), target, fields[2])
+    return found

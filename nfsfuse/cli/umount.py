@@ -1,0 +1,51 @@
+"""nfsfuse umount: write back, unmount, and wait for the daemon to have ended."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import select
+import sys
+
+from nfsfuse.cli import registry
+from nfsfuse.cli.mounts import FSTYPE, mounted_at
+
+MNT_DETACH = 2
+"""<sys/mount.h>: unmount now, clean up when it is not used any more."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out ``nfsfuse umount``; the exit status."""
+    mountpoint = arguments.mountpoint
+    mounted = mounted_at(mountpoint)
+    if mounted is None or mounted.fstype != FSTYPE:
+        print(f"nfsfuse: {mountpoint} is not an nfsfuse mount", file=sys.stderr)
+        return 1
+    pid = registry.served_by(mountpoint)
+    daemon = _watch(pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(mounted.target), MNT_DETACH if arguments.lazy else 0) != 0:
+        number = ctypes.get_errno()
+        hint = (
+            "; programs use it (see fuser -m), or use --lazy" if os.strerror(number).endswith("busy") else ""
+        )
+        print(f"nfsfuse: cannot unmount {mountpoint}: {os.strerror(number)}{hint}", file=sys.stderr)
+        return 1
+    if daemon is not None and not arguments.lazy:
+        poll = select.poll()
+        poll.register(daemon, select.POLLIN)
+        if not poll.poll(int(arguments.timeout * 1000)):
+            print(f"nfsfuse: {mountpoint} is unmounted, but its daemon {pid} goes on", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _watch(pid: int | None) -> int | None:
+    """A descriptor that becomes readable when process *pid* ends; None if there is no such process."""
+    if pid is None:
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None

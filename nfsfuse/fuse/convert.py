@@ -1,0 +1,83 @@
+"""Between pyfuse3's types and ours."""
+
+from __future__ import annotations
+
+import pyfuse3
+
+from nfsfuse.machines.inodes import Inode
+from nfsfuse.protocol.types import (
+    AttributeChanges,
+    Attributes,
+    Credentials,
+    DirEntry,
+    FilesystemStatistics,
+)
+
+BLOCK_SIZE = 128 * 1024
+"""Bytes: st_blksize, what cp(1) and stdio use as their buffer. Large, as every write is an upcall."""
+
+
+def entry(
+    inode: Inode | None, attributes: Attributes, entry_seconds: float, attr_seconds: float
+) -> pyfuse3.EntryAttributes:
+    """What the kernel is told of an inode, and for how long it may believe name and attributes.
+    Without *inode* these are attributes only, and the caller sets the node id."""
+    result = pyfuse3.EntryAttributes()
+    result.st_ino = pyfuse3.InodeT(attributes.ino if inode is None else inode.node_id)
+    if inode is not None:
+        result.generation = inode.generation
+    result.entry_timeout = entry_seconds
+    result.attr_timeout = attr_seconds
+    result.st_mode = pyfuse3.ModeT(attributes.mode)
+    result.st_nlink = attributes.nlink
+    result.st_uid = attributes.uid
+    result.st_gid = attributes.gid
+    result.st_rdev = attributes.rdev
+    result.st_size = attributes.size
+    result.st_blksize = BLOCK_SIZE
+    result.st_blocks = attributes.blocks
+    result.st_atime_ns = attributes.atime_ns
+    result.st_mtime_ns = attributes.mtime_ns
+    result.st_ctime_ns = attributes.ctime_ns
+    return result
+
+
+def dot_entry(listed: DirEntry, node_id: int) -> pyfuse3.EntryAttributes:
+    """The entry of "." and "..": the kernel takes only the type and a number, and counts no lookup."""
+    result = pyfuse3.EntryAttributes()
+    result.st_ino = pyfuse3.InodeT(node_id)
+    result.st_mode = pyfuse3.ModeT(0o040755)
+    result.entry_timeout = result.attr_timeout = 0
+    return result
+
+
+def changes(attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChanges:
+    """What setattr asks for. pyfuse3 has already turned UTIME_NOW into a time of this machine's clock."""
+    return AttributeChanges(
+        mode=attributes.st_mode & 0o7777 if fields.update_mode else None,
+        uid=attributes.st_uid if fields.update_uid else None,
+        gid=attributes.st_gid if fields.update_gid else None,
+        size=attributes.st_size if fields.update_size else None,
+        atime_ns=attributes.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attributes.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def credentials(context: pyfuse3.RequestContext) -> Credentials:
+    """Whom a new inode belongs to."""
+    return Credentials(context.uid, context.gid)
+
+
+def statistics(of: FilesystemStatistics) -> pyfuse3.StatvfsData:
+    """What statfs answers."""
+    result = pyfuse3.StatvfsData()
+    result.f_bsize = of.block_size
+    result.f_frsize = of.fragment_size
+    result.f_blocks = of.blocks
+    result.f_bfree = of.blocks_free
+    result.f_bavail = of.blocks_available
+    result.f_files = of.files
+    result.f_ffree = of.files_free
+    result.f_favail = of.files_available
+    result.f_namemax = of.name_size_max
+    return result

@@ -1,0 +1,85 @@
+"""The inodes that the client's kernel knows: node id to handle, and how often the kernel was told.
+
+A node id is the inode's number on the server, so that ``st_ino`` is the same on all clients and after a
+remount; the root is 1 (FUSE_ROOT_ID). A filesystem gives a number to another inode once the first is gone:
+the generation then differs, and the kernel tells them apart (``fuse_stale_inode`` in fs/fuse/inode.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from nfsfuse.protocol.types import InodeHandle, Node
+
+NodeId = NewType("NodeId", int)
+
+ROOT: Final = NodeId(1)
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """An inode that the kernel knows. *lookups* is how many times it was told, less what it forgot."""
+
+    node_id: NodeId
+    generation: int
+    handle: InodeHandle
+    lookups: int = 0
+
+
+class InodeTable:
+    """Node ids in use."""
+
+    def __init__(self, root: Node) -> None:
+        self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, lookups=1)}
+        self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
+
+    def __len__(self) -> int:
+        return len(self._inodes)
+
+    def __getitem__(self, node_id: int) -> Inode:
+        """The inode behind a node id that the kernel uses. A KeyError would be a bug."""
+        return self._inodes[NodeId(node_id)]
+
+    def by_handle(self, handle: InodeHandle) -> Inode | None:
+        """The inode of this handle, if the kernel knows it."""
+        return self._by_handle.get(handle)
+
+    def remember(self, node: Node) -> Inode:
+        """The kernel is about to be told of *node*: one more lookup to be forgotten."""
+        inode = self._by_handle.get(node.handle)
+        if inode is None:
+            node_id = NodeId(node.attributes.ino)
+            assert node_id != ROOT, "only the root may have the root's node id"
+            former = self._inodes.get(node_id)
+            inode = Inode(node_id, 0, node.handle)
+            if former is not None:
+                # The number is in use again. The kernel will still forget the former inode by this number:
+                # the counts add up, and the entry stays until both are forgotten.
+                inode.generation = former.generation + 1
+                inode.lookups = former.lookups
+                del self._by_handle[former.handle]
+            self._inodes[node_id] = inode
+            self._by_handle[node.handle] = inode
+        inode.lookups += 1
+        return inode
+
+    def forget(self, node_id: int, count: int) -> Inode | None:
+        """The kernel forgot *count* lookups; the inode, if it does not know it any more."""
+        inode = self._inodes[NodeId(node_id)]
+        inode.lookups -= count
+        assert inode.lookups >= 0, inode
+        if inode.lookups > 0 or node_id == ROOT:
+            return None
+        del self._inodes[inode.node_id]
+        del self._by_handle[inode.handle]
+        return inode
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert ROOT in self._inodes
+        assert len(self._inodes) == len(self._by_handle)
+        for node_id, inode in self._inodes.items():
+            assert inode.node_id == node_id
+            assert inode.lookups > 0 or node_id == ROOT
+            assert self._by_handle[inode.handle] is inode

@@ -1,0 +1,27 @@
+"""What the client's engine needs of the server's side of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.rpc.exchange import Payload
+
+R = TypeVar("R", bound=Message)
+
+
+class Remote(Protocol):
+    """A session with a server."""
+
+    async def call(
+        self,
+        message: Request[R],
+        payload: Payload = b"",
+        apply: Callable[[Message, bytes | bytearray], None] | None = None,
+    ) -> tuple[R, bytes | bytearray]:
+        """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply* and cancellation. Raises FsError
+        only."""
+
+    def post(self, message: Request[Message]) -> None:
+        """Tell the server something whose reply nobody waits for."""

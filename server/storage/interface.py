@@ -1,0 +1,231 @@
+"""What the file server asks of the place where files are kept.
+
+Operations are on inodes, named by handles; names occur only below a directory's handle, so no path is ever
+walked here. Every method is synchronous and safe to call from several threads at once. Permissions are not
+checked: the client's kernel has done so (``default_permissions``) and has applied the umask.
+
+Errors: `FsError` is what the application on the client should see. Besides those named at a method, any may
+raise ESTALE (the handle's inode is gone, or the handle was never issued here), EIO, ENOSPC, EDQUOT, EROFS and
+ENFILE (out of descriptors). `StorageError` only ever comes out of a constructor.
+
+Durability: "volatile" means that the effect survives the death of this process but not a power failure;
+"durable" means that it is on stable storage when the method returns. Metadata operations are applied in
+order: a power failure leaves the state after some prefix of them (ext4, XFS, btrfs and the memory storage).
+
+An inode whose last link is gone is stale at once, unless it is pinned (`Storage.pin`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Final
+
+from nfsfuse.protocol.types import (
+    AttributeChanges,
+    Attributes,
+    Credentials,
+    DirEntry,
+    FilesystemStatistics,
+    InodeHandle,
+    Node,
+)
+
+RENAME_NOREPLACE: Final = 1
+"""rename: EEXIST if the new name exists (renameat2(2))."""
+
+RENAME_EXCHANGE: Final = 2
+"""rename: swap the two names, both of which must exist (renameat2(2))."""
+
+
+class StorageError(Exception):
+    """The storage cannot be used at all; the text says why and what the administrator can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """What a rename did, attributes as they are afterwards.
+
+    *other* is the inode that had the new name: overwritten (nlink 0 if that was its last link), or with
+    RENAME_EXCHANGE now found under the old name. *unchanged* is set where both names were links of one inode,
+    or one and the same name: rename(2) then does nothing, and both names stay.
+    """
+
+    moved: Node
+    other: Node | None
+    unchanged: bool = False
+
+
+class Storage(ABC):
+    """One exported tree. See the module's text for threads, errors and durability."""
+
+    # Names. `name` is 1 to 255 bytes without NUL and "/", and neither "." nor ".." (EINVAL, ENAMETOOLONG).
+    # A parent that is no directory: ENOTDIR. All of them are volatile until `fsync_dir` of the parent(s).
+
+    @abstractmethod
+    def root(self) -> Node:
+        """The exported directory."""
+
+    @abstractmethod
+    def lookup(self, parent: InodeHandle, name: bytes) -> Node:
+        """The inode called *name*; symbolic links are not followed. ENOENT, EXDEV (another filesystem is
+        mounted there)."""
+
+    @abstractmethod
+    def symlink(self, parent: InodeHandle, name: bytes, target: bytes, creds: Credentials) -> Node:
+        """EEXIST; ENOENT for an empty *target*, ENAMETOOLONG from 4096 bytes on."""
+
+    @abstractmethod
+    def mknod(self, parent: InodeHandle, name: bytes, mode: int, rdev: int, creds: Credentials) -> Node:
+        """Creates a regular file, FIFO, socket or device by the type in *mode* (0 is a regular file).
+        EEXIST, EPERM (a directory, or a device where the server may not make one)."""
+
+    @abstractmethod
+    def mkdir(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
+        """EEXIST. Group and S_ISGID are inherited from a set-group-ID directory, here and in all
+        creations."""
+
+    @abstractmethod
+    def create(
+        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
+    ) -> tuple[Node, bool]:
+        """Creates a regular file, atomically; True if it was this call that made it.
+
+        Unless *exclusive* (EEXIST), an existing one is returned, cut to length 0 if *truncate*. A directory
+        is EISDIR and a symbolic link ELOOP; an existing FIFO, socket or device is returned untouched.
+        """
+
+    @abstractmethod
+    def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
+        """EEXIST, EPERM (a directory), EMLINK, ENOENT (no link is left)."""
+
+    @abstractmethod
+    def unlink(self, parent: InodeHandle, name: bytes) -> Node:
+        """The inode that lost the name, as it is afterwards: nlink 0 if that was its last.
+        ENOENT, EISDIR, EBUSY (a filesystem is mounted there)."""
+
+    @abstractmethod
+    def rmdir(self, parent: InodeHandle, name: bytes) -> Node:
+        """The directory that is gone. ENOENT, ENOTDIR, ENOTEMPTY, EBUSY (a filesystem is mounted there)."""
+
+    @abstractmethod
+    def rename(
+        self, parent: InodeHandle, name: bytes, new_parent: InodeHandle, new_name: bytes, flags: int
+    ) -> Renamed:
+        """*flags*: 0, RENAME_NOREPLACE or RENAME_EXCHANGE. Atomic. ENOENT, EEXIST, EISDIR, ENOTDIR,
+        ENOTEMPTY, EINVAL (into its own subtree; other flags), EBUSY (a filesystem is mounted there)."""
+
+    @abstractmethod
+    def readdir(
+        self, handle: InodeHandle, cookie: int, limit: int, with_nodes: bool = False
+    ) -> tuple[list[DirEntry], bool]:
+        """Up to *limit* (at least 1) entries after *cookie* (0: from the start), and whether the end is
+        reached.
+
+        "." and ".." are left out. A name that exists from the first call to the last is listed exactly once,
+        whatever else changes. Without *with_nodes* every entry's node is None. ENOENT for a pinned directory
+        that was removed.
+        """
+
+    # Attributes. Volatile until `fsync` of the inode.
+
+    @abstractmethod
+    def getattr(self, handle: InodeHandle) -> Attributes:
+        """The attributes now."""
+
+    @abstractmethod
+    def setattr(self, handle: InodeHandle, changes: AttributeChanges) -> Attributes:
+        """Applies owner, mode, size and times, in this order; the attributes afterwards.
+
+        chown clears S_ISUID, and S_ISGID of a group-executable, of everything but a directory (Linux,
+        `setattr_should_drop_sgid`). A mode for a symbolic link is EOPNOTSUPP, a size is EISDIR for a
+        directory and EINVAL for all but regular files. When one step fails, those before it have been done.
+        """
+
+    @abstractmethod
+    def readlink(self, handle: InodeHandle) -> bytes:
+        """EINVAL if it is no symbolic link."""
+
+    @abstractmethod
+    def getxattr(self, handle: InodeHandle, name: bytes) -> bytes:
+        """ENODATA, EOPNOTSUPP (the namespace is unknown here)."""
+
+    @abstractmethod
+    def setxattr(self, handle: InodeHandle, name: bytes, value: bytes, flags: int) -> Attributes:
+        """*flags*: 0, os.XATTR_CREATE (EEXIST) or os.XATTR_REPLACE (ENODATA), checked atomically. The
+        attributes afterwards (ctime; the mode, where an ACL is set). EPERM for user.* on anything but regular
+        files and directories, ENOSPC, E2BIG, ERANGE (name), EOPNOTSUPP."""
+
+    @abstractmethod
+    def listxattr(self, handle: InodeHandle) -> list[bytes]:
+        """Sorted names."""
+
+    @abstractmethod
+    def removexattr(self, handle: InodeHandle, name: bytes) -> Attributes:
+        """The attributes afterwards. ENODATA, EPERM, EOPNOTSUPP."""
+
+    @abstractmethod
+    def statfs(self) -> FilesystemStatistics:
+        """Of the filesystem that holds the export."""
+
+    # Data: regular files only (EISDIR, else EINVAL), so that nothing here ever opens a FIFO or a device.
+    # Offsets are 0 to OFFSET_MAX (EINVAL).
+
+    @abstractmethod
+    def pin(self, handle: InodeHandle) -> None:
+        """Keeps the inode - its data and the validity of its handle - beyond its last unlink, until `unpin`
+        was called as often. Pins are forgotten when the process ends."""
+
+    @abstractmethod
+    def unpin(self, handle: InodeHandle) -> None:
+        """The last one of an unlinked inode frees its space. Never an `FsError`; one without its `pin` is a
+        bug of the caller's (AssertionError)."""
+
+    @abstractmethod
+    def read(self, handle: InodeHandle, offset: int, size: int) -> bytes:
+        """Shorter than *size* bytes only at the end of the file. May wait for the disk."""
+
+    @abstractmethod
+    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | None:
+        """As `read`, but None where that would have to wait for the disk."""
+
+    @abstractmethod
+    def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:
+        """Writes all of *data*; the attributes afterwards. Volatile until `fsync`. After an error (ENOSPC,
+        EFBIG, ...) any part may have been written, from its start on."""
+
+    @abstractmethod
+    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
+        """Writes *data* at the end of the file, atomically with finding the end, whoever else writes; the
+        offset it got. Volatile until `fsync`; errors as for `write`."""
+
+    @abstractmethod
+    def fsync(self, handle: InodeHandle, datasync: bool) -> None:
+        """Durable: data and attributes (with *datasync*: only those that reading the data needs) of all that
+        was written before. EIO, ENOSPC, EDQUOT: a write-back failed since the last call, reported once.
+        EINVAL for all but regular files and directories."""
+
+    @abstractmethod
+    def fsync_dir(self, handle: InodeHandle) -> None:
+        """Durable: the names in this directory. ENOTDIR, EIO."""
+
+    @abstractmethod
+    def fallocate(self, handle: InodeHandle, mode: int, offset: int, length: int) -> Attributes:
+        """fallocate(2) with its *mode* bits; the attributes afterwards. Volatile. EINVAL, EOPNOTSUPP (mode),
+        ENOSPC, EFBIG."""
+
+    @abstractmethod
+    def seek(self, handle: InodeHandle, offset: int, whence: int) -> int:
+        """os.SEEK_DATA or os.SEEK_HOLE (else EINVAL). ENXIO: no data from there on, or past the end."""
+
+    @abstractmethod
+    def copy_range(
+        self, source: InodeHandle, source_offset: int, target: InodeHandle, target_offset: int, length: int
+    ) -> int:
+        """copy_file_range(2): bytes copied, perhaps fewer than *length*, 0 at the end of *source*. Volatile.
+        EINVAL (overlapping ranges of one file)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases everything, pins too. No other method may be running, or be called afterwards. Nothing is
+        made durable."""

@@ -1,0 +1,152 @@
+"""What the parts of the local directory's storage share: open inodes, locks, translation of errors."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, ParamSpec, TypeVar
+
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import InodeHandle, Node
+from server.storage.descriptors import (
+    DESCRIPTORS_CACHED_MAX,
+    Descriptor,
+    DescriptorCache,
+    OpenInode,
+    raise_descriptor_limit,
+)
+from server.storage.handles import Locator, PersistentLocator, VolatileLocator
+from server.storage.interface import StorageError
+from server.storage.syscalls import attributes_of
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+LOCK_STRIPES: Final = 256
+"""Locks that inodes share by hash: a lock per inode would have to outlive its place in the cache."""
+
+_PROC: Final = b"/proc/self/fd/%d"
+
+
+def translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """OSError of the server's kernel becomes the application's FsError: the boundary of this storage."""
+
+    @functools.wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except OSError as exc:
+            if exc.errno == errno.EMFILE:  # this process's limit, but to the client the server's
+                raise FsError(errno.ENFILE, "the server is out of descriptors") from exc
+            raise FsError.from_os(exc) from exc
+
+    return call
+
+
+def by_proc(descriptor: Descriptor) -> bytes:
+    """A path that leads to exactly this inode, even a symbolic link, for calls that take no O_PATH
+    descriptor."""
+    return _PROC % descriptor.number
+
+
+class LocalBase:
+    """An exported directory and its open inodes.
+
+    Sets the umask of the process to 0 (the client's kernel has applied the program's) and raises its limit of
+    descriptors. *descriptors_max* bounds the cache, not what is pinned.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], secret: bytes | None, descriptors_max: int | None
+    ) -> None:
+        os.umask(0)
+        limit = raise_descriptor_limit()
+        if not os.path.isdir("/proc/self/fd"):
+            raise StorageError("/proc is not mounted: the storage needs /proc/self/fd")
+        try:
+            # Not O_PATH: open_by_handle_at(2) refuses such a descriptor as its mount.
+            root = Descriptor(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as exc:
+            raise StorageError(f"cannot export {os.fspath(path)}: {exc.strerror}") from exc
+        self._privileged = os.geteuid() == 0
+        self._root_descriptor = root
+        self._locks = [threading.RLock() for _ in range(LOCK_STRIPES)]
+        self._cache = DescriptorCache(
+            min(limit, DESCRIPTORS_CACHED_MAX) if descriptors_max is None else descriptors_max, self._dropped
+        )
+        self._volatile: VolatileLocator | None = None
+        self._locator: Locator
+        if secret is None:
+            self._locator = self._volatile = VolatileLocator(root.number, self._cache)
+        else:
+            self._locator = PersistentLocator(root.number, self._cache, secret)
+        self._root = self._locator.adopt(root)
+        self._cache.pin(self._root)
+
+    def _dropped(self, inode: OpenInode) -> None:
+        if self._volatile is not None:
+            self._volatile.forget(inode)
+
+    def close(self) -> None:
+        self._cache.clear()
+
+    def _inode(self, handle: InodeHandle) -> OpenInode:
+        return self._cache.get(handle) or self._locator.open(handle)
+
+    def _directory(self, handle: InodeHandle) -> OpenInode:
+        inode = self._inode(handle)
+        if inode.kind != stat.S_IFDIR:
+            raise FsError(errno.ENOTDIR)
+        return inode
+
+    def _find(self, directory: OpenInode, name: bytes) -> OpenInode:
+        """A name's inode. What is not in the cache may be in the middle of being created (its owner not yet
+        set): only such a lookup takes the directory's lock."""
+        inode = self._locator.find_cached(directory.path.number, name)
+        if inode is not None:
+            return inode
+        with self._lock(directory):
+            return self._locator.find(directory.path.number, name)
+
+    def _node(self, inode: OpenInode) -> Node:
+        return Node(inode.handle, attributes_of(inode.path.number))
+
+    def _reader(self, inode: OpenInode) -> Descriptor:
+        """A file's descriptor for reading: the writer if there is one, so that fsync sees its write-back
+        errors."""
+        self._check_file(inode)
+        return inode.writer or inode.reader or self._open(inode, os.O_RDONLY)
+
+    def _writer(self, inode: OpenInode) -> Descriptor:
+        self._check_file(inode)
+        return inode.writer or self._open(inode, os.O_RDWR)
+
+    def _lister(self, directory: OpenInode) -> Descriptor:
+        """A directory's descriptor for listing and for fsync."""
+        return directory.reader or self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _check_file(self, inode: OpenInode) -> None:
+        """Only regular files are opened for I/O: a FIFO would block, a device would act."""
+        if inode.kind != stat.S_IFREG:
+            raise FsError(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL)
+
+    def _open(self, inode: OpenInode, flags: int) -> Descriptor:
+        descriptor = Descriptor(os.open(by_proc(inode.path), flags | os.O_CLOEXEC))
+        return self._cache.attach(inode, descriptor, flags == os.O_RDWR)
+
+    def _lock(self, inode: OpenInode) -> threading.RLock:
+        """Held while names in a directory change, while a listing moves its descriptor, while a file is
+        appended."""
+        return self._locks[hash(inode.handle) % LOCK_STRIPES]
+
+    @contextmanager
+    def _both_locked(self, first: OpenInode, second: OpenInode) -> Iterator[None]:
+        """Both locks, in the order of their numbers: two renames in opposite directions cannot deadlock."""
+        low, high = sorted(hash(inode.handle) % LOCK_STRIPES for inode in (first, second))
+        with self._locks[low], self._locks[high]:
+            yield

@@ -1,0 +1,137 @@
+"""The bytes of a local directory's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle
+from server.storage import syscalls
+from server.storage.checks import check_read, check_write
+from server.storage.local_base import LocalBase, translated
+from server.storage.syscalls import attributes_of
+
+
+class LocalData(LocalBase):
+    """The methods of `Storage` that deal in data. Descriptors are held in local variables: see
+    descriptors.py."""
+
+    def pin(self, handle: InodeHandle) -> None:
+        self._pin(handle)
+
+    @translated
+    def _pin(self, handle: InodeHandle) -> None:
+        self._cache.pin(self._inode(handle))
+
+    def unpin(self, handle: InodeHandle) -> None:
+        self._cache.unpin(handle)
+
+    @translated
+    def read(self, handle: InodeHandle, offset: int, size: int) -> bytes:
+        check_read(offset, size)
+        inode = self._inode(handle)
+        file = self._reader(inode)
+        data = os.pread(file.number, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]  # short: the end, or one call's limit (MAX_RW_COUNT, 2 GiB)
+        done = len(data)
+        while done < size and (data := os.pread(file.number, size - done, offset + done)):
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+
+    @translated
+    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | None:
+        check_read(offset, size)
+        inode = self._inode(handle)
+        file = self._reader(inode)
+        buffer = bytearray(size)
+        try:
+            done = os.preadv(file.number, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as exc:
+            if exc.errno in (
+                errno.EAGAIN,
+                errno.EOPNOTSUPP,
+            ):  # not in memory; or a filesystem that cannot tell
+                return None
+            raise
+        if done == size:
+            return bytes(buffer)
+        if offset + done < attributes_of(file.number).size:
+            return None  # the rest is on the disk
+        return bytes(memoryview(buffer)[:done])
+
+    @translated
+    def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:
+        size = len(data) if isinstance(data, bytes) else data.nbytes
+        check_write(offset, size)
+        inode = self._inode(handle)
+        file = self._writer(inode)
+        done = os.pwrite(file.number, data, offset) if size else 0
+        if done < size:
+            rest = memoryview(data).cast("B")
+            while done < size:
+                done += os.pwrite(file.number, rest[done:], offset + done)
+        return attributes_of(file.number)
+
+    @translated
+    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
+        inode = self._inode(handle)
+        file = self._writer(inode)
+        rest = memoryview(data).cast("B")
+        with self._lock(inode):  # of the descriptor's position, by which the kernel tells where the data went
+            if not rest:
+                attributes = attributes_of(file.number)
+                return attributes.size, attributes
+            done = os.pwritev(file.number, [rest], -1, os.RWF_APPEND)
+            start = os.lseek(file.number, 0, os.SEEK_CUR) - done
+            while done < len(rest):  # disk full: the next call says so; or one call's limit
+                done += os.pwrite(file.number, rest[done:], start + done)
+            return start, attributes_of(file.number)
+
+    @translated
+    def fsync(self, handle: InodeHandle, datasync: bool) -> None:
+        inode = self._inode(handle)
+        file = self._lister(inode) if inode.kind == stat.S_IFDIR else self._reader(inode)
+        if datasync:
+            os.fdatasync(file.number)
+        else:
+            os.fsync(file.number)
+
+    @translated
+    def fsync_dir(self, handle: InodeHandle) -> None:
+        inode = self._directory(handle)
+        file = self._lister(inode)
+        os.fsync(file.number)
+
+    @translated
+    def fallocate(self, handle: InodeHandle, mode: int, offset: int, length: int) -> Attributes:
+        if not 0 <= offset <= OFFSET_MAX or not 0 < length <= OFFSET_MAX or mode != mode & 0xFF:
+            raise FsError(errno.EINVAL, "fallocate")
+        inode = self._inode(handle)
+        file = self._writer(inode)
+        syscalls.fallocate(file.number, mode, offset, length)
+        return attributes_of(file.number)
+
+    @translated
+    def seek(self, handle: InodeHandle, offset: int, whence: int) -> int:
+        check_read(offset, 0)
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise FsError(errno.EINVAL, "seek")
+        inode = self._inode(handle)
+        file = self._reader(inode)
+        with self._lock(inode):  # `append` needs the descriptor's position
+            return os.lseek(file.number, offset, whence)
+
+    @translated
+    def copy_range(
+        self, source: InodeHandle, source_offset: int, target: InodeHandle, target_offset: int, length: int
+    ) -> int:
+        check_read(source_offset, length)
+        check_write(target_offset, length)
+        from_inode, to_inode = self._inode(source), self._inode(target)
+        from_file, to_file = self._reader(from_inode), self._writer(to_inode)
+        return os.copy_file_range(from_file.number, to_file.number, length, source_offset, target_offset)

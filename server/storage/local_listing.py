@@ -1,0 +1,68 @@
+"""Listing a local directory.
+
+Cookies are the d_off of getdents64(2): ext4, XFS and btrfs derive them from the name or keep them in the
+directory, tmpfs does since Linux 6.6; older tmpfs counts positions, so that removals during a listing may
+hide names there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import OFFSET_MAX, DirEntry, InodeHandle, Node
+from server.storage.descriptors import OpenInode
+from server.storage.local_base import LocalBase, translated
+from server.storage.syscalls import RawEntry, getdents
+
+_BUFFER_SIZE_MAX: Final = 64 * 1024
+"""Bytes: about 2,000 entries of short names in one call."""
+
+_ENTRY_SIZE: Final = 40
+"""Bytes that a name of 16 takes in struct linux_dirent64: what a listing's limit is turned into."""
+
+_VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EXDEV})
+
+
+class LocalListing(LocalBase):
+    """`Storage.readdir`."""
+
+    @translated
+    def readdir(
+        self, handle: InodeHandle, cookie: int, limit: int, with_nodes: bool = False
+    ) -> tuple[list[DirEntry], bool]:
+        if limit < 1 or not 0 <= cookie <= OFFSET_MAX:
+            raise FsError(errno.EINVAL, "readdir")
+        directory = self._directory(handle)
+        found, eof = self._names(directory, cookie, limit)
+        if not with_nodes:
+            return [DirEntry(entry.name, entry.cookie, None) for entry in found], eof
+        return [DirEntry(entry.name, entry.cookie, self._peek(directory, entry.name)) for entry in found], eof
+
+    def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
+        file = self._lister(directory)
+        found: list[RawEntry] = []
+        with self._lock(directory):  # of the descriptor's position
+            os.lseek(file.number, cookie, os.SEEK_SET)
+            while len(found) < limit:
+                size = min(max((limit - len(found)) * _ENTRY_SIZE, 1024), _BUFFER_SIZE_MAX)
+                entries = getdents(file.number, size)
+                if not entries:
+                    return found, True
+                found += [entry for entry in entries if entry.name not in (b".", b"..")]
+        return found[:limit], False
+
+    def _peek(self, directory: OpenInode, name: bytes) -> Node | None:
+        """The entry's inode; None if it vanished meanwhile or another filesystem is mounted there."""
+        try:
+            inode = self._locator.find_cached(directory.path.number, name)
+            if inode is not None:
+                return self._node(inode)
+            with self._lock(directory):  # as in _find: it may be in the middle of being created
+                return self._locator.peek(directory.path.number, name)
+        except (OSError, FsError) as exc:
+            if exc.errno in _VANISHED:
+                return None
+            raise
