@@ -90,4 +90,6 @@ class CachedFile:
         for start, end in self.pages.dirty.intervals():
             low, high = start // 4096 * 4096, -(-end // 4096) * 4096
             for at in (low, high - 4096):
-                assert (self.tokens.held.at(at) or 0) == 2, f"K3: dirty [{start}, {end}) is not held exclusively"
+                assert (self.tokens.held.at(at) or 0) == 2, (
+                    f"K3: dirty [{start}, {end}) is not held exclusively"
+                )

@@ -21,7 +21,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import Attributes, AttributeChanges, Credentials
+from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 
 
 @dataclass(slots=True, eq=False)
@@ -243,7 +243,7 @@ class Files:
             inode.attributes.learned(reply.attributes)
 
         reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes), b"", changed)
-        return reply.attributes
+        return inode.attributes.known or reply.attributes
 
     def _truncated(self, file: CachedFile, size: int) -> None:
         """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""

@@ -81,7 +81,9 @@ class PageProtocol:
         try:
             await self._write_back.write_back(file, recall.start, recall.end)
         except FsError as exc:
-            log.error("inode %d: a write-back that was recalled failed, data are lost: %s", file.inode.node_id, exc)
+            log.error(
+                "inode %d: a write-back that was recalled failed, data are lost: %s", file.inode.node_id, exc
+            )
 
     def clear_page_uptodate(self, file: CachedFile, recall: Revocation) -> TokenMode:
         """The daemon's own copy goes too, or stays as a clean one."""

@@ -141,7 +141,13 @@ class WriteBack:
             await self._remote.call(m.Write(file.inode.handle, start), data, written)
         except FsError as exc:
             file.pages.end_write_back(start, end, clean=False)
-            log.error("inode %d: write-back of %d bytes at %d failed: %s", file.inode.node_id, end - start, start, exc)
+            log.error(
+                "inode %d: write-back of %d bytes at %d failed: %s",
+                file.inode.node_id,
+                end - start,
+                start,
+                exc,
+            )
             file.failed(exc)
         finally:
             self._in_flight -= 1

@@ -47,6 +47,11 @@ class AttributeCache:
         """Whether size and times may be changed without telling the server."""
         return self.mode is TokenMode.EXCLUSIVE and not self.revoking and self.known is not None
 
+    def may_be_trusted(self, attributes: Attributes) -> bool:
+        """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
+        as the write-back replaces the times by the server's."""
+        return self.known is attributes and not self.changed_here and not self.revoking
+
     def size(self) -> int | None:
         """The file's size, None if it is not known."""
         return None if self.known is None else self.known.size

@@ -147,7 +147,9 @@ def _hold_both_names(r: m.Rename) -> Any:
     if r.parent == r.new_parent:
         yield replace(old, also=((new.start, new.end),))
     else:
-        yield from sorted((old, new), key=lambda hold: hold.handle)
+        first, second = sorted((old, new), key=lambda hold: hold.handle)
+        yield first
+        yield second
 
 
 def _rename(call: Call) -> Handling:
