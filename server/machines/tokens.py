@@ -73,8 +73,9 @@ class TokenManager(TokenTable):
     ) -> bool:  # fmt: skip
         """Whether *session* holds all of the range at *mode* or stronger, being recalled or not. If so, the
         operation *ticket* holds it too, until `finish`: the storage may be at work on a write-back when the
-        session is fenced, and nobody must read under a token of his own before it is through. It never
-        queues: the write-backs of a recall must not wait for whom it is for (K6)."""
+        session is fenced, and nobody must read under a token of his own before it is through. (An operation
+        that changes something under tokens it was just granted does this as well.) It never queues: the
+        write-backs of a recall must not wait for whom it is for (K6)."""
         assert ticket not in self._tickets, self.story(handle)
         if not self.holds(session, handle, resource, start, end, mode):
             return False

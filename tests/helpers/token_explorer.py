@@ -146,9 +146,9 @@ def apply(node: Node, name: str, arguments: tuple[Any, ...]) -> None:
             world.ask(Ask(ticket, session, HANDLE, RESOURCE, start, end, mode, transient))
             if len(world.up[session]) == 1:
                 world.deliver(session)  # what the client does not do meanwhile, nobody can tell apart
-        case "give_back", (session, page):
+        case "give_back", (session, (start, end)):
             node.gifts -= 1
-            world.give_back(session, (Token(HANDLE, RESOURCE, *page, TokenMode.NONE),))
+            world.give_back(session, (Token(HANDLE, RESOURCE, start, end, TokenMode.NONE),))
         case "drop", _:
             node.drops -= 1
             world.drop(*arguments)

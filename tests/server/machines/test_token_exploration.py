@@ -11,6 +11,7 @@ import pytest
 from nfsfuse.protocol.tokens import STRONGEST_BESIDE, TokenMode
 from server.machines.token_state import Holder, ResourceTokens
 from tests.helpers.token_explorer import BOTH, FIRST, SECOND, QuietManager, Rules, explore
+from tests.helpers.token_world import Client, reduce
 
 S, X = TokenMode.SHARED, TokenMode.EXCLUSIVE
 TOKENS = tuple((pages, mode, False) for pages in (FIRST, SECOND, BOTH) for mode in (S, X))
@@ -125,6 +126,18 @@ def test_overtaking_in_the_queue_is_found(monkeypatch):
 def test_a_fence_that_forgets_what_the_storage_is_still_doing_is_found():
     with pytest.raises(AssertionError, match=INCOHERENT):
         explore(Rules(((FIRST, X, True), (FIRST, S, False)), asks=1, drops=1), ForgetsWhatTheStorageIsDoing)
+
+
+def test_a_client_that_forgets_what_it_gave_back_while_it_asked_is_found(monkeypatch):
+    """The second duty of a client is one: the server cannot see the crossing."""
+
+    def forget(self, tokens):
+        for token in tokens:
+            reduce(self.belief, token)
+
+    monkeypatch.setattr(Client, "give_up", forget)
+    with pytest.raises(AssertionError, match=INCOHERENT):
+        explore(Rules(((FIRST, X, False), (FIRST, S, False)), asks=1, gifts=1), Trusting)
 
 
 def test_a_request_nobody_is_asked_for_is_found(monkeypatch):

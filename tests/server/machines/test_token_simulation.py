@@ -91,7 +91,7 @@ class Simulation:
 
 @pytest.mark.parametrize("extents_max", [1024, 2])
 @pytest.mark.parametrize("seed", range(12))
-def test_nobody_ever_believes_what_another_excludes_and_everybody_is_served(seed: int, extents_max: int) -> None:
+def test_nobody_ever_believes_what_another_excludes_and_everybody_is_served(seed: int, extents_max: int):
     simulation = Simulation(seed, extents_max)
     for _ in range(800):
         simulation.step()
