@@ -8,7 +8,8 @@ Rules of this file, from which the manager composes its events:
 * A request is *grantable* if it conflicts with nothing held, nothing transient and nothing that waits ahead
   of it, and none of it is being recalled from its own session. The last rule is what lets a grant and an
   acknowledgement cross on the wire: an acknowledgement never takes back what was granted after its recall.
-* Exempt from the queue is what is fully held already and not being recalled: it costs the others nothing.
+* Exempt from the queue is, when it arrives, what is fully held already and not being recalled: it costs the
+  others nothing. (Once in the queue, strictly first come, first served: one pass over it is then enough.)
 * A token is *in flight* from its grant until the reply that carries it is queued for sending (`settle`).
   Nothing in flight is recalled: the recall would overtake the grant.
 """
@@ -126,20 +127,26 @@ class ResourceTokens:
         """The token of this resource for that range."""
         return Token(self.handle, self.resource, start, end, mode)
 
+    def is_held_already(self, request: Request) -> bool:
+        """Whether *request* asks only for what its session holds and is not being asked to give up."""
+        holder = self.holders.get(request.session)
+        return holder is not None and all(
+            holder.holds(start, end, request.mode) and not holder.being_recalled(start, end)
+            for start, end in request.ranges
+        )
+
     def grantable(self, request: Request, ahead: Iterable[Request]) -> bool:
         """Whether *request* need not wait, when *ahead* are the requests that came before it and still do."""
         holder = self.holders.get(request.session)
         if holder is not None and not request.transient:
-            if any(holder.being_recalled(start, end) for start, end in request.ranges):
-                return False
-            if all(holder.holds(start, end, request.mode) for start, end in request.ranges):
-                return True
             if len(holder.tokens) > self.extents_max:
                 return False
+            if any(holder.being_recalled(start, end) for start, end in request.ranges):
+                return False
         return not (
-            self._conflicts_with_held(request)
+            any(request.conflicts(earlier) for earlier in ahead)
             or any(request.conflicts(running) for running in self.transients.values())
-            or any(request.conflicts(earlier) for earlier in ahead)
+            or self._conflicts_with_held(request)
         )
 
     def _conflicts_with_held(self, request: Request) -> bool:
@@ -195,10 +202,12 @@ class ResourceTokens:
         for recall in self.holders[session].recalls.values():
             yield recall.token.start, recall.token.end
 
-    def to_recall(self, request: Request) -> Iterator[tuple[SessionId, Token]]:
-        """What still has to be asked back of others, and can be now, before *request* can be granted."""
+    def to_recall(
+        self, request: Request, holders: dict[SessionId, Holder]
+    ) -> Iterator[tuple[SessionId, Token]]:
+        """What has still to be asked of *holders*, and can be now, before *request* can be granted."""
         keep = STRONGEST_BESIDE[request.mode]
-        for other, holder in self.holders.items():
+        for other, holder in holders.items():
             if other != request.session:
                 for start, end in request.ranges:
                     for low, high in holder.recallable(start, end, keep):
@@ -221,10 +230,12 @@ class ResourceTokens:
         return []
 
     def _joined(self, holder: Holder, parts: list[Interval]) -> list[Interval]:
-        """*parts* joined across the gaps in which the holder holds nothing."""
+        """*parts* joined across the gaps in which the holder holds nothing and nothing is in flight."""
         joined = parts[:1]
         for start, end in parts[1:]:
-            if holder.tokens.overlapping(joined[-1][1], start):
+            gap = (joined[-1][1], start)
+            in_flight = any(low < gap[1] and gap[0] < high for low, high in holder.in_flight.values())
+            if in_flight or holder.tokens.overlapping(*gap):
                 joined.append((start, end))
             else:
                 joined[-1] = (joined[-1][0], end)
@@ -249,7 +260,7 @@ class ResourceTokens:
         for request in self.waiting.values():
             assert request.ticket in self.holders[request.session].waiting
             assert not self.grantable(request, ahead), ("it need not wait", request)
-            assert not list(self.to_recall(request)), ("nobody was asked", request)
+            assert not list(self.to_recall(request, self.holders)), ("nobody was asked", request)
             ahead.append(request)
         for holder in self.holders.values():
             if holder.waiting and len(holder.tokens) > self.extents_max:

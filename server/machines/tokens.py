@@ -29,7 +29,7 @@ from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
 from server.machines.token_effects import Effect, Granted, Recall, Refused
-from server.machines.token_state import Request, ResourceTokens
+from server.machines.token_state import Holder, Request, ResourceTokens
 from server.machines.token_table import Key, TokenTable
 
 
@@ -60,7 +60,8 @@ class TokenManager(TokenTable):
         request = Request(ticket, session, tuple(wanted.intervals()), mode, transient)
         self._note(handle, request)
         state = self._state((handle, resource))
-        if state.grantable(request, state.waiting.values()):
+        held = not transient and state.is_held_already(request)
+        if held or state.grantable(request, state.waiting.values()):
             return [self._grant(state, request), *self._trim(state, session)]
         if wait:
             return self._enqueue(state, request)
@@ -72,8 +73,9 @@ class TokenManager(TokenTable):
     ) -> bool:  # fmt: skip
         """Whether *session* holds all of the range at *mode* or stronger, being recalled or not. If so, the
         operation *ticket* holds it too, until `finish`: the storage may be at work on a write-back when the
-        session is fenced, and nobody must read under a token of his own before it is through. It never
-        queues: the write-backs of a recall must not wait for whom it is for (K6)."""
+        session is fenced, and nobody must read under a token of his own before it is through. (An operation
+        that changes something under tokens it was just granted does this as well.) It never queues: the
+        write-backs of a recall must not wait for whom it is for (K6)."""
         assert ticket not in self._tickets, self.story(handle)
         if not self.holds(session, handle, resource, start, end, mode):
             return False
@@ -85,13 +87,27 @@ class TokenManager(TokenTable):
     def settle(self, ticket: int) -> list[Effect]:
         """The reply that carries the grant of *ticket* is queued for sending: what it granted may be recalled
         from now on. Nothing happens for a ticket that a fence took away."""
-        return self._end(ticket, transient=False)
+        state = self._ended(ticket, "settled", transient=False)
+        if state is None:
+            return []
+        session, holder = next(pair for pair in state.holders.items() if ticket in pair[1].in_flight)
+        del holder.in_flight[ticket]
+        effects: list[Effect] = []
+        for request in state.waiting.values():
+            effects += self._recall_for(state, request, {session: holder})
+        effects += self._trim(state, session)
+        self._forget_idle(state)
+        return effects
 
     def finish(self, ticket: int) -> list[Effect]:
         """The transient operation *ticket* has ended, well or not. This is owed also after a fence, which
         leaves transient grants alone: the storage is still at work. Nothing happens for a ticket whose wait
         the fence ended."""
-        return self._end(ticket, transient=True)
+        state = self._ended(ticket, "finished", transient=True)
+        if state is None:
+            return []
+        del state.transients[ticket]
+        return self._advance(state)
 
     def cancel(self, ticket: int) -> list[Effect]:
         """The request *ticket* is given up if it is still waiting; it will not be answered. Its recalls stay
@@ -179,7 +195,7 @@ class TokenManager(TokenTable):
         state.waiting[request.ticket] = request
         self._holder(state, request.session).waiting.add(request.ticket)
         self._tickets[request.ticket] = (state.handle, state.resource)
-        return [*self._recall_for(state, request), *self._trim(state, request.session)]
+        return [*self._recall_for(state, request, state.holders), *self._trim(state, request.session)]
 
     def _unqueue(self, state: ResourceTokens, ticket: int) -> None:
         request = state.waiting.pop(ticket)
@@ -187,10 +203,11 @@ class TokenManager(TokenTable):
         del self._tickets[ticket]
 
     def _advance(self, state: ResourceTokens) -> list[Effect]:
-        """Something has ended: grant what has become grantable, and ask for what has become recallable.
+        """Something has ended: grant what has become grantable.
 
-        One pass in order of arrival is enough: a grant takes nothing that an earlier request waits for, and
-        what is granted is in flight, so that it cannot be recalled for a later one yet."""
+        One pass in order of arrival is enough: a grant never makes another request grantable. And nothing
+        has become recallable: for what was held when a request came it was asked then, and what was
+        granted since is asked for by `settle`."""
         effects: list[Effect] = []
         ahead: list[Request] = []
         for request in list(state.waiting.values()):
@@ -199,14 +216,15 @@ class TokenManager(TokenTable):
                 effects.append(self._grant(state, request))
             else:
                 ahead.append(request)
-                effects += self._recall_for(state, request)
         for session in list(state.holders):
             effects += self._trim(state, session)
         self._forget_idle(state)
         return effects
 
-    def _recall_for(self, state: ResourceTokens, request: Request) -> list[Effect]:
-        return [self._recall(state, other, token) for other, token in list(state.to_recall(request))]
+    def _recall_for(
+        self, state: ResourceTokens, request: Request, holders: dict[SessionId, Holder]
+    ) -> list[Effect]:
+        return [self._recall(state, other, token) for other, token in list(state.to_recall(request, holders))]
 
     def _trim(self, state: ResourceTokens, session: SessionId) -> list[Effect]:
         holder = state.holders.get(session)
@@ -234,21 +252,16 @@ class TokenManager(TokenTable):
                 touched[key] = state
         return [effect for state in touched.values() for effect in self._advance(state)]
 
-    def _end(self, ticket: int, *, transient: bool) -> list[Effect]:
+    def _ended(self, ticket: int, how: str, *, transient: bool) -> ResourceTokens | None:
         key = self._tickets.get(ticket)
         if key is None:
-            return []
+            return None
         state = self._states[key]
         assert ticket not in state.waiting, ("a waiting request cannot end", self.story(key[0]))
         assert (ticket in state.transients) is transient, ("settle or finish?", self.story(key[0]))
-        self._note(key[0], ("finished" if transient else "settled", ticket))
+        self._note(key[0], (how, ticket))
         del self._tickets[ticket]
-        if transient:
-            del state.transients[ticket]
-        else:
-            holder = next(holder for holder in state.holders.values() if ticket in holder.in_flight)
-            del holder.in_flight[ticket]
-        return self._advance(state)
+        return state
 
 
 def _is_range(resource: Resource, start: int, end: int) -> bool:

@@ -11,6 +11,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
@@ -26,7 +27,6 @@ FIRST, SECOND, BOTH = (0, 1), (1, RANGE_END), (0, RANGE_END)
 SESSIONS = (SessionId(b"a"), SessionId(b"b"))
 
 Wish = tuple[tuple[int, int], TokenMode, bool]  # range, mode, transient
-Step = tuple[Callable[..., None], tuple[object, ...]]
 
 
 class QuietManager(TokenManager):
@@ -76,7 +76,7 @@ def _explore(rules: Rules, manager: Callable[[], TokenManager]) -> int:
     world = World(manager(), SESSIONS)
     root = Node(world, dict.fromkeys(SESSIONS, 0), rules.gifts, rules.drops, rules.cancels)
     seen = {fingerprint(root)}
-    frontier: deque[tuple[Node, tuple[object, ...]]] = deque([(root, ())])
+    frontier: deque[tuple[Node, tuple[Any, ...]]] = deque([(root, ())])
     while frontier:
         parent, way = frontier.popleft()
         steps = list(enabled(parent, rules))
@@ -103,15 +103,15 @@ def _explore(rules: Rules, manager: Callable[[], TokenManager]) -> int:
     return len(seen)
 
 
-def _tell(way: tuple[object, ...]) -> str:
+def _tell(way: tuple[Any, ...]) -> str:
     steps: list[str] = []
     while way:
-        way, step = way  # type: ignore[misc]
+        way, step = way
         steps.append(str(step))
     return "\n".join(reversed(steps))
 
 
-def enabled(node: Node, rules: Rules) -> Iterator[tuple[str, tuple[object, ...], bool]]:
+def enabled(node: Node, rules: Rules) -> Iterator[tuple[str, tuple[Any, ...], bool]]:
     """The possible steps, and whether each is one that is owed: those alone must serve every request."""
     world = node.world
     for session, client in world.clients.items():
@@ -137,7 +137,7 @@ def enabled(node: Node, rules: Rules) -> Iterator[tuple[str, tuple[object, ...],
             yield "cancel", (ticket,), False
 
 
-def apply(node: Node, name: str, arguments: tuple[object, ...]) -> None:
+def apply(node: Node, name: str, arguments: tuple[Any, ...]) -> None:
     world = node.world
     match name, arguments:
         case "ask", (session, ((start, end), mode, transient)):
@@ -146,9 +146,9 @@ def apply(node: Node, name: str, arguments: tuple[object, ...]) -> None:
             world.ask(Ask(ticket, session, HANDLE, RESOURCE, start, end, mode, transient))
             if len(world.up[session]) == 1:
                 world.deliver(session)  # what the client does not do meanwhile, nobody can tell apart
-        case "give_back", (session, page):
+        case "give_back", (session, (start, end)):
             node.gifts -= 1
-            world.give_back(session, (Token(HANDLE, RESOURCE, *page, TokenMode.NONE),))
+            world.give_back(session, (Token(HANDLE, RESOURCE, start, end, TokenMode.NONE),))
         case "drop", _:
             node.drops -= 1
             world.drop(*arguments)

@@ -278,6 +278,20 @@ def test_disjoint_and_compatible_requests_are_not_held_up(bench):
     assert bench.acknowledge(slow) == [Granted(2, (data(0, 2, S),)), Granted(4, (data(0, 2, S),))]
 
 
+def test_a_waiting_request_keeps_its_place_when_its_session_is_granted_all_of_it_in_parts(bench):
+    """Found by the simulation: exempt from the queue, it would have been grantable, and was not looked at."""
+    bench.get(A, (0, 1), X)
+    for_first, for_second = *bench.ask(B, (0, 1), X), *bench.ask(B, (1, 2), X)
+    assert bench.ask(C, (0, 2), X) == []
+    assert bench.ask(B, (0, 2), S) == []
+    assert bench.acknowledge(for_first) == [Granted(2, (data(0, 1, X),))]
+    assert bench.acknowledge(for_second) == [Granted(3, (data(1, 2, X),))]
+    (first,), (second,) = bench.settle(2), bench.settle(3)
+    assert bench.acknowledge(first) == []
+    assert bench.acknowledge(second) == [Granted(4, (data(0, 2, X),))]
+    assert bench.settle(4) == [Recall(5, C, data(0, 2, S))]
+
+
 def test_giving_up_a_wait_lets_those_behind_go(bench):
     bench.get(A, (0, 1), S)
     (recall,) = bench.ask(B, (0, 1), X)
@@ -412,6 +426,24 @@ def test_beyond_the_limit_of_extents_half_of_them_are_recalled_at_once():
     assert bench.acknowledge(recall) == [], "no more of it before the trim is done"
     assert bench.acknowledge(trim) == [Granted(bench.ticket, (data(4, 7, X),))]
     assert bench.manager.holders(H, DATA)[A] == (data(4, 7, X), data(8, RANGE_END, X))
+
+
+def test_a_trim_does_not_overtake_a_grant_that_was_given_back_in_flight():
+    bench = Bench(extents_max=2)
+    bench.manager.reclaim(B, data(3, 4, X))
+    bench.manager.reclaim(B, data(7, 8, X))
+    bench.manager.reclaim(A, data(0, 1, X))
+    (granted,) = bench.ask(A, (4, 6), X)
+    assert granted.tokens == (data(4, 7, X),)
+    bench.manager.reclaim(A, data(8, 9, X))
+    bench.manager.reclaim(A, data(10, 11, X))
+    bench.manager.reclaim(A, data(12, RANGE_END, X))
+    trims = bench.checked(bench.manager.give_back(A, (data(4, 7, NONE),)))
+    assert trims == [Recall(1, A, data(0, 1, NONE)), Recall(2, A, data(8, 9, NONE))]
+    assert bench.settle(granted.ticket) == []
+    assert bench.acknowledge(trims[0]) == []
+    assert bench.acknowledge(trims[1]) == []
+    assert bench.manager.holders(H, DATA)[A] == (data(10, 11, X), data(12, RANGE_END, X))
 
 
 def test_a_thousand_inodes_and_a_thousand_extents_are_a_matter_of_course():

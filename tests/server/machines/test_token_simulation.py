@@ -44,32 +44,49 @@ class Simulation:
         self.world.ask(Ask(self.tickets, session, *where, about.mode, transient))
 
     def step(self) -> None:
+        """One of the steps that are possible for a client chosen at random."""
         world, pick = self.world, self.random
         session = pick.choice(list(world.clients))
         client = world.clients[session]
-        match pick.choices(
-            ["ask", "acknowledge", "give back", "receive", "deliver", "end", "cancel", "crash"],
-            [8, 8, 1, 12, 12, 8, 1, 0.1],
-        )[0]:
-            case "ask" if len(client.asked) < 4:
-                self.ask(session)
-            case "acknowledge" if client.owed:
-                returned = tuple(self.weaker() for _ in range(pick.choice([0, 0, 0, 1, 2])))
-                world.acknowledge(session, pick.randrange(len(client.owed)), returned)
-            case "give back":
-                world.give_back(session, tuple(self.weaker() for _ in range(pick.choice([1, 2]))))
-            case "receive" if world.down[session]:
-                world.receive(session)
-            case "deliver" if world.up[session]:
-                world.deliver(session)
-            case "end" if world.running:
-                world.end(pick.choice(list(world.running)))
-            case "cancel" if world.waiting:
-                world.cancel(pick.choice(list(world.waiting)))
-            case "crash":
-                world.drop(session)
-                self.sessions += 1
-                world.join(SessionId(b"s%d" % self.sessions))
+        possible = {
+            self.crash: 0.05,
+            self.give_back: 0.5,
+            self.ask: 6 if len(client.asked) < 4 else 0,
+            self.acknowledge: 6 if client.owed else 0,
+            world.receive: 10 if world.down[session] else 0,
+            world.deliver: 10 if world.up[session] else 0,
+            self.work: 2,
+            self.end: 6 if world.running else 0,
+            self.cancel: 0.5 if world.waiting else 0,
+        }
+        pick.choices(list(possible), list(possible.values()))[0](session)
+
+    def acknowledge(self, session: SessionId) -> None:
+        returned = tuple(self.weaker() for _ in range(self.random.choice([0, 0, 0, 1, 2])))
+        index = self.random.randrange(len(self.world.clients[session].owed))
+        self.world.acknowledge(session, index, returned)
+
+    def work(self, session: SessionId) -> None:
+        """An operation under a token that the server knows of, as a write-back is."""
+        for (handle, resource), tokens in self.world.clients[session].belief.items():
+            for start, end, mode in tokens:
+                self.tickets += 1
+                self.world.use(Ask(self.tickets, session, handle, resource, start, end, mode, True))
+                return
+
+    def give_back(self, session: SessionId) -> None:
+        self.world.give_back(session, tuple(self.weaker() for _ in range(self.random.choice([1, 2]))))
+
+    def end(self, _: SessionId) -> None:
+        self.world.end(self.random.choice(list(self.world.running)))
+
+    def cancel(self, _: SessionId) -> None:
+        self.world.cancel(self.random.choice(list(self.world.waiting)))
+
+    def crash(self, session: SessionId) -> None:
+        self.world.drop(session)
+        self.sessions += 1
+        self.world.join(SessionId(b"s%d" % self.sessions))
 
 
 @pytest.mark.parametrize("extents_max", [1024, 2])
