@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.tokens import RANGE_END
+
+log = logging.getLogger(__name__)
 
 
 class FuseKernel:
@@ -22,9 +25,11 @@ class FuseKernel:
         self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
     ) -> None:
         assert self.notifier is not None
+        log.debug("invalidate [%d, %d) of inode %d", start, end, node_id)
         # A length of 0 is "to the end" (fuse_reverse_inval_inode).
         length = 0 if end >= RANGE_END else end - start
         notified = await self.notifier.inval_inode(node_id, start, length, on_returned)
+        log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds
 
