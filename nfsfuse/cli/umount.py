@@ -27,9 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.umount2(os.fsencode(mounted.target), MNT_DETACH if arguments.lazy else 0) != 0:
         number = ctypes.get_errno()
-        hint = (
-            "; programs use it (see fuser -m), or use --lazy" if os.strerror(number).endswith("busy") else ""
-        )
+        hint = "; programs use it (see fuser -m), or use --lazy" if os.strerror(number).endswith("busy") else ""
         print(f"nfsfuse: cannot unmount {mountpoint}: {os.strerror(number)}{hint}", file=sys.stderr)
         return 1
     if daemon is not None and not arguments.lazy:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
+import trio
+
+from nfsfuse.fuse.bulk import BulkWriteBack
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.tokens import RANGE_END
+
+BULK_THREADS_MAX = 4
+"""Threads that start write-backs: each occupies the kernel for as long as the writes take."""
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +25,8 @@ class FuseKernel:
 
     def __init__(self) -> None:
         self.notifier: Notifier | None = None
+        self.bulk: BulkWriteBack | None = None
+        self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
         self.invalidations = 0
         self.invalidation_seconds = 0.0
 
@@ -32,6 +41,13 @@ class FuseKernel:
         log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds
+
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        assert self.bulk is not None
+        end = min(end, RANGE_END - 1)
+        with trio.CancelScope(shield=True):
+            call = partial(self.bulk.start, node_id, generation, start, end)
+            await trio.to_thread.run_sync(call, limiter=self._threads)
 
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         assert self.notifier is not None
