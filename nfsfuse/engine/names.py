@@ -112,10 +112,10 @@ class Names:
         inode = self._inodes[node_id]
         cached = inode.attributes.xattrs
         if name in cached:
-            value = cached[name]
-            if value is None:
+            known = cached[name]
+            if known is None:
                 raise FsError(errno.ENODATA)
-            return value
+            return known
 
         def told(_: Message, payload: bytes | bytearray) -> None:
             inode.attributes.learned_xattr(name, bytes(payload))
