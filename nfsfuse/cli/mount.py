@@ -16,7 +16,7 @@ import trio
 
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
-from nfsfuse.cli.mounts import FSTYPE, mounted_at
+from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.session import Session
@@ -57,9 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check_mountpoint(path: str) -> None:
-    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on."""
+    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on, or only what
+    `remove_dead_mounts` will remove."""
     mounted = mounted_at(path)
     if mounted is not None and mounted.fstype == FSTYPE:
+        if is_dead(path):
+            return
         raise MountFailure(f"{path}: already mounted from {mounted.source}")
     try:
         mode = os.stat(path).st_mode
@@ -67,6 +70,16 @@ def check_mountpoint(path: str) -> None:
         raise MountFailure(f"cannot mount on {path}: {exc.strerror}") from exc
     if not stat.S_ISDIR(mode):
         raise MountFailure(f"cannot mount on {path}: not a directory")
+
+
+def remove_dead_mounts(path: str) -> None:
+    """Unmount what daemons that were killed have left on *path*. Raises MountFailure."""
+    while (mounted := mounted_at(path)) is not None and mounted.fstype == FSTYPE and is_dead(path):
+        try:
+            unmount(mounted.target, MNT_DETACH)  # programs that still use it get ENOTCONN either way
+        except OSError as exc:
+            raise MountFailure(f"cannot remove the dead mount on {path}: {exc.strerror}") from exc
+        log.warning("removed a dead mount of %s from %s: its daemon was gone", mounted.source, path)
 
 
 def check_device() -> None:
@@ -89,6 +102,8 @@ def serve_mount(
         launch.failed(f"cannot log to {log_target}: {exc.strerror}")
         return 1
     try:
+        remove_dead_mounts(mountpoint)
+        check_mountpoint(mountpoint)
         trio.run(_Mount(address, mountpoint, options, launch).run)
     except (MountFailure, BaseExceptionGroup) as exc:
         failure = _leaf(exc)

@@ -37,6 +37,18 @@ def marked(directory: Path) -> list[int]:
     return found
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is over; it may still wait for its parent to ask how it ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
 def end_process(pid: int, number: int = signal.SIGKILL, seconds: float = DEATH_SECONDS_MAX) -> bool:
     """Send a signal and wait for the process, which need not be a child; whether it has ended."""
     try:
