@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -189,7 +190,7 @@ class _Mount:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._end_on_signal, pyfuse3.terminate)
+                await nursery.start(self._end_on_signal, pyfuse3.terminate)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         finally:
@@ -201,9 +202,11 @@ class _Mount:
         log.info("%s is mounted on %s", self._address, self._mountpoint)
         self._launch.ready()
 
-    async def _end_on_signal(self, terminate: object) -> None:
-        assert callable(terminate)
+    async def _end_on_signal(
+        self, terminate: Callable[[], object], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("unmounting on %s", signal.Signals(number).name)
                 terminate()
