@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -16,6 +17,14 @@ from nfsfuse.protocol.types import Attributes
 Context = pyfuse3.RequestContext
 Fh = pyfuse3.FileHandleT
 Ino = pyfuse3.InodeT
+
+
+def _opened(number: int, flags: int) -> pyfuse3.FileInfo:
+    # Through its page cache the kernel cuts a write(2) at the first page that is not up to date
+    # (fuse_fill_write_pages), and other clients' records would come between the pieces of an appended one.
+    # Direct I/O sends it whole. It forbids shared mappings, but a file open for writing only has none.
+    whole = flags & os.O_APPEND != 0 and flags & os.O_ACCMODE == os.O_WRONLY
+    return pyfuse3.FileInfo(fh=Fh(number), keep_cache=False, direct_io=whole)
 
 
 class Operations(pyfuse3.Operations):
@@ -168,7 +177,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def open(self, inode: Ino, flags: pyfuse3.FlagT, ctx: Context) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=Fh(await self._fs.files.open(inode, flags)), keep_cache=False)
+        return _opened(await self._fs.files.open(inode, flags), flags)
 
     @handler
     async def create(
@@ -176,7 +185,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
-        return pyfuse3.FileInfo(fh=Fh(number), keep_cache=False), self._entry(found)
+        return _opened(number, flags), self._entry(found)
 
     @handler
     async def read(self, fh: Fh, off: int, size: int) -> bytes:
