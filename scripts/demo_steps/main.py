@@ -42,13 +42,17 @@ STEPS: Final = (
 
 
 class Stopped(Exception):
-    """A signal asked for the end."""
+    """A signal asked for the end; *number* is which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_IGN)  # a second Ctrl-C must not end the clean-up half-way
-    raise Stopped(signal.Signals(number).name)
+    raise Stopped(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if all(results) else 1
     except Stopped as exc:
         screen.note(f"\ndemo: stopped by {exc}; cleaning up")
-        return 130
+        return 128 + exc.number
     except Failed as exc:
         screen.note(f"demo: error: {exc}")
         return 1

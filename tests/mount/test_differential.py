@@ -18,19 +18,21 @@ COMPARE_EVERY = 100
 def test_like_a_local_directory(pair: Pair, tmp_path: Path, seed: int) -> None:
     """And like what is seen through the other mount, and on the server."""
     before = os.umask(0o022)
-    (tmp_path / "local").mkdir()
-    here, local = Directory(pair.one), Directory(tmp_path / "local")
-    elsewhere = Directory(pair.two)
+    # One level down: links to ../b lead out of it, and must not meet another test there.
+    here, local = pair.one / "root", tmp_path / "root"
+    here.mkdir()
+    local.mkdir()
+    mounted, expected = Directory(here), Directory(local)
     try:
         for number, operation in enumerate(generate(seed, OPERATIONS)):
             story = f"seed {seed}, operation {number}: {operation!s:.300}"
-            assert here.apply(operation) == local.apply(operation), story
+            assert mounted.apply(operation) == expected.apply(operation), story
             if number % COMPARE_EVERY == COMPARE_EVERY - 1:
-                tree = local.tree()
-                assert here.tree() == tree, f"after {story}"
-                assert elsewhere.tree() == tree, f"through the other mount, after {story}"
-        assert Directory(pair.export).tree() == local.tree(), f"seed {seed}, on the server"
+                tree = expected.tree()
+                assert mounted.tree() == tree, f"after {story}"
+                assert Directory(pair.two / "root").tree() == tree, f"through the other mount, after {story}"
+        assert Directory(pair.export / "root").tree() == expected.tree(), f"seed {seed}, on the server"
     finally:
-        here.close_all()
-        local.close_all()
+        mounted.close_all()
+        expected.close_all()
         os.umask(before)

@@ -54,7 +54,7 @@ def test_seeking_back_in_a_listing(pair: Pair) -> None:
 
 def test_removing_while_listing_removes_all(pair: Pair) -> None:
     """As rm -r does."""
-    fill(pair.export, 5000)
+    fill(pair.export, 2000)
     with os.scandir(pair.one) as entries:
         for entry in entries:
             os.unlink(entry.path)

@@ -173,14 +173,14 @@ IN_A_NAMESPACE = """
 mount -t tmpfs none /usr/local/bin
 ln -s "$NFSFUSE" /usr/local/bin/nfsfuse
 mount -t fuse.nfsfuse "$SERVER" "$MOUNTPOINT" -o "$OPTIONS"
-grep nfsfuse /proc/self/mounts
+grep " $MOUNTPOINT " /proc/self/mounts
 echo by mount > "$MOUNTPOINT/file"
 umount "$MOUNTPOINT"
 mount --fstab "$FSTAB" "$MOUNTPOINT"
-grep nfsfuse /proc/self/mounts
+grep " $MOUNTPOINT " /proc/self/mounts
 cat "$MOUNTPOINT/file"
 nfsfuse umount "$MOUNTPOINT"
-! grep nfsfuse /proc/self/mounts
+! grep " $MOUNTPOINT " /proc/self/mounts
 """
 
 
