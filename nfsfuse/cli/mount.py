@@ -10,8 +10,10 @@ import signal
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -19,13 +21,16 @@ from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
-from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.types import ClientId
+from nfsfuse.protocol.types import ClientId, Node
 from nfsfuse.rpc.address import Address, connect, parse_address
 from nfsfuse.rpc.streams import ConnectionLost, SocketByteStream
+
+if TYPE_CHECKING:
+    from nfsfuse.fuse import supplement
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +142,7 @@ class _Mount:
         session = Session(await self._connected(), ClientId(secrets.token_bytes(16)), socket.gethostname())
         async with trio.open_nursery() as nursery:
             welcome = await self._greet(nursery, session)
-            await self._serve(session, Filesystem(session, welcome.root))
+            await self._serve(session, welcome.root)
             await session.goodbye()
             nursery.cancel_scope.cancel()
 
@@ -177,30 +182,53 @@ class _Mount:
             # The mount stays, and says EIO: an unmounted directory would look empty to a backup.
             log.error("the connection to %s is lost: %s", self._address, _leaf(group))
 
-    async def _serve(self, session: Session, filesystem: Filesystem) -> None:
+    async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
-        import pyfuse3
-
+        from nfsfuse.fuse.binding import SupplementError, pyfuse3
+        from nfsfuse.fuse.extra import ExtraOperations
+        from nfsfuse.fuse.init import InitOptions
+        from nfsfuse.fuse.kernel import FuseKernel
         from nfsfuse.fuse.operations import Operations
+        from nfsfuse.fuse.supplement import mount
 
-        operations = Operations(filesystem, self._mounted)
+        kernel = FuseKernel()
+        guard = os.environ.get("NFSFUSE_GUARD") == "1"
+        filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
+        session.on_recall = filesystem.recalls.arrived
+        fuse_options = self._options.fuse(str(self._address))
         try:
-            pyfuse3.init(operations, self._mountpoint, self._options.fuse(str(self._address)))
-        except RuntimeError as exc:
+            mounted = mount(
+                Operations(filesystem),
+                self._mountpoint,
+                fuse_options,
+                InitOptions(locks=False),
+                ExtraOperations(),
+            )
+        except (RuntimeError, SupplementError) as exc:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
+        kernel.notifier = mounted.notifier
         try:
             async with trio.open_nursery() as nursery:
+                await nursery.start(filesystem.run)
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
-                await pyfuse3.main()
-                nursery.cancel_scope.cancel()
+                negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
+                log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
+                registry.register(self._mountpoint)
+                self._launch.ready()
         finally:
-            pyfuse3.close(unmount=True)
+            mounted.close()
             registry.unregister(self._mountpoint)
 
-    def _mounted(self) -> None:
-        registry.register(self._mountpoint)
-        log.info("%s is mounted on %s", self._address, self._mountpoint)
-        self._launch.ready()
+    async def _until_unmounted(
+        self,
+        mounted: supplement.Mount,
+        nursery: trio.Nursery,
+        filesystem: Filesystem,
+        task_status: trio.TaskStatus[Any],
+    ) -> None:
+        await mounted.serve(task_status=task_status)
+        await filesystem.write_back.everything()
+        nursery.cancel_scope.cancel()
 
     async def _end_on_signal(
         self, terminate: Callable[[], object], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -1,71 +1,259 @@
-"""Open files and their data on the client."""
+"""Open files on the client: open, close, and what concerns a file as a whole."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
-from nfsfuse.engine.names import Found, Names
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.names import Found
+from nfsfuse.engine.reading import Reader
+from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.types import Credentials, OpenId
+from nfsfuse.protocol.intervals import IntervalSet
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
-    """One open file of this mount. *flags* as of open(2)."""
+    """One open file of this mount. *flags* as of open(2). *failures_told*: see `CachedFile.failed`."""
 
-    inode: Inode
-    open_id: OpenId
+    file: CachedFile
     flags: int
+    failures_told: int
+
+    @property
+    def writing(self) -> bool:
+        """Whether it may write, also through a mapping."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def direct(self) -> bool:
+        """Whether the kernel bypasses its page cache: O_DIRECT, and O_APPEND, where only the daemon knows the
+        true end (the kernel would cache the data at the end that it believes in)."""
+        return bool(self.flags & (os.O_DIRECT | os.O_APPEND))
 
 
 class Files:
     """Open files of a mount. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable, names: Names) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        inodes: InodeTable,
+        holdings: Holdings,
+        kernel: Kernel,
+        reader: Reader,
+        writer: Writer,
+        write_back: WriteBack,
+    ) -> None:
         self._remote = remote
         self._inodes = inodes
-        self._names = names
+        self._holdings = holdings
+        self._kernel = kernel
+        self._reader = reader
+        self._writer = writer
+        self._write_back = write_back
         self._open: dict[int, OpenFile] = {}
         self._ids = itertools.count(1)
 
+    def __getitem__(self, number: int) -> OpenFile:
+        """The open file with this number."""
+        return self._open[number]
+
+    # --- open and close ---
+
     async def open(self, node_id: int, flags: int) -> int:
+        """Open; the open file's number. Under tokens that suffice it needs no round trip."""
         inode = self._inodes[node_id]
-        reply, _ = await self._remote.call(m.Open(inode.handle, flags))
-        return self._number(OpenFile(inode, reply.open_id, flags))
+        file = self._holdings.file(inode)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
+        file.open_count += 1
+        file.tokens.writers += writing
+        try:
+            if writing:
+                while file.tokens.revocations:
+                    await file.changed()
+            if not self._is_open_locally(file, flags):
+                await self._open_remotely(file, flags)
+            if writing:
+                await self._give_up_shared(file)
+        except BaseException:
+            self._closed(file, writing)
+            raise
+        return self._number(file, flags)
+
+    def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
+        if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
+            return False
+        return bool(file.tokens.held) and not (file.tokens.writers and file.tokens.shared())
+
+    async def _open_remotely(self, file: CachedFile, flags: int) -> None:
+        truncates = bool(flags & os.O_TRUNC)
+        if truncates:
+            await self._write_back.write_back(file)
+
+        def opened(reply: Message, content: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Opened)
+            file.open_ids.append(reply.open_id)
+            if truncates:
+                self._truncated(file, 0)
+            self._holdings.found(reply.node, reply.tokens)
+            if reply.content and file.tokens.holds(0, _page_end(len(content)), TokenMode.SHARED):
+                file.pages.fill(0, content, IntervalSet())
+            if file.open_count == 0:
+                self._release(file)  # whoever opened it was interrupted
+
+        await self._remote.call(m.Open(file.inode.handle, flags, True), b"", opened)
+
+    async def _give_up_shared(self, file: CachedFile) -> None:
+        """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
+        is given back, the kernel's pages first, and comes again page by page as it is used."""
+        while shared := file.tokens.shared():
+            start, end = shared[0]
+            revocation = file.tokens.revoke(start, end, TokenMode.NONE)
+            while ranges := file.tokens.invalidate(revocation):
+                for low, high in ranges:
+                    await self._kernel.invalidate_pages(file.inode.node_id, low, high, revocation.close)
+            file.pages.drop(start, end)
+            file.changes(start, end)
+            file.tokens.reduce(start, end, TokenMode.NONE)
+            file.tokens.revoked(revocation)
+            file.wake()
+            token = Token(file.inode.handle, Resource.DATA, start, end, TokenMode.NONE)
+            self._remote.post(m.ReturnTokens((token,)))
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, creds: Credentials
     ) -> tuple[int, Found]:
-        message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
-        reply, _ = await self._remote.call(message)
-        found = self._names.found(reply.node)
-        return self._number(OpenFile(found.inode, reply.open_id, flags)), found
+        """Create and open: the open file's number, and what was found or made."""
+        made: list[Inode] = []
 
-    def _number(self, file: OpenFile) -> int:
+        def created(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Opened)
+            inode = self._inodes.known(reply.node)
+            file = self._holdings.file(inode)
+            file.tokens.writers += flags & os.O_ACCMODE != os.O_RDONLY
+            file.open_count += 1
+            file.open_ids.append(reply.open_id)
+            if flags & os.O_TRUNC:
+                self._truncated(file, 0)
+            self._holdings.found(reply.node, reply.tokens, reply.affected)
+            made.append(inode)
+
+        message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
+        try:
+            reply, _ = await self._remote.call(message, b"", created)
+        except BaseException:
+            if made:
+                self._closed(self._holdings.file(made[0]), flags & os.O_ACCMODE != os.O_RDONLY)
+            raise
+        inode = made[0]
+        inode.lookups += 1
+        file = self._holdings.file(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            await self._give_up_shared(file)
+        return self._number(file, flags), Found(inode, reply.node.attributes)
+
+    def _number(self, file: CachedFile, flags: int) -> int:
         number = next(self._ids)
-        self._open[number] = file
+        self._open[number] = OpenFile(file, flags, file.failures)
         return number
 
-    async def read(self, number: int, offset: int, size: int) -> bytes | bytearray:
-        _, data = await self._remote.call(m.Read(self._open[number].inode.handle, offset, size))
-        return data
+    async def flush(self, number: int) -> None:
+        """close(2) of one descriptor: what it wrote is at the server when this returns (promise 5)."""
+        opened = self._open[number]
+        if opened.writing:
+            await self._told_of_failures(opened, self._write_back.write_back(opened.file))
 
-    async def write(self, number: int, offset: int, data: bytes) -> int:
-        file = self._open[number]
-        append = bool(file.flags & os.O_APPEND)
-        await self._remote.call(m.Write(file.inode.handle, offset, append), data)
-        return len(data)
+    def release(self, number: int) -> None:
+        """The last close: nobody waits for it, in the kernel either."""
+        opened = self._open.pop(number)
+        self._closed(opened.file, opened.writing)
+
+    def _closed(self, file: CachedFile, writing: bool) -> None:
+        file.open_count -= 1
+        file.tokens.writers -= writing
+        if file.open_count == 0:
+            self._release(file)
+        file.wake()
+
+    def _release(self, file: CachedFile) -> None:
+        for open_id in file.open_ids:
+            self._remote.post(m.Release(open_id))
+        file.open_ids.clear()
+
+    # --- data ---
+
+    async def read(self, number: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """pread(2) for the kernel."""
+        opened = self._open[number]
+        return await self._reader.read(opened.file, offset, size, cached=not opened.direct)
+
+    async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
+        """pwrite(2) for the kernel, or the write-back of a mapped *page*."""
+        opened = self._open[number]
+        append = bool(opened.flags & os.O_APPEND) and not page
+        direct = opened.direct and not page
+        return await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
 
     async def fsync(self, number: int, data_only: bool) -> None:
-        await self._remote.call(m.Fsync(self._open[number].inode.handle, data_only))
+        """fsync(2): on the server's disk when this returns."""
+        opened = self._open[number]
+        await self._told_of_failures(opened, self._write_back.write_back(opened.file))
+        await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
 
-    async def flush(self, number: int) -> None:
-        """close(2) of one descriptor: everything written is at the server already."""
+    async def _told_of_failures(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+        """Write back, and tell this open file of every failure since it was last told: once (errseq)."""
+        file = opened.file
+        try:
+            await write_back
+        finally:
+            told, opened.failures_told = opened.failures_told, file.failures
+        if told != file.failures:
+            assert file.failure is not None
+            raise file.failure
 
-    async def release(self, number: int) -> None:
-        file = self._open.pop(number)
-        await self._remote.call(m.Release(file.open_id))
+    # --- attributes of files ---
+
+    async def setattr(self, inode: Inode, changes: AttributeChanges) -> Attributes:
+        """chmod, chown, truncate, utimensat of any inode. What is dirty goes first, or its write-back would
+        change the times again and undo the truncation."""
+        file = self._holdings.existing_file(inode.handle)
+        if file is not None:
+            await self._write_back.write_back(file)
+
+        def changed(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Stat)
+            if file is not None and changes.size is not None:
+                self._truncated(file, changes.size)
+            inode.attributes.forget_value()
+            self._holdings.apply(reply.tokens)
+            inode.attributes.learned(reply.attributes)
+
+        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes), b"", changed)
+        return inode.attributes.known or reply.attributes
+
+    def _truncated(self, file: CachedFile, size: int) -> None:
+        """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
+        file.changes(size, RANGE_END)
+        for start, end in file.pages.writing.intervals(size):
+            # Under way since before the truncation: the server has put it before that, too.
+            file.pages.end_write_back(start, end, clean=True)
+        file.pages.drop(size, RANGE_END)
+        file.attributes.changed_here = bool(file.pages.dirty)
+
+
+def _page_end(size: int) -> int:
+    return -(-size // 4096) * 4096

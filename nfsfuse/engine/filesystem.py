@@ -1,20 +1,89 @@
-"""The client's filesystem, whole: names, directories and files over one session."""
+"""The client's filesystem, whole: names, directories and files over one session, with what they cache."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.files import Files
+from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Names
-from nfsfuse.machines.inodes import InodeTable
+from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.reading import Reader
+from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.types import Node
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """How much the daemon may keep. Sizes are bytes."""
+
+    cache_bytes: int = 256 << 20
+    dirty_bytes_max: int = 64 << 20
+    guard: bool = False
 
 
 class Filesystem:
     """What a mount is made of. Knows nothing of FUSE."""
 
-    def __init__(self, remote: Remote, root: Node) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        root: Node,
+        kernel: Kernel,
+        options: CacheOptions,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._kernel = kernel
+        self._nursery: trio.Nursery | None = None
         self.inodes = InodeTable(root)
-        self.names = Names(remote, self.inodes)
+        self.cache = PageCache(options.cache_bytes, options.guard)
+        self.write_back = WriteBack(remote, self.cache, options.dirty_bytes_max, self._attributes_changed)
+        self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
+        self.page_protocol = PageProtocol(kernel, self.write_back)
+        self.recalls = Recalls(
+            remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
+        )
+        self.names = Names(remote, self.inodes, self.holdings, self.write_back)
         self.directories = Directories(remote, self.inodes)
-        self.files = Files(remote, self.inodes, self.names)
+        self.files = Files(
+            remote,
+            self.inodes,
+            self.holdings,
+            kernel,
+            Reader(remote, self.holdings),
+            Writer(remote, self.holdings, self.write_back, kernel, wall_clock),
+            self.write_back,
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what is done in the background, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.write_back.run)
+            await nursery.start(self.recalls.run)
+            task_status.started()
+
+    def _attributes_changed(self, file: CachedFile) -> None:
+        if file.attributes.kernel_trusts:
+            self._distrust(file.inode)
+
+    def _distrust(self, inode: Inode) -> None:
+        """The kernel believes attributes that are not the newest: have it ask again, soon."""
+        assert self._nursery is not None
+        inode.attributes.kernel_trusts = False
+        self._nursery.start_soon(self._kernel.invalidate_attributes, inode.node_id)
+
+    def check(self) -> None:
+        """Assert every invariant of the client."""
+        self.holdings.check()

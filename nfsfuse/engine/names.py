@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, FilesystemStatistics, Node
+from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,59 +25,82 @@ class Found:
 class Names:
     """Everything that is about names, attributes and links. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable) -> None:
+    def __init__(self, remote: Remote, inodes: InodeTable, holdings: Holdings, write_back: WriteBack) -> None:
         self._remote = remote
         self._inodes = inodes
+        self._holdings = holdings
+        self._write_back = write_back
 
-    def found(self, node: Node) -> Found:
-        """Tell the kernel of *node*: from now on it counts as looked up once more."""
-        return Found(self._inodes.remember(node), node.attributes)
+    # --- finding ---
+
+    def told(self, node: Node) -> Found:
+        """The kernel is told of *node*: from now on it counts as looked up once more."""
+        inode = self._inodes.known(node)
+        inode.lookups += 1
+        return Found(inode, inode.attributes.known or node.attributes)
+
+    def _entry(self, reply: Message, _: bytes | bytearray) -> None:
+        assert isinstance(reply, m.Entry)
+        self._holdings.found(reply.node, reply.tokens, reply.affected)
+
+    async def _found(self, message: Request[m.Entry]) -> Found:
+        reply, _ = await self._remote.call(message, b"", self._entry)
+        return self.told(reply.node)
 
     async def lookup(self, parent: int, name: bytes) -> Found:
-        reply, _ = await self._remote.call(m.Lookup(self._inodes[parent].handle, name))
-        return self.found(reply.node)
+        return await self._found(m.Lookup(self._inodes[parent].handle, name))
 
     def forget(self, node_id: int, count: int) -> None:
-        self._inodes.forget(node_id, count)
+        inode = self._inodes.forget(node_id, count)
+        if inode is not None:
+            self._holdings.forgotten(inode)
+
+    # --- making and removing ---
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, creds: Credentials) -> Found:
+        return await self._found(m.SymLink(self._inodes[parent].handle, name, target, creds))
+
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, creds: Credentials) -> Found:
+        return await self._found(m.MkNod(self._inodes[parent].handle, name, mode, rdev, creds))
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, creds: Credentials) -> Found:
+        return await self._found(m.MkDir(self._inodes[parent].handle, name, mode, creds))
+
+    async def link(self, node_id: int, parent: int, name: bytes) -> Found:
+        return await self._found(m.Link(self._inodes[node_id].handle, self._inodes[parent].handle, name))
+
+    def _done(self, reply: Message, _: bytes | bytearray) -> None:
+        assert isinstance(reply, m.Done)
+        for node in reply.affected:
+            self._holdings.learn_node(node)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        await self._remote.call(m.Unlink(self._inodes[parent].handle, name), b"", self._done)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        await self._remote.call(m.RmDir(self._inodes[parent].handle, name), b"", self._done)
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        old, new = self._inodes[parent].handle, self._inodes[new_parent].handle
+        await self._remote.call(m.Rename(old, name, new, new_name, flags), b"", self._done)
+
+    # --- attributes ---
 
     async def getattr(self, node_id: int) -> Attributes:
-        reply, _ = await self._remote.call(m.GetAttr(self._inodes[node_id].handle))
-        return reply.attributes
+        """The attributes; without a round trip under a token for them."""
+        inode = self._inodes[node_id]
+        file = self._holdings.existing_file(inode.handle)
+        if inode.attributes.known is not None and not inode.attributes.revoking:
+            return inode.attributes.known
+        if file is not None and file.pages.dirty:
+            await self._write_back.write_back(file)  # or our own writes would not show in the times
 
-    async def setattr(self, node_id: int, changes: AttributeChanges) -> Attributes:
-        reply, _ = await self._remote.call(m.SetAttr(self._inodes[node_id].handle, changes))
-        return reply.attributes
+        reply, _ = await self._remote.call(m.GetAttr(inode.handle), b"", partial(self._stat, inode))
+        return inode.attributes.known or reply.attributes
 
     async def readlink(self, node_id: int) -> bytes:
         reply, _ = await self._remote.call(m.ReadLink(self._inodes[node_id].handle))
         return reply.target
-
-    async def symlink(self, parent: int, name: bytes, target: bytes, creds: Credentials) -> Found:
-        reply, _ = await self._remote.call(m.SymLink(self._inodes[parent].handle, name, target, creds))
-        return self.found(reply.node)
-
-    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, creds: Credentials) -> Found:
-        reply, _ = await self._remote.call(m.MkNod(self._inodes[parent].handle, name, mode, rdev, creds))
-        return self.found(reply.node)
-
-    async def mkdir(self, parent: int, name: bytes, mode: int, creds: Credentials) -> Found:
-        reply, _ = await self._remote.call(m.MkDir(self._inodes[parent].handle, name, mode, creds))
-        return self.found(reply.node)
-
-    async def link(self, node_id: int, parent: int, name: bytes) -> Found:
-        message = m.Link(self._inodes[node_id].handle, self._inodes[parent].handle, name)
-        reply, _ = await self._remote.call(message)
-        return self.found(reply.node)
-
-    async def unlink(self, parent: int, name: bytes) -> None:
-        await self._remote.call(m.Unlink(self._inodes[parent].handle, name))
-
-    async def rmdir(self, parent: int, name: bytes) -> None:
-        await self._remote.call(m.RmDir(self._inodes[parent].handle, name))
-
-    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        old, new = self._inodes[parent].handle, self._inodes[new_parent].handle
-        await self._remote.call(m.Rename(old, name, new, new_name, flags))
 
     async def statfs(self) -> FilesystemStatistics:
         reply, _ = await self._remote.call(m.StatFs())
@@ -84,11 +111,18 @@ class Names:
         return bytes(value)
 
     async def setxattr(self, node_id: int, name: bytes, value: bytes, flags: int) -> None:
-        await self._remote.call(m.SetXattr(self._inodes[node_id].handle, name, flags), value)
+        inode = self._inodes[node_id]
+        await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._stat, inode))
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
         reply, _ = await self._remote.call(m.ListXattr(self._inodes[node_id].handle))
         return reply.names
 
     async def removexattr(self, node_id: int, name: bytes) -> None:
-        await self._remote.call(m.RemoveXattr(self._inodes[node_id].handle, name))
+        inode = self._inodes[node_id]
+        await self._remote.call(m.RemoveXattr(inode.handle, name), b"", partial(self._stat, inode))
+
+    def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
+        assert isinstance(reply, m.Stat)
+        self._holdings.apply(reply.tokens)
+        self._holdings.learn(inode, reply.attributes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -27,6 +28,7 @@ class Session:
     """One session over one connection; an implementation of the Remote port."""
 
     def __init__(self, stream: ByteStream, client_id: ClientId, client_name: str) -> None:
+        self.on_recall: Callable[[m.Recall, Callable[[m.Recalled], None]], None] | None = None
         self._client_id = client_id
         self._client_name = client_name
         self._channel = Channel(stream, Exchange(frozenset(SERVER_REQUESTS)), self._called, self._abandoned)
@@ -54,6 +56,11 @@ class Session:
     def post(self, message: Request[Message]) -> None:
         self._channel.post(message)
 
+    @property
+    def requests_sent(self) -> int:
+        """Requests since the session began."""
+        return self._channel.frames_sent
+
     async def goodbye(self) -> None:
         """End the session in order."""
         try:
@@ -63,7 +70,10 @@ class Session:
         self._channel.close()
 
     def _called(self, event: RequestArrived) -> None:
-        raise ProtocolError(f"no callback {type(event.message).__name__} is known")
+        assert isinstance(event.message, m.Recall)
+        if self.on_recall is None:
+            raise ProtocolError("a recall before anything was granted")
+        self.on_recall(event.message, partial(self._channel.reply, event.id))
 
     def _abandoned(self, number: RequestId) -> None:
         self._channel.post(m.Cancel(number))

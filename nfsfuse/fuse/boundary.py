@@ -1,4 +1,4 @@
-"""The one place where exceptions become errnos.
+"""The one place where exceptions become errnos, and where a handler can be interrupted.
 
 An exception that leaves a pyfuse3 handler ends the mount, and with it every program that waits in it: so none
 does. What an application should see is told to it; anything else is a bug of ours, logged, and an EIO.
@@ -10,20 +10,21 @@ import errno
 import logging
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import pyfuse3
-
+from nfsfuse.fuse.binding import Request, pyfuse3
+from nfsfuse.fuse.interrupt import interruptible
 from nfsfuse.protocol.errors import FsError
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def handler(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Make *method* a handler out of which only FUSEError comes."""
+def translated(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Out of *method* comes only FUSEError, and trio's cancellation."""
 
     @wraps(method)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -38,3 +39,11 @@ def handler(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return guarded
+
+
+def handler(
+    method: Callable[Concatenate[S, Request, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Make *method* a pyfuse3 handler: it is told the facts of its request, its program can be killed while
+    it waits, and only FUSEError comes out."""
+    return interruptible(translated(method))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pyfuse3
-
+from nfsfuse.fuse.binding import pyfuse3
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.types import (
     AttributeChanges,
@@ -18,14 +17,12 @@ BLOCK_SIZE = 128 * 1024
 
 
 def entry(
-    inode: Inode | None, attributes: Attributes, entry_seconds: float, attr_seconds: float
+    inode: Inode, attributes: Attributes, entry_seconds: float, attr_seconds: float
 ) -> pyfuse3.EntryAttributes:
-    """What the kernel is told of an inode, and for how long it may believe name and attributes.
-    Without *inode* these are attributes only, and the caller sets the node id."""
+    """What the kernel is told of an inode, and for how long it may believe name and attributes."""
     result = pyfuse3.EntryAttributes()
-    result.st_ino = pyfuse3.InodeT(attributes.ino if inode is None else inode.node_id)
-    if inode is not None:
-        result.generation = inode.generation
+    result.st_ino = pyfuse3.InodeT(inode.node_id)
+    result.generation = inode.generation
     result.entry_timeout = entry_seconds
     result.attr_timeout = attr_seconds
     result.st_mode = pyfuse3.ModeT(attributes.mode)

@@ -7,9 +7,10 @@ the generation then differs, and the kernel tells them apart (``fuse_stale_inode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NewType
 
+from nfsfuse.machines.attribute_cache import AttributeCache
 from nfsfuse.protocol.types import InodeHandle, Node
 
 NodeId = NewType("NodeId", int)
@@ -25,6 +26,7 @@ class Inode:
     generation: int
     handle: InodeHandle
     lookups: int = 0
+    attributes: AttributeCache = field(default_factory=AttributeCache)
 
 
 class InodeTable:
@@ -45,8 +47,8 @@ class InodeTable:
         """The inode of this handle, if the kernel knows it."""
         return self._by_handle.get(handle)
 
-    def remember(self, node: Node) -> Inode:
-        """The kernel is about to be told of *node*: one more lookup to be forgotten."""
+    def known(self, node: Node) -> Inode:
+        """The entry of *node*, of which the kernel will perhaps be told."""
         inode = self._by_handle.get(node.handle)
         if inode is None:
             node_id = NodeId(node.attributes.ino)
@@ -61,7 +63,6 @@ class InodeTable:
                 del self._by_handle[former.handle]
             self._inodes[node_id] = inode
             self._by_handle[node.handle] = inode
-        inode.lookups += 1
         return inode
 
     def forget(self, node_id: int, count: int) -> Inode | None:
@@ -81,5 +82,5 @@ class InodeTable:
         assert len(self._inodes) == len(self._by_handle)
         for node_id, inode in self._inodes.items():
             assert inode.node_id == node_id
-            assert inode.lookups > 0 or node_id == ROOT
+            assert inode.lookups >= 0
             assert self._by_handle[inode.handle] is inode

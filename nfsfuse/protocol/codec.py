@@ -27,7 +27,7 @@ from typing import Any, Final
 import msgpack
 
 from nfsfuse.protocol.errors import ProtocolError
-from nfsfuse.protocol.limits import HEADER_SIZE_MAX, SEQUENCE_LENGTH_MAX
+from nfsfuse.protocol.limits import HEADER_SIZE_MAX, SEQUENCE_LENGTH_MAX, TEXT_SIZE_MAX
 from nfsfuse.protocol.messages import CODES, Message
 from nfsfuse.protocol.types import RequestId
 
@@ -36,6 +36,9 @@ Check = Callable[[object], Any]
 
 Plain = Callable[[Any], object]
 """Turns a field's value into what msgpack encodes."""
+
+ERRNO_MAX: Final = 4095
+"""The largest errno a system call can return: MAX_ERRNO of <linux/err.h>."""
 
 REQUEST: Final = 0
 REPLY: Final = 1
@@ -75,6 +78,17 @@ def _same(value: Any) -> object:
     return value
 
 
+def _shown(value: object) -> str:
+    # Not the repr of anything a peer sends: that of lists in lists recurses until it is a RecursionError.
+    return str(value) if type(value) is int else f"of type {type(value).__name__}"
+
+
+def _text(detail: str) -> str:
+    """*detail* as it can be sent. It may name a file, and a name from os.fsdecode need not be text."""
+    raw = detail.encode("utf-8", "backslashreplace")
+    return raw[:TEXT_SIZE_MAX].decode("utf-8", "ignore")  # "ignore": a character may be cut in two
+
+
 def _exactly(expected: type) -> Check:
     # bool is a subclass of int, so isinstance would let True pass for 1.
     def check(value: object) -> object:
@@ -106,7 +120,7 @@ def _enumeration(kind: type[enum.IntEnum]) -> tuple[Check, Plain]:
 
     def check(value: object) -> enum.IntEnum:
         if type(value) is not int or value not in members:
-            raise ProtocolError(f"not a {kind.__name__}: {value!r:.50}")
+            raise ProtocolError(f"not a {kind.__name__}: {_shown(value)}")
         return members[value]
 
     return check, int
@@ -199,7 +213,8 @@ def encode(envelope: Envelope) -> bytes:
             code, pack = _PACK[type(message)]
             header = _dump([REPLY, number, code, *pack(message)])
         case FailureEnvelope(id=number, errno=errno, detail=detail):
-            header = _dump([FAILURE, number, errno, detail])
+            assert 0 < errno <= ERRNO_MAX, errno
+            header = _dump([FAILURE, number, errno, _text(detail)])
     assert len(header) <= HEADER_SIZE_MAX, (type(envelope), len(header))
     return header
 
@@ -207,29 +222,43 @@ def encode(envelope: Envelope) -> bytes:
 def _message(code: object, values: list[object]) -> Message:
     unpack = _UNPACK.get(code) if type(code) is int else None
     if unpack is None:
-        raise ProtocolError(f"unknown message {code!r:.50}")
+        raise ProtocolError(f"unknown message {_shown(code)}")
     return typing.cast(Message, unpack(values))
 
 
 def _number(value: object) -> RequestId:
     if type(value) is not int or value < 0:
-        raise ProtocolError(f"not a request id: {value!r:.50}")
+        raise ProtocolError(f"not a request id: {_shown(value)}")
     return RequestId(value)
 
 
 def decode(header: bytes | bytearray | memoryview) -> Envelope:
     """The envelope in a frame's *header*. Raises ProtocolError for whatever `encode` cannot have made."""
+    # An element takes a byte at least, and a list is allocated at the length it declares: without the min,
+    # lists in lists would make a small header reserve 64 Ki elements for every 5 bytes.
+    length_max = min(len(header), SEQUENCE_LENGTH_MAX)
     try:
         values = msgpack.unpackb(
-            header, raw=False, use_list=True, max_array_len=SEQUENCE_LENGTH_MAX, max_map_len=0, max_ext_len=0
+            header, raw=False, use_list=True, max_array_len=length_max, max_map_len=0, max_ext_len=0
         )
     except (ValueError, msgpack.UnpackException) as exc:  # UnicodeDecodeError is a ValueError
-        raise ProtocolError(f"not msgpack: {exc!r:.200}") from exc
-    match values:
-        case [0, number, acknowledged, code, *rest]:
-            return RequestEnvelope(_number(number), _number(acknowledged), _message(code, rest))
-        case [1, number, code, *rest]:
-            return ReplyEnvelope(_number(number), _message(code, rest))
-        case [2, number, int(errno), str(detail)] if 0 < errno < 4096:
-            return FailureEnvelope(_number(number), errno, detail)
+        # str, as the repr of ExtraData has the value in it (see _shown).
+        raise ProtocolError(f"not msgpack: {type(exc).__name__}: {exc!s:.200}") from exc
+    # The kind's type is looked at because False and 0.0 equal 0, which is all that a pattern asks.
+    if type(values) is list and values and type(values[0]) is int:
+        match values:
+            case [0, number, acknowledged, code, *rest]:
+                return RequestEnvelope(_number(number), _number(acknowledged), _message(code, rest))
+            case [1, number, code, *rest]:
+                return ReplyEnvelope(_number(number), _message(code, rest))
+            case [2, number, errno, detail]:
+                return _failure(_number(number), errno, detail)
     raise ProtocolError("not an envelope")
+
+
+def _failure(number: RequestId, errno: object, detail: object) -> FailureEnvelope:
+    if type(errno) is not int or not 0 < errno <= ERRNO_MAX:
+        raise ProtocolError(f"not an errno: {_shown(errno)}")
+    if type(detail) is not str or len(detail.encode()) > TEXT_SIZE_MAX:
+        raise ProtocolError(f"not a detail of at most {TEXT_SIZE_MAX} bytes: {_shown(detail)}")
+    return FailureEnvelope(number, errno, detail)

@@ -44,7 +44,7 @@ class FrameReader:
     """Cuts a stream of bytes into frames. After a ProtocolError it must not be used again."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(BUFFER_SIZE)
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._start = 0  # of what is not yet parsed
         self._end = 0
         self._greeted = False
@@ -59,9 +59,9 @@ class FrameReader:
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start > 0 and self._end == len(self._buffer):
-            self._buffer[: self._end - self._start] = self._buffer[self._start : self._end]
+            self._buffer[: self._end - self._start] = bytes(self._buffer[self._start : self._end])
             self._start, self._end = 0, self._end - self._start
-        return memoryview(self._buffer)[self._end :]
+        return self._buffer[self._end :]
 
     def received(self, count: int) -> list[Frame]:
         """*count* bytes were put into `buffer`: the frames that are complete with them."""
@@ -119,8 +119,8 @@ class FrameReader:
         """Let a header larger than the buffer fit; it shrinks again with the next connection only, as
         listings come in bursts."""
         if self._start + size > len(self._buffer):
-            held = self._buffer[self._start : self._end]
+            held = bytes(self._buffer[self._start : self._end])
             if size > len(self._buffer):
-                self._buffer = bytearray(size + BUFFER_SIZE)
+                self._buffer = memoryview(bytearray(size + BUFFER_SIZE))
             self._buffer[: len(held)] = held
             self._start, self._end = 0, len(held)

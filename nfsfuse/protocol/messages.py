@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Attributes,
@@ -46,7 +47,9 @@ class Request(Message, Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class Done(Message):
-    """It is done, and there is nothing more to say."""
+    """It is done. *affected* are the inodes whose attributes it changed, as they are afterwards."""
+
+    affected: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,11 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Entry(Message):
-    """An inode that was looked up or made."""
+    """An inode that was looked up or made. *affected* as in `Done`."""
 
     node: Node
+    tokens: tuple[Token, ...]
+    affected: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +77,34 @@ class Stat(Message):
     """An inode's attributes after the operation."""
 
     attributes: Attributes
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened(Message):
-    """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`."""
+    """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`.
+    If *content*, the payload is all of the file. *affected* as in `Done`."""
 
     open_id: OpenId
     node: Node
+    tokens: tuple[Token, ...]
+    content: bool
+    affected: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Data(Message):
-    """The payload is the file data; less than was asked for means the end of the file."""
+    """The payload is the file data; less than was asked for means the end of the file, and then *attributes*
+    say where that is."""
+
+    tokens: tuple[Token, ...]
+    attributes: Attributes | None
 
 
 @dataclass(frozen=True, slots=True)
 class Written(Message):
-    """The server's kernel has the data (not yet its disk: that is `Fsync`). *offset* is where it went:
-    with ``append`` only the server knows."""
+    """The server's kernel has the data (not yet its disk: that is `Fsync`)."""
 
-    offset: int
     attributes: Attributes
 
 
@@ -135,6 +147,21 @@ class Position(Message):
     """An offset, or a number of bytes done."""
 
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrant(Message):
+    """Answers `GetToken`. *attributes* are given with a token for them."""
+
+    tokens: tuple[Token, ...]
+    attributes: Attributes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled(Message):
+    """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
+
+    returned: tuple[Token, ...]
 
 
 # --- session ---------------------------------------------------------------------------------------------
@@ -291,7 +318,7 @@ class GetXattr(Request[Value]):
 
 
 @dataclass(frozen=True, slots=True)
-class SetXattr(Request[Done]):
+class SetXattr(Request[Stat]):
     """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
 
     handle: InodeHandle
@@ -307,7 +334,7 @@ class ListXattr(Request[Names]):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveXattr(Request[Done]):
+class RemoveXattr(Request[Stat]):
     """removexattr(2)."""
 
     handle: InodeHandle
@@ -319,10 +346,13 @@ class RemoveXattr(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Open(Request[Opened]):
-    """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded."""
+    """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded. Tokens for
+    data are granted as far as nobody has to be asked for them. Without *want* nothing is granted, nobody is
+    waited for, and the attributes in the reply are not to be believed: it is only to pin the inode."""
 
     handle: InodeHandle
     flags: int
+    want: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,20 +376,22 @@ class Release(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Read(Request[Data]):
-    """pread(2): at most IO_SIZE_MAX bytes."""
+    """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
+    NONE: the client holds one already; EAGAIN if it does not, any more."""
 
     handle: InodeHandle
     offset: int
     size: int
+    mode: TokenMode
 
 
 @dataclass(frozen=True, slots=True)
 class Write(Request[Written]):
-    """pwrite(2) of the payload at *offset*, or at the true end of the file if *append*."""
+    """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It
+    never waits for another client, as recalls are acknowledged only after it (K6)."""
 
     handle: InodeHandle
     offset: int
-    append: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,17 +432,50 @@ class CopyRange(Request[Position]):
     length: int
 
 
+# --- tokens ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GetToken(Request[TokenGrant]):
+    """Tokens of one inode, granted together: *data* for at least ``[start, end)``, *attr* for the attributes;
+    NONE asks for none. A write that extends a file needs both at once, or two writers could take the one
+    from each other for ever while each waits for the other."""
+
+    handle: InodeHandle
+    data: TokenMode
+    start: int
+    end: int
+    attr: TokenMode
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnTokens(Request[Done]):
+    """The client gave up, unasked, what of *tokens* exceeds their mode."""
+
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall(Request[Recalled]):
+    """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
+    answer. Answering must not wait for anything that the server may grant later (K6)."""
+
+    token: Token
+
+
 CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Hello, Heartbeat, Goodbye, Cancel,
     Lookup, GetAttr, SetAttr, ReadLink, SymLink, MkNod, MkDir, Link, Unlink, RmDir, Rename, ReadDir, StatFs,
     GetXattr, SetXattr, ListXattr, RemoveXattr,
     Open, Create, Release, Read, Write, Fsync, Fallocate, Seek, CopyRange,
+    GetToken, ReturnTokens,
 )  # fmt: skip
 
-SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = ()
+SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
+    TokenGrant, Recalled,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {

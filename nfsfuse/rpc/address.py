@@ -43,10 +43,13 @@ def parse_address(text: str) -> Address:
             raise ValueError("unix: needs a path after it, as in unix:/run/nfsfuse.sock")
         return UnixAddress(path)
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    # isdigit alone takes digits of other scripts too, among them some that int does not.
+    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address: give HOST:PORT or unix:PATH")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r} may end with a port or with an IPv6 address: give [IPV6]:PORT")
     if not host:
         raise ValueError(f"{text!r} names no host: give HOST:PORT, as in 127.0.0.1:{port}")
     return TcpAddress(host, int(port))

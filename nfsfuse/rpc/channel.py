@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeVar, cast
 
 import outcome
@@ -23,7 +24,7 @@ from nfsfuse.protocol.limits import MAGIC
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import RequestId
 from nfsfuse.rpc.exchange import Exchange, FailureArrived, Payload, ReplyArrived, RequestArrived
-from nfsfuse.rpc.streams import ByteStream, ConnectionLost
+from nfsfuse.rpc.streams import IOVEC_COUNT_MAX, ByteStream, ConnectionLost
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ Applied = Callable[[Message, bytes | bytearray], None]
 
 @dataclass(slots=True)
 class _Call:
-    """A request of ours that is not answered yet. *task* is None once its caller has given up."""
+    """A request of ours that is not answered yet. *task* is None once its caller has given up, and if there
+    never was one: then *posted* is what was asked."""
 
     task: trio.lowlevel.Task | None
     apply: Applied | None
+    posted: Message | None = None
 
 
 class Channel:
@@ -63,7 +66,8 @@ class Channel:
         self._more_to_send = trio.Event()
         self._drained = trio.Event()
         self._lost: str | None = None
-        self.frames_sent = 0
+        self._failure: ConnectionLost | ProtocolError | None = None  # the first that was met
+        self.frames_sent = -1  # the greeting is none
         self._transmit([MAGIC])
 
     @property
@@ -76,27 +80,30 @@ class Channel:
     async def run(self) -> None:
         """Serve the connection until it ends. Returns when the peer closed it between two frames; raises
         ConnectionLost or ProtocolError otherwise. All calls still waiting then raise ConnectionLost."""
-        why = "closed"
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_queued)
-                await self._receive()
-                nursery.cancel_scope.cancel()
-        except* (ConnectionLost, ProtocolError) as group:
-            first: BaseException = group
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            why = str(first)
-            raise first from None
+                nursery.start_soon(self._until_over, self._send_queued, nursery.cancel_scope)
+                await self._until_over(self._receive, nursery.cancel_scope)
         finally:
-            self._end(why)
+            self._end("closed" if self._failure is None else str(self._failure))
+        if self._failure is not None:
+            raise self._failure
+
+    async def _until_over(self, work: Callable[[], Awaitable[None]], connection: trio.CancelScope) -> None:
+        # Both tasks may meet the end. The first one's reason is kept, here rather than in an exception group.
+        try:
+            await work()
+        except (ConnectionLost, ProtocolError) as exc:
+            self._failure = self._failure or exc
+        connection.cancel()
 
     async def _receive(self) -> None:
         while True:
             count = await self._stream.receive_into(self._reader.buffer())
             if count == 0:
                 if not self._reader.at_boundary():
-                    raise ProtocolError("the stream ended inside a frame")
+                    # A killed peer's kernel ends the stream anywhere: nothing the peer did wrong.
+                    raise ConnectionLost("the stream ended inside a frame")
                 return
             for frame in self._reader.received(count):
                 self._apply(self._exchange.received(frame))
@@ -105,13 +112,17 @@ class Channel:
         if isinstance(event, RequestArrived):
             self._on_request(event)
             return
-        call = self._calls.pop(event.id)
+        call = self._calls[event.id]
         if isinstance(event, ReplyArrived):
             if call.apply is not None:
                 call.apply(event.message, event.payload)
             result: outcome.Outcome[object] = outcome.Value((event.message, event.payload))
         else:
-            result = outcome.Error(FsError(event.errno, event.detail))
+            failure = FsError(event.errno, event.detail)
+            if call.posted is not None:
+                log.warning("the peer failed %s: %s", call.posted, failure)
+            result = outcome.Error(failure)
+        del self._calls[event.id]  # after the hook: if that fails, the end of the run tells the caller
         if call.task is not None:
             trio.lowlevel.reschedule(call.task, result)
 
@@ -158,11 +169,12 @@ class Channel:
         reply = await trio.lowlevel.wait_task_rescheduled(abandon)
         return cast("tuple[R, bytes | bytearray]", reply)
 
-    def post(self, message: Request[Message]) -> None:
-        """Ask without waiting; an errno in reply is logged, nothing else is done with the reply."""
+    def post(self, message: Request[Message], apply: Applied | None = None) -> None:
+        """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply is logged,
+        the loss of the connection goes unnoticed here."""
         if self._lost is None:
             number, frame = self._exchange.request(message)
-            self._calls[number] = _Call(None, None)
+            self._calls[number] = _Call(None, apply, message)
             self._transmit(frame)
 
     # --- answering ---
@@ -177,26 +189,34 @@ class Channel:
         if self._lost is None:
             self._transmit(self._exchange.fail(number, errno, detail))
 
+    def fail_if_unanswered(self, number: RequestId, errno: int) -> None:
+        """Answer a request of the peer's with an errno, unless it has its answer."""
+        if self._lost is None and self._exchange.is_answering(number):
+            self._transmit(self._exchange.fail(number, errno, ""))
+
     # --- sending ---
 
     async def writable(self) -> None:
         """Wait while too much is queued for sending."""
         while self._queued_bytes > QUEUED_BYTES_MAX and self._lost is None:
-            self._drained = trio.Event()
+            if self._drained.is_set():  # else others wait for it already
+                self._drained = trio.Event()
             await self._drained.wait()
 
     def _transmit(self, frame: list[Payload]) -> None:
         self.frames_sent += 1
-        views = [memoryview(part) for part in frame]
         if self._queue:
-            self._enqueue(views)
+            self._enqueue([memoryview(part) for part in frame])
             return
         try:
-            sent = self._stream.try_send(views)
-        except ConnectionLost:
-            return  # the reader meets the same and ends the connection, with the reason
-        if sent < sum(map(len, views)):
-            self._enqueue(_after(views, sent))
+            sent = self._stream.try_send(frame)
+        except ConnectionLost as exc:
+            # The reader meets the end too and ends the run, but perhaps without the reason: the kernel
+            # reports an error of a socket only once.
+            self._failure = self._failure or exc
+            return
+        if sent < sum(map(len, frame)):
+            self._enqueue(_after([memoryview(part) for part in frame], sent))
 
     def _enqueue(self, views: list[memoryview]) -> None:
         self._queue.extend(views)
@@ -209,7 +229,7 @@ class Channel:
             self._more_to_send = trio.Event()
             while self._queue:
                 await self._stream.wait_sendable()
-                self._sent(self._stream.try_send(list(self._queue)))
+                self._sent(self._stream.try_send(list(islice(self._queue, IOVEC_COUNT_MAX))))
 
     def _sent(self, count: int) -> None:
         self._queued_bytes -= count

@@ -73,23 +73,30 @@ class Exchange:
     def request(self, message: Message, payload: Payload = b"") -> tuple[RequestId, list[Payload]]:
         """Ask *message*: its id, and the frame to send."""
         number = RequestId(self._next_id)
+        # Requests are answered out of order: acknowledged is what lies below the oldest unanswered one.
+        acknowledged = RequestId(next(iter(self._asked), number) - 1)
+        frame = self._frame(encode(RequestEnvelope(number, acknowledged, message)), payload)
+        # Only now that nothing can fail: a request that is not sent is never answered either.
         self._next_id += 1
         self._asked[number] = type(message)
-        # Requests are answered out of order: acknowledged is what lies below the oldest unanswered one.
-        acknowledged = RequestId(next(iter(self._asked)) - 1)
-        header = encode(RequestEnvelope(number, acknowledged, message))
-        return number, self._frame(header, payload)
+        return number, frame
 
     def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> list[Payload]:
         """Answer the peer's request *number*."""
-        asked = self._answering.pop(number)
+        asked = self._answering[number]
         assert type(message) is REPLY_OF[asked], (asked, message)
-        return self._frame(encode(ReplyEnvelope(number, message)), payload)
+        frame = self._frame(encode(ReplyEnvelope(number, message)), payload)
+        del self._answering[number]  # not before: a reply that cannot be encoded can still be failed
+        return frame
 
     def fail(self, number: RequestId, errno: int, detail: str) -> list[Payload]:
         """Answer the peer's request *number* with a positive *errno*."""
         del self._answering[number]
         return self._frame(encode(FailureEnvelope(number, errno, detail)), b"")
+
+    def is_answering(self, number: RequestId) -> bool:
+        """Whether the peer's request *number* waits for our answer."""
+        return number in self._answering
 
     def received(self, frame: Frame) -> Event:
         """What *frame* says. Raises ProtocolError for what no correct peer sends."""
@@ -110,6 +117,8 @@ class Exchange:
         kind = type(envelope.message)
         if kind not in self._may_ask_us:
             raise ProtocolError(f"{kind.__name__} is no request of this peer's")
+        if envelope.acknowledged >= envelope.id:
+            raise ProtocolError(f"request {envelope.id} acknowledges the reply to {envelope.acknowledged}")
         if envelope.id in self._answering:
             raise ProtocolError(f"request id {envelope.id} is in use")
         if len(self._answering) >= REQUESTS_IN_FLIGHT_MAX:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import trio
@@ -53,16 +54,27 @@ class SocketByteStream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = sock
         self._receives_at_once = 0
+        self._emptied = True  # the last receive left nothing, so the next one has to wait
 
     def try_send(self, buffers: Sequence[Buffer]) -> int:
         try:
+            if len(buffers) == 1:  # the usual case, and send(2) is the cheaper call
+                return self._socket.send(buffers[0])
             return self._socket.sendmsg(buffers[:IOVEC_COUNT_MAX])
         except BlockingIOError:
             return 0
         except OSError as exc:
+            self._break()
             raise ConnectionLost(_why(exc)) from exc
 
+    def _break(self) -> None:
+        """Let nothing follow what could not be sent (out of memory, say). What has arrived can still be
+        received, and then the end."""
+        with suppress(OSError):  # the peer, or a close, was first
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     async def wait_sendable(self) -> None:
+        self._check_open()
         try:
             await trio.lowlevel.wait_writable(self._socket)
         except (trio.ClosedResourceError, OSError) as exc:
@@ -70,23 +82,31 @@ class SocketByteStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         while True:
-            if self._receives_at_once >= RECEIVES_WITHOUT_YIELD_MAX:
+            if self._emptied:
+                self._receives_at_once = 0
+                self._check_open()
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except (trio.ClosedResourceError, OSError) as exc:
+                    raise ConnectionLost("closed") from exc
+            elif self._receives_at_once >= RECEIVES_WITHOUT_YIELD_MAX:
                 self._receives_at_once = 0
                 await trio.lowlevel.checkpoint()
             try:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
-                pass
+                self._emptied = True
+                continue
             except OSError as exc:
                 raise ConnectionLost(_why(exc)) from exc
-            else:
-                self._receives_at_once += 1
-                return count
-            self._receives_at_once = 0
-            try:
-                await trio.lowlevel.wait_readable(self._socket)
-            except (trio.ClosedResourceError, OSError) as exc:
-                raise ConnectionLost("closed") from exc
+            # A short receive took all there was: saves the one that would only find nothing.
+            self._emptied = 0 < count < len(buffer)
+            self._receives_at_once += 1
+            return count
+
+    def _check_open(self) -> None:
+        if self._socket.fileno() < 0:
+            raise ConnectionLost("closed")
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:

@@ -1,31 +1,104 @@
-"""What a handler of a request is given and gives back."""
+"""How a request is handled: a generator that yields what it has to wait for.
+
+A handler is a generator function. It yields steps - acquire this token, run this on the disk - and is sent
+their results; what it returns is the reply. `advance` carries out each step at once where that is possible,
+so most requests are answered in the very call that received them, in the order received, without a task. Only
+when a step has to wait is the rest of the generator handed to one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from typing import Any
 
+from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
+from nfsfuse.protocol.types import InodeHandle
 from nfsfuse.rpc.exchange import Payload
-from server.service.disk import Disk
 from server.service.session import Session
 from server.storage.interface import Storage
 
 Reply = Message | tuple[Message, Payload]
 """A reply, with a payload where it has one."""
 
-Answer = Reply | Coroutine[Any, Any, Reply]
-"""What a handler returns: the reply itself if it could be had at once, else a coroutine that waits for it.
-Most requests are answered at once, and cost no task."""
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """A step: get a token for the session, the largest there is (`tuple[Token, ...]`); or, if not to *wait*,
+    perhaps none: None."""
+
+    handle: InodeHandle
+    resource: Resource
+    mode: TokenMode
+    start: int = 0
+    end: int = RANGE_END
+    wait: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A step: keep all other sessions away from this until the request is answered (a mutation)."""
+
+    handle: InodeHandle
+    resource: Resource
+    mode: TokenMode = TokenMode.EXCLUSIVE
+    start: int = 0
+    end: int = RANGE_END
+    also: tuple[Interval, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A step: work under a token that the session should hold, until the request is answered; whether it
+    holds it (bool). Never waits."""
+
+    handle: InodeHandle
+    resource: Resource
+    mode: TokenMode
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unnaming:
+    """A step: the inode is about to lose a name; whoever holds it must not lose it with its last one."""
+
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Quick:
+    """A step: a storage call that is usually answered from the server's caches."""
+
+    call: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A step: a storage call that waits for the disk by nature."""
+
+    call: Callable[[], Any]
+
+
+Step = Acquire | Hold | Use | Unnaming | Quick | Slow
+Handling = Generator[Step, Any, Reply]
 
 
 @dataclass(slots=True, eq=False)
-class Environment:
-    """What every handler works with."""
+class Call:
+    """One request being handled. *granted* and *held* are what it took from the token manager, to be ended
+    with it; of *attributes_changed* the others are told, without waiting for them."""
 
+    session: Session
+    message: Any
+    payload: bytes | bytearray
     storage: Storage
-    disk: Disk
+    granted: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    attributes_changed: list[InodeHandle] = field(default_factory=list)
 
 
-Handler = Callable[[Environment, Session, Any, bytes | bytearray], Answer]
+Handler = Callable[[Call], Handling]
+

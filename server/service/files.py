@@ -5,119 +5,194 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
+from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX
+from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.types import AttributeChanges, InodeHandle, Node
-from server.service.calls import Answer, Environment, Handler, Reply
-from server.service.session import Session
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
+from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name
+
+DATA: Final = Resource.DATA
 
 INLINE_WRITE_SIZE_MAX: Final = 64 * 1024
 """Bytes: a write no larger is a short copy into the server's page cache."""
 
 
-def _open(env: Environment, session: Session, request: m.Open, _: bytes | bytearray) -> Answer:
-    def perform() -> Reply:
-        handle = request.handle
-        if request.flags & os.O_TRUNC:
-            attributes = env.storage.setattr(handle, AttributeChanges(size=0))
-        else:
-            attributes = env.storage.getattr(handle)
-        if not stat.S_ISREG(attributes.mode):
-            raise FsError(errno.EINVAL, "only regular files are opened")
-        return _opened(env, session, Node(handle, attributes))
-
-    return env.disk.quick(perform)
+def pages(offset: int, size: int) -> tuple[int, int]:
+    """The range of whole pages that contains ``[offset, offset + size)``."""
+    return offset // PAGE_SIZE * PAGE_SIZE, min(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, RANGE_END)
 
 
-def _create(env: Environment, session: Session, request: m.Create, _: bytes | bytearray) -> Answer:
-    def perform() -> Reply:
-        node, _ = env.storage.create(
-            request.parent,
-            request.name,
-            request.mode,
-            request.credentials,
-            exclusive=bool(request.flags & os.O_EXCL),
-            truncate=bool(request.flags & os.O_TRUNC),
+def _open(call: Call) -> Handling:
+    request: m.Open = call.message
+    reply: m.Opened | tuple[m.Opened, bytes] = yield from _opened(
+        call, request.handle, request.flags, request.want, ()
+    )
+    return reply
+
+
+def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: tuple[Node, ...]) -> Any:
+    """Sub-steps: open an inode, with the tokens that are free and the content of a small file."""
+    writing = flags & os.O_ACCMODE != os.O_RDONLY
+    tokens: list[Token] = []
+    if flags & os.O_TRUNC:
+        yield Hold(handle, DATA)
+    if want:
+        tokens += (yield Acquire(handle, DATA, EXCLUSIVE if writing else SHARED, wait=False)) or ()
+    has_data = bool(tokens)
+    if flags & os.O_TRUNC:
+        tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
+        attributes: Attributes = yield Quick(
+            lambda: call.storage.setattr(handle, AttributeChanges(size=0))
         )
-        return _opened(env, session, node)
-
-    return env.disk.quick(perform)
-
-
-def _opened(env: Environment, session: Session, node: Node) -> Reply:
-    env.storage.pin(node.handle)
-    return m.Opened(session.opened(node.handle), node)
-
-
-def _release(env: Environment, session: Session, request: m.Release, _: bytes | bytearray) -> Answer:
-    handle = session.released(request.open_id)
-
-    def perform() -> Reply:
-        env.storage.unpin(handle)
-        return m.Done()
-
-    return env.disk.quick(perform)
+    else:
+        if want:
+            exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
+            tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
+        attributes = yield Quick(lambda: call.storage.getattr(handle))
+    if not stat.S_ISREG(attributes.mode):
+        raise FsError(errno.EINVAL, "only regular files are opened")
+    data = None
+    if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
+        data = call.storage.read_nowait(handle, 0, attributes.size)
+    call.storage.pin(handle)
+    open_id = call.session.opened(handle)
+    content = data is not None and len(data) == attributes.size
+    reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected)
+    return (reply, data) if content else reply
 
 
-def _read(env: Environment, _: Session, request: m.Read, __: bytes | bytearray) -> Answer:
-    handle, offset, size = request.handle, request.offset, request.size
-    if not 0 < size <= PAYLOAD_SIZE_MAX or offset < 0:
-        raise FsError(errno.EINVAL, f"read of {size} bytes at {offset}")
-    data = env.storage.read_nowait(handle, offset, size)
-    if data is not None:
-        return m.Data(), data
-    return env.disk.slow(lambda: (m.Data(), env.storage.read(handle, offset, size)))
-
-
-def _write(env: Environment, _: Session, request: m.Write, payload: bytes | bytearray) -> Answer:
-    if len(payload) > PAYLOAD_SIZE_MAX or request.offset < 0:
-        raise FsError(errno.EINVAL, f"write of {len(payload)} bytes at {request.offset}")
-
-    def perform() -> Reply:
-        data = memoryview(payload)
-        if request.append:
-            return m.Written(*env.storage.append(request.handle, data))
-        return m.Written(request.offset, env.storage.write(request.handle, request.offset, data))
-
-    return env.disk.quick(perform) if len(payload) <= INLINE_WRITE_SIZE_MAX else env.disk.slow(perform)
-
-
-def _fsync(env: Environment, _: Session, request: m.Fsync, __: bytes | bytearray) -> Answer:
-    def perform() -> Reply:
-        handle: InodeHandle = request.handle
-        if stat.S_ISDIR(env.storage.getattr(handle).mode):
-            env.storage.fsync_dir(handle)
-        else:
-            env.storage.fsync(handle, request.data_only)
-        return m.Done()
-
-    return env.disk.slow(perform)
-
-
-def _fallocate(env: Environment, _: Session, request: m.Fallocate, __: bytes | bytearray) -> Answer:
-    return env.disk.slow(
-        lambda: m.Stat(env.storage.fallocate(request.handle, request.mode, request.offset, request.length))
+def _create(call: Call) -> Handling:
+    r: m.Create = call.message
+    yield hold_name(r.parent, r.name)
+    try:
+        node: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+    else:
+        if r.flags & os.O_EXCL:
+            raise FsError(errno.EEXIST)
+        existing: m.Opened = yield from _opened(call, node.handle, r.flags, True, ())
+        return existing
+    yield Hold(r.parent, ATTR)
+    node, _ = yield Quick(
+        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False)
     )
+    above = yield Quick(lambda: call.storage.getattr(r.parent))
+    # Not waiting: nobody can be in the way but an operation that waits for the parent that we hold.
+    tokens: list[Token] = []
+    tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
+    tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
+    call.storage.pin(node.handle)
+    open_id = call.session.opened(node.handle)
+    return m.Opened(open_id, node, tuple(tokens), False, (Node(r.parent, above),))
 
 
-def _seek(env: Environment, _: Session, request: m.Seek, __: bytes | bytearray) -> Answer:
-    return env.disk.quick(
-        lambda: m.Position(env.storage.seek(request.handle, request.offset, request.whence))
+def _release(call: Call) -> Handling:
+    handle = call.session.released(call.message.open_id)
+    yield Quick(lambda: call.storage.unpin(handle))
+    return m.Done()
+
+
+def _read(call: Call) -> Handling:
+    r: m.Read = call.message
+    if not 0 < r.size <= PAYLOAD_SIZE_MAX or r.offset < 0:
+        raise FsError(errno.EINVAL, f"read of {r.size} bytes at {r.offset}")
+    start, end = pages(r.offset, r.size)
+    tokens: tuple[Token, ...] = ()
+    if r.mode is TokenMode.NONE:
+        if not (yield Use(r.handle, DATA, SHARED, start, end)):
+            raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
+    else:
+        tokens = yield Acquire(r.handle, DATA, r.mode, start, end)
+    data: bytes = yield from _data(call, r)
+    attributes: Attributes | None = None
+    if len(data) < r.size:
+        # Only who may cache the size knows where the file ends: another client may be about to extend it.
+        tokens += yield Acquire(r.handle, ATTR, SHARED)
+        data = yield from _data(call, r)
+        attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    return m.Data(tokens, attributes), data
+
+
+def _data(call: Call, r: m.Read) -> Any:
+    data = call.storage.read_nowait(r.handle, r.offset, r.size)
+    if data is None:
+        data = yield Slow(lambda: call.storage.read(r.handle, r.offset, r.size))
+    return data
+
+
+def _write(call: Call) -> Handling:
+    r: m.Write = call.message
+    size = len(call.payload)
+    if not 0 < size <= PAYLOAD_SIZE_MAX or r.offset < 0:
+        raise FsError(errno.EINVAL, f"write of {size} bytes at {r.offset}")
+    if not (yield Use(r.handle, DATA, EXCLUSIVE, *pages(r.offset, size))):
+        raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
+    data = memoryview(call.payload)
+    step = Quick if size <= INLINE_WRITE_SIZE_MAX else Slow
+    attributes = yield step(lambda: call.storage.write(r.handle, r.offset, data))
+    call.attributes_changed.append(r.handle)
+    return m.Written(attributes)
+
+
+def _fsync(call: Call) -> Handling:
+    r: m.Fsync = call.message
+    attributes: Attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    if stat.S_ISDIR(attributes.mode):
+        yield Slow(lambda: call.storage.fsync_dir(r.handle))
+    else:
+        yield Slow(lambda: call.storage.fsync(r.handle, r.data_only))
+    return m.Done()
+
+
+def _fallocate(call: Call) -> Handling:
+    r: m.Fallocate = call.message
+    yield Hold(r.handle, DATA)
+    tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
+    attributes = yield Slow(lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length))
+    return m.Stat(attributes, tokens)
+
+
+def _seek(call: Call) -> Handling:
+    r: m.Seek = call.message
+    # Whoever has written without telling tells now: what is data and what a hole is known afterwards.
+    yield Hold(r.handle, DATA, SHARED)
+    yield Acquire(r.handle, ATTR, SHARED)
+    position = yield Quick(lambda: call.storage.seek(r.handle, r.offset, r.whence))
+    return m.Position(position)
+
+
+def _copy_range(call: Call) -> Handling:
+    r: m.CopyRange = call.message
+    modes = {r.source: SHARED}
+    modes[r.target] = EXCLUSIVE
+    for handle, mode in sorted(modes.items()):
+        yield Hold(handle, DATA, mode)
+    yield Hold(r.target, ATTR)
+    copied: int = yield Slow(
+        lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length)
     )
+    return m.Position(copied)
 
 
-def _copy_range(env: Environment, _: Session, request: m.CopyRange, __: bytes | bytearray) -> Answer:
-    return env.disk.slow(
-        lambda: m.Position(
-            env.storage.copy_range(
-                request.source, request.source_offset, request.target, request.target_offset, request.length
-            )
-        )
-    )
+def _get_token(call: Call) -> Handling:
+    r: m.GetToken = call.message
+    tokens: tuple[Token, ...] = ()
+    attributes: Attributes | None = None
+    if r.data is not TokenMode.NONE:
+        if not 0 <= r.start < r.end <= RANGE_END or r.start % PAGE_SIZE or r.end % PAGE_SIZE:
+            raise FsError(errno.EINVAL, f"not a range of pages: [{r.start}, {r.end})")
+        tokens += yield Acquire(r.handle, DATA, r.data, r.start, r.end)
+    if r.attr is not TokenMode.NONE:
+        tokens += yield Acquire(r.handle, ATTR, r.attr)
+        attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    return m.TokenGrant(tokens, attributes)
 
 
 FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
@@ -130,4 +205,5 @@ FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Fallocate: _fallocate,
     m.Seek: _seek,
     m.CopyRange: _copy_range,
+    m.GetToken: _get_token,
 }

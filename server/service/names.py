@@ -1,74 +1,224 @@
-"""Handlers of names and attributes: each translates one message to one storage call."""
+"""Handlers of names and attributes."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
-from server.service.calls import Answer, Environment, Handler, Reply
-from server.service.session import Session
-from server.storage.interface import Storage
+from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
+from nfsfuse.protocol.types import DirEntry, InodeHandle, Node
+from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.storage.interface import Renamed, Storage
+
+ATTR: Final = Resource.ATTR
+SHARED: Final = TokenMode.SHARED
+EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
 Perform = Callable[[Storage, Any], Reply]
 
 
 def _quick(perform: Perform) -> Handler:
-    """A handler whose storage call is usually answered from the server's caches."""
+    """A handler that is one storage call, usually answered from the server's caches."""
 
-    def handle(env: Environment, _: Session, request: Any, __: bytes | bytearray) -> Answer:
-        return env.disk.quick(lambda: perform(env.storage, request))
-
-    return handle
-
-
-def _slow(perform: Perform) -> Handler:
-    """A handler whose storage call is long by nature."""
-
-    def handle(env: Environment, _: Session, request: Any, __: bytes | bytearray) -> Answer:
-        return env.disk.slow(lambda: perform(env.storage, request))
+    def handle(call: Call) -> Handling:
+        reply: Reply = yield Quick(lambda: perform(call.storage, call.message))
+        return reply
 
     return handle
 
 
-def _done(result: object) -> Message:
-    return m.Done()
+def _told(call: Call, handle: InodeHandle) -> Any:
+    """Sub-steps: the token to cache an inode's attributes, and the attributes as they are under it. Whoever
+    has changed them without telling is made to tell."""
+    tokens: tuple[Token, ...] = yield Acquire(handle, ATTR, SHARED)
+    attributes = yield Quick(lambda: call.storage.getattr(handle))
+    return tokens, attributes
 
 
-def _set_xattr(env: Environment, _: Session, request: m.SetXattr, value: bytes | bytearray) -> Answer:
-    if len(value) > XATTR_SIZE_MAX:
-        raise FsError(errno.E2BIG)
-    return env.disk.quick(
-        lambda: _done(env.storage.setxattr(request.handle, request.name, bytes(value), request.flags))
+def _lookup(call: Call) -> Handling:
+    request: m.Lookup = call.message
+    node: Node = yield Quick(lambda: call.storage.lookup(request.parent, request.name))
+    tokens, attributes = yield from _told(call, node.handle)
+    return m.Entry(Node(node.handle, attributes), tokens)
+
+
+def _getattr(call: Call) -> Handling:
+    tokens, attributes = yield from _told(call, call.message.handle)
+    return m.Stat(attributes, tokens)
+
+
+def _setattr(call: Call) -> Handling:
+    request: m.SetAttr = call.message
+    if request.changes.size is not None:
+        # Pages from the one that contains the new end are everybody's to drop.
+        start = request.changes.size & ~0xFFF
+        yield Hold(request.handle, Resource.DATA, start=start)
+    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    attributes = yield Quick(lambda: call.storage.setattr(request.handle, request.changes))
+    return m.Stat(attributes, tokens)
+
+
+def hold_name(parent: InodeHandle, name: bytes) -> Hold:
+    """A step: no other client looks this name up, or changes it, until the request is answered."""
+    point = name_point(name)
+    return Hold(parent, Resource.DIR, start=point, end=point + 1)
+
+
+def _made(call: Call, make: Callable[[], Node]) -> Any:
+    """Sub-steps: an inode is made; its maker may cache its attributes, and knows the parent's."""
+    parent: InodeHandle = call.message.parent
+    yield hold_name(parent, call.message.name)
+    yield Hold(parent, ATTR)
+    node: Node = yield Quick(make)
+    # Not waiting: an operation that holds it may itself wait for the parent that we hold.
+    tokens = yield Acquire(node.handle, ATTR, SHARED, wait=False)
+    above = yield Quick(lambda: call.storage.getattr(parent))
+    return m.Entry(node, tokens or (), (Node(parent, above),))
+
+
+def _symlink(call: Call) -> Handling:
+    r: m.SymLink = call.message
+    entry: m.Entry = yield from _made(
+        call, lambda: call.storage.symlink(r.parent, r.name, r.target, r.credentials)
     )
+    return entry
 
 
-def _listing(storage: Storage, request: m.ReadDir) -> Reply:
+def _mknod(call: Call) -> Handling:
+    r: m.MkNod = call.message
+    entry: m.Entry = yield from _made(
+        call, lambda: call.storage.mknod(r.parent, r.name, r.mode, r.rdev, r.credentials)
+    )
+    return entry
+
+
+def _mkdir(call: Call) -> Handling:
+    r: m.MkDir = call.message
+    entry: m.Entry = yield from _made(
+        call, lambda: call.storage.mkdir(r.parent, r.name, r.mode, r.credentials)
+    )
+    return entry
+
+
+def _hold_attributes(*handles: InodeHandle) -> Any:
+    """Sub-steps: keep others from caching the attributes of *handles*, in the order that cannot deadlock."""
+    for handle in sorted(set(handles)):
+        yield Hold(handle, ATTR)
+
+
+def _link(call: Call) -> Handling:
+    r: m.Link = call.message
+    yield hold_name(r.parent, r.name)
+    yield from _hold_attributes(r.handle, r.parent)
+    node: Node = yield Quick(lambda: call.storage.link(r.handle, r.parent, r.name))
+    above = yield Quick(lambda: call.storage.getattr(r.parent))
+    return m.Entry(node, (), (node, Node(r.parent, above)))
+
+
+def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
+    r: m.Unlink | m.RmDir = call.message
+    yield hold_name(r.parent, r.name)
+    victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
+    yield from _hold_attributes(victim.handle, r.parent)
+    yield Unnaming(victim.handle)
+    node: Node = yield Quick(lambda: remove(r.parent, r.name))
+    above = yield Quick(lambda: call.storage.getattr(r.parent))
+    return m.Done((node, Node(r.parent, above)))
+
+
+def _unlink(call: Call) -> Handling:
+    return _removed(call, call.storage.unlink)
+
+
+def _rmdir(call: Call) -> Handling:
+    return _removed(call, call.storage.rmdir)
+
+
+def _hold_both_names(r: m.Rename) -> Any:
+    """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
+    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name)
+    if r.parent == r.new_parent:
+        yield replace(old, also=((new.start, new.end),))
+    else:
+        first, second = sorted((old, new), key=lambda hold: hold.handle)
+        yield first
+        yield second
+
+
+def _rename(call: Call) -> Handling:
+    r: m.Rename = call.message
+    yield from _hold_both_names(r)
+    involved = {r.parent, r.new_parent}
+    for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
+        try:
+            node = yield Quick(partial(call.storage.lookup, parent, name))
+        except FsError as exc:
+            if exc.errno != errno.ENOENT:
+                raise
+        else:
+            involved.add(node.handle)
+            yield Unnaming(node.handle)
+    yield from _hold_attributes(*involved)
+    renamed: Renamed = yield Quick(
+        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)
+    )
+    affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
+    for parent in {r.parent, r.new_parent}:
+        above = yield Quick(partial(call.storage.getattr, parent))
+        affected.append(Node(parent, above))
+    return m.Done(tuple(affected))
+
+
+def _readdir(call: Call) -> Handling:
+    request: m.ReadDir = call.message
     limit = max(1, min(request.limit, LISTING_ENTRIES_MAX))
-    entries, end = storage.readdir(request.handle, request.cookie, limit, with_nodes=True)
+    entries: list[DirEntry]
+    entries, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
     return m.Listing(tuple(entries), end)
 
 
+def _set_xattr(call: Call) -> Handling:
+    request: m.SetXattr = call.message
+    if len(call.payload) > XATTR_SIZE_MAX:
+        raise FsError(errno.E2BIG)
+    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    value = bytes(call.payload)
+    attributes = yield Quick(
+        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags)
+    )
+    return m.Stat(attributes, tokens)
+
+
+def _remove_xattr(call: Call) -> Handling:
+    request: m.RemoveXattr = call.message
+    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    attributes = yield Quick(lambda: call.storage.removexattr(request.handle, request.name))
+    return m.Stat(attributes, tokens)
+
+
 NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
-    m.Lookup: _quick(lambda s, r: m.Entry(s.lookup(r.parent, r.name))),
-    m.GetAttr: _quick(lambda s, r: m.Stat(s.getattr(r.handle))),
-    m.SetAttr: _quick(lambda s, r: m.Stat(s.setattr(r.handle, r.changes))),
+    m.Lookup: _lookup,
+    m.GetAttr: _getattr,
+    m.SetAttr: _setattr,
     m.ReadLink: _quick(lambda s, r: m.Target(s.readlink(r.handle))),
-    m.SymLink: _quick(lambda s, r: m.Entry(s.symlink(r.parent, r.name, r.target, r.credentials))),
-    m.MkNod: _quick(lambda s, r: m.Entry(s.mknod(r.parent, r.name, r.mode, r.rdev, r.credentials))),
-    m.MkDir: _quick(lambda s, r: m.Entry(s.mkdir(r.parent, r.name, r.mode, r.credentials))),
-    m.Link: _quick(lambda s, r: m.Entry(s.link(r.handle, r.parent, r.name))),
-    m.Unlink: _quick(lambda s, r: _done(s.unlink(r.parent, r.name))),
-    m.RmDir: _quick(lambda s, r: _done(s.rmdir(r.parent, r.name))),
-    m.Rename: _quick(lambda s, r: _done(s.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags))),
-    m.ReadDir: _slow(_listing),
+    m.SymLink: _symlink,
+    m.MkNod: _mknod,
+    m.MkDir: _mkdir,
+    m.Link: _link,
+    m.Unlink: _unlink,
+    m.RmDir: _rmdir,
+    m.Rename: _rename,
+    m.ReadDir: _readdir,
     m.StatFs: _quick(lambda s, r: m.Statistics(s.statfs())),
     m.GetXattr: _quick(lambda s, r: (m.Value(), s.getxattr(r.handle, r.name))),
     m.SetXattr: _set_xattr,
     m.ListXattr: _quick(lambda s, r: m.Names(tuple(s.listxattr(r.handle)))),
-    m.RemoveXattr: _quick(lambda s, r: _done(s.removexattr(r.handle, r.name))),
+    m.RemoveXattr: _remove_xattr,
 }

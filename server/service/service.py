@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final, cast
@@ -23,14 +24,19 @@ from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange, RequestArrived
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
-from server.service.calls import Answer, Environment, Handler, Reply
+from server.service.calls import Call, Handler, Reply
 from server.service.disk import Disk
+from server.service.driver import Driver
 from server.service.files import FILE_HANDLERS
 from server.service.names import NAME_HANDLERS
 from server.service.session import Session
+from server.service.tokens import Tokens
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
+
+SESSION_MESSAGES: Final = (m.Hello, m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens)
+"""Requests that are about the session, and answered without the storage."""
 
 HELLO_SECONDS_MAX: Final = 10.0
 """How long a connection may stay without a Hello: strangers must not use up descriptors."""
@@ -56,12 +62,14 @@ class Service:
         epoch: Epoch,
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        self._env = Environment(storage, Disk())
+        self._storage = storage
         self._options = options
         self._epoch = epoch
         self._random_bytes = random_bytes
         self._root = storage.root()
         self.sessions: dict[SessionId, Session] = {}
+        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin)
+        self.driver = Driver(self.tokens, Disk())
 
     async def serve(self, stream: ByteStream, peer: str) -> None:
         """Serve one connection until it ends. Whatever its peer does wrong ends it, with a line in the log,
@@ -96,15 +104,16 @@ class Service:
             session.id, self._epoch, self._options.lease_ms, version("nfsfuse"), self._root
         )
 
-    def answer(self, session: Session, event: RequestArrived) -> Answer:
-        """What the handler of a request says."""
-        return HANDLERS[type(event.message)](self._env, session, event.message, event.payload)
+    def call(self, session: Session, event: RequestArrived) -> Call:
+        """A request of *session*, to be handled."""
+        return Call(session, event.message, event.payload, self._storage)
 
     def _end(self, session: Session) -> None:
         """Release what a session that is over held."""
         del self.sessions[session.id]
+        self.tokens.dropped(session)
         for handle in session.open_files.values():
-            self._env.storage.unpin(handle)
+            self._storage.unpin(handle)
         session.open_files.clear()
         log.info("%s: session closed", session)
 
@@ -144,56 +153,75 @@ class _Connection:
         self._channel.close()
 
     def _on_request(self, event: RequestArrived) -> None:
+        if isinstance(event.message, SESSION_MESSAGES):
+            try:
+                reply = self._of_session(event.message)
+            except FsError as exc:
+                self._channel.fail(event.id, exc.errno, exc.detail)
+            else:
+                self._channel.reply(event.id, reply)
+            return
+        if self.session is None:
+            raise ProtocolError(f"{type(event.message).__name__} before Hello")
+        call = self._service.call(self.session, event)
+        handling = HANDLERS[type(event.message)](call)
+        with self._answering(event, call):
+            reply_or_wait = self._service.driver.advance(call, handling)
+            if isinstance(reply_or_wait, Coroutine):
+                assert self._nursery is not None
+                self._nursery.start_soon(self._wait_for, event, call, reply_or_wait)
+                return
+            self._reply(event.id, reply_or_wait)
+        self._ended(call)
+
+    def _of_session(self, message: Message) -> Message:
+        """Answer what is about the session itself."""
+        if isinstance(message, m.Hello):
+            if self.session is not None:
+                raise ProtocolError("a second Hello")
+            self.session, welcome = self._service.welcome(message, self._channel)
+            self._greeted.set()
+            return welcome
+        if self.session is None:
+            raise ProtocolError(f"{type(message).__name__} before Hello")
+        if isinstance(message, m.Cancel):
+            self.session.cancel(message.request)
+        elif isinstance(message, m.ReturnTokens):
+            self._service.tokens.given_back(self.session, message.tokens)
+        return m.Done()
+
+    async def _wait_for(self, event: RequestArrived, call: Call, waiting: Coroutine[Any, Any, Reply]) -> None:
+        with trio.CancelScope() as scope:
+            call.session.running[event.id] = scope
+            try:
+                with self._answering(event, call):
+                    self._reply(event.id, await waiting)
+            finally:
+                del call.session.running[event.id]
+                if scope.cancel_called:
+                    self._channel.fail_if_unanswered(event.id, errno.EINTR)
+                self._ended(call)
+        await self._channel.writable()
+
+    @contextmanager
+    def _answering(self, event: RequestArrived, call: Call) -> Iterator[None]:
+        """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
+        and us a traceback; the server goes on."""
         try:
-            answer = self._answer(event)
+            yield
         except FsError as exc:
             self._channel.fail(event.id, exc.errno, exc.detail)
         except ProtocolError:
             raise
         except Exception:
-            self._unexpected(event)
-        else:
-            if isinstance(answer, Coroutine):
-                assert self._nursery is not None
-                self._nursery.start_soon(self._wait_for, event, answer)
-            else:
-                self._reply(event.id, answer)
+            log.exception("%s: %s failed unexpectedly", self, type(event.message).__name__)
+            self._channel.fail(event.id, errno.EIO, "internal error of the server")
 
-    def _answer(self, event: RequestArrived) -> Answer:
-        message = event.message
-        if self.session is None:
-            if not isinstance(message, m.Hello):
-                raise ProtocolError(f"{type(message).__name__} before Hello")
-            self.session, welcome = self._service.welcome(message, self._channel)
-            self._greeted.set()
-            return welcome
-        match message:
-            case m.Hello():
-                raise ProtocolError("a second Hello")
-            case m.Heartbeat() | m.Goodbye():
-                return m.Done()
-            case m.Cancel(request=request):
-                self.session.cancel(request)
-                return m.Done()
-        return self._service.answer(self.session, event)
-
-    async def _wait_for(self, event: RequestArrived, answer: Coroutine[Any, Any, Reply]) -> None:
-        assert self.session is not None
-        with trio.CancelScope() as scope:
-            self.session.running[event.id] = scope
-            try:
-                reply = await answer
-            except FsError as exc:
-                self._channel.fail(event.id, exc.errno, exc.detail)
-            except Exception:
-                self._unexpected(event)
-            else:
-                self._reply(event.id, reply)
-            finally:
-                del self.session.running[event.id]
-        if scope.cancelled_caught:
-            self._channel.fail(event.id, errno.EINTR)
-        await self._channel.writable()
+    def _ended(self, call: Call) -> None:
+        """The reply is queued: others may have now what the call kept from them."""
+        self._service.tokens.ended(call)
+        for handle in call.attributes_changed:
+            self._service.tokens.attributes_changed(call.session, handle)
 
     def _reply(self, number: RequestId, reply: Reply) -> None:
         if isinstance(reply, tuple):
@@ -201,13 +229,8 @@ class _Connection:
         else:
             self._channel.reply(number, reply)
 
-    def _unexpected(self, event: RequestArrived) -> None:
-        """A bug of ours costs its caller an EIO and us a traceback; the server goes on."""
-        log.exception("%s: %s failed unexpectedly", self, type(event.message).__name__)
-        self._channel.fail(event.id, errno.EIO, "internal error of the server")
-
 
 HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS}
-assert set(HANDLERS) | {m.Hello, m.Heartbeat, m.Goodbye, m.Cancel} == set(
+assert set(HANDLERS) | set(SESSION_MESSAGES) == set(
     cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
 ), "every request has its handler"

@@ -102,17 +102,23 @@ class DescriptorCache:
             return inode
 
     def attach(self, inode: OpenInode, descriptor: Descriptor, writable: bool) -> Descriptor:
-        """Makes *descriptor* the inode's reader or writer; the one that is there, if another was first."""
+        """Makes *descriptor* the inode's reader or writer; returns what is to be used instead, if another
+        thread was first.
+
+        A writer takes the place of a reader: it can do both, and on overlayfs a reader from before the first
+        open for writing goes on seeing the file of the lower layer.
+        """
         with self.lock:
-            present = inode.writer if writable else inode.reader
+            present = inode.writer or (None if writable else inode.reader)
             if present is not None:
                 return present
+            before = inode.cost()
             if writable:
-                inode.writer = descriptor
+                inode.writer, inode.reader = descriptor, None
             else:
                 inode.reader = descriptor
             if self._inodes.get(inode.handle) is inode:
-                self._open += 1
+                self._open += inode.cost() - before
                 self._evict()
             return descriptor
 

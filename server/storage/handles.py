@@ -18,6 +18,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from hmac import compare_digest
@@ -44,7 +45,14 @@ SECRET_FILE: Final = "handle-secret"
 """Its name in the server's state directory."""
 
 SIGNATURE_SIZE: Final = 16
-"""Bytes; 2**64 guesses would be needed for an even chance, each a round trip."""
+"""Bytes: one guess in 2**128 is right, and each costs a round trip."""
+
+OPEN_TRIES: Final = 30
+"""How often to open a handle that fails with ENOMEM; see `_open_raw`. With the growing pauses: 4 ms in
+all."""
+
+OPEN_PAUSE_SECONDS: Final = 10e-6
+"""By how much each pause between these tries is longer than the last. A create(2) takes 20 to 50 us."""
 
 _TYPE_SIZE: Final = 4
 _OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -89,22 +97,28 @@ class HandleSigner:
 
     def __init__(self, secret: bytes, root: bytes) -> None:
         """*root* is the kernel's handle of the export's root: another export's handles are refused."""
-        if len(secret) < SECRET_SIZE:
-            raise ValueError(f"a secret of at least {SECRET_SIZE} bytes is needed")
-        self._key = blake2b(root, key=secret, digest_size=32, person=b"nfsfuse-handle").digest()
+        if len(secret) != SECRET_SIZE:
+            raise ValueError(f"the secret has {len(secret)} bytes, not {SECRET_SIZE}")
+        key = blake2b(root, key=secret, digest_size=32, person=b"nfsfuse-handle").digest()
+        self._keyed = blake2b(key=key, digest_size=SIGNATURE_SIZE)  # copied: the key is hashed in once
 
     def sign(self, raw: bytes) -> InodeHandle:
         """The handle that clients get."""
-        return InodeHandle(raw + blake2b(raw, key=self._key, digest_size=SIGNATURE_SIZE).digest())
+        return InodeHandle(raw + self._signature(raw))
 
     def verify(self, handle: InodeHandle) -> bytes:
         """The kernel's handle in it. ESTALE for anything that `sign` did not return."""
         raw, signature = handle[:-SIGNATURE_SIZE], handle[-SIGNATURE_SIZE:]
         if not _TYPE_SIZE <= len(raw) <= _TYPE_SIZE + HANDLE_SIZE_MAX:
             raise FsError(errno.ESTALE, "malformed handle")
-        if not compare_digest(signature, blake2b(raw, key=self._key, digest_size=SIGNATURE_SIZE).digest()):
+        if not compare_digest(signature, self._signature(raw)):
             raise FsError(errno.ESTALE, "handle of another server, or forged")
         return raw
+
+    def _signature(self, raw: bytes) -> bytes:
+        state = self._keyed.copy()
+        state.update(raw)
+        return state.digest()
 
 
 class Locator(ABC):
@@ -113,8 +127,7 @@ class Locator(ABC):
     def __init__(self, root_fd: int, cache: DescriptorCache) -> None:
         self._root_fd = root_fd
         self._cache = cache
-        root = identity_of(root_fd)
-        self._place = (root.device, root.mount_id)
+        self._place = self._place_of(identity_of(root_fd))
 
     @abstractmethod
     def find_cached(self, dir_fd: int, name: bytes) -> OpenInode | None:
@@ -145,9 +158,14 @@ class Locator(ABC):
 
     def _identify(self, path: Descriptor) -> Identity:
         identity = identity_of(path.number)
-        if (identity.device, identity.mount_id) != self._place:
+        if self._place_of(identity) != self._place:
             raise FsError(errno.EXDEV, "another filesystem is mounted there")
         return identity
+
+    def _place_of(self, identity: Identity) -> tuple[int, int]:
+        """What has to be the same all over the export: the mount, and the device, since a client sees inode
+        numbers only (a btrfs subvolume has its own)."""
+        return identity.mount_id, identity.device
 
 
 class PersistentLocator(Locator):
@@ -173,7 +191,12 @@ class PersistentLocator(Locator):
         self._signer = HandleSigner(secret, raw)
 
     def find_cached(self, dir_fd: int, name: bytes) -> OpenInode | None:
-        raw, mount_id = name_to_handle(dir_fd, name)
+        try:
+            raw, mount_id = name_to_handle(dir_fd, name)
+        except OSError as exc:
+            if exc.errno == errno.EOPNOTSUPP:  # the exported filesystem has handles: so it is another
+                raise FsError(errno.EXDEV, "another filesystem is mounted there") from exc
+            raise
         if mount_id != self._mount_id:
             raise FsError(errno.EXDEV, "another filesystem is mounted there")
         return self._cache.get(self._signer.sign(raw))
@@ -187,11 +210,24 @@ class PersistentLocator(Locator):
 
     def open(self, handle: InodeHandle) -> OpenInode:
         removals = self._cache.removals
-        path = Descriptor(open_by_handle(self._root_fd, self._signer.verify(handle), _OPEN_PATH))
+        path = Descriptor(self._open_raw(self._signer.verify(handle)))
         attributes = attributes_of(path.number)
         if attributes.nlink == 0:
             raise FsError(errno.ESTALE)
         return self._cache.add(OpenInode(handle, stat.S_IFMT(attributes.mode), path), removals)
+
+    def _open_raw(self, raw: bytes) -> int:
+        """open_by_handle_at(2). While the number of a removed inode is being given to a new one (I_CREATING),
+        Linux answers ENOMEM instead of ESTALE for the old handle (`iget_locked` of fs/inode.c returns NULL,
+        which ext4 takes for a lack of memory). There is nothing to wait on, so it is tried again."""
+        for attempt in range(OPEN_TRIES):
+            try:
+                return open_by_handle(self._root_fd, raw, _OPEN_PATH)
+            except OSError as exc:
+                if exc.errno != errno.ENOMEM:
+                    raise
+                time.sleep(attempt * OPEN_PAUSE_SECONDS)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def peek(self, dir_fd: int, name: bytes) -> Node:
         path = Descriptor(os.open(name, _OPEN_PATH, dir_fd=dir_fd))
@@ -209,16 +245,18 @@ class VolatileLocator(Locator):
         super().__init__(root_fd, cache)
         self._prefix = secrets.token_bytes(8)
         self._issued = 0
-        self._handles: dict[int, InodeHandle] = {}
-        self._numbers: dict[InodeHandle, int] = {}
+        self._handles: dict[tuple[int, int], InodeHandle] = {}
+        self._keys: dict[InodeHandle, tuple[int, int]] = {}
 
     def find_cached(self, dir_fd: int, name: bytes) -> OpenInode | None:
         return None  # a name alone tells no inode: it has to be opened
 
     def adopt(self, path: Descriptor) -> OpenInode:
-        attributes = self._identify(path).attributes
+        identity = self._identify(path)
+        attributes = identity.attributes
+        key = (identity.device, attributes.ino)
         with self._cache.lock:
-            handle = self._handles.get(attributes.ino)
+            handle = self._handles.get(key)
             if handle is not None:
                 inode = self._cache.get(handle)
                 assert inode is not None, "a handle outlived its descriptor"
@@ -228,8 +266,8 @@ class VolatileLocator(Locator):
             inode = OpenInode(handle, stat.S_IFMT(attributes.mode), path)
             if attributes_of(path.number).nlink == 0:
                 return inode  # removed meanwhile: it must not be kept
-            self._handles[attributes.ino] = handle
-            self._numbers[handle] = attributes.ino
+            self._handles[key] = handle
+            self._keys[handle] = key
             return self._cache.add(inode, self._cache.removals)
 
     def open(self, handle: InodeHandle) -> OpenInode:
@@ -241,6 +279,11 @@ class VolatileLocator(Locator):
 
     def forget(self, inode: OpenInode) -> None:
         """The inode left the cache (whose lock is held)."""
-        number = self._numbers.pop(inode.handle, None)
-        if number is not None:
-            del self._handles[number]
+        key = self._keys.pop(inode.handle, None)
+        if key is not None:
+            del self._handles[key]
+
+    def _place_of(self, identity: Identity) -> tuple[int, int]:
+        """The mount alone, if the kernel tells it (Linux 5.8): overlayfs, where these handles are needed, has
+        files of several devices under one mount."""
+        return identity.mount_id, 0 if identity.mount_id else identity.device

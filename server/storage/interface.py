@@ -123,7 +123,8 @@ class Storage(ABC):
         reached.
 
         "." and ".." are left out. A name that exists from the first call to the last is listed exactly once,
-        whatever else changes. Without *with_nodes* every entry's node is None.
+        whatever else changes. Without *with_nodes* every entry's node is None. ENOENT for a pinned directory
+        that was removed.
         """
 
     # Attributes. Volatile until `fsync` of the inode.
@@ -177,7 +178,8 @@ class Storage(ABC):
 
     @abstractmethod
     def unpin(self, handle: InodeHandle) -> None:
-        """The last one of an unlinked inode frees its space. Never an `FsError`; one without its `pin` is a
+        """The last one of an unlinked inode frees its space (which takes a
+        while if it is large: not on an event loop). Never an `FsError`; one without its `pin` is a
         bug of the caller's (AssertionError)."""
 
     @abstractmethod

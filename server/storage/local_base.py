@@ -94,6 +94,7 @@ class LocalBase:
 
     def close(self) -> None:
         self._cache.clear()
+        del self._root, self._root_descriptor
 
     def _inode(self, handle: InodeHandle) -> OpenInode:
         return self._cache.get(handle) or self._locator.open(handle)
@@ -117,22 +118,27 @@ class LocalBase:
         return Node(inode.handle, attributes_of(inode.path.number))
 
     def _reader(self, inode: OpenInode) -> Descriptor:
-        """A descriptor for reading: the writer if there is one, so that fsync sees its write-back errors."""
+        """A file's descriptor for reading: the writer if there is one, so that fsync sees its write-back
+        errors."""
+        self._check_file(inode)
         return inode.writer or inode.reader or self._open(inode, os.O_RDONLY)
 
     def _writer(self, inode: OpenInode) -> Descriptor:
+        self._check_file(inode)
         return inode.writer or self._open(inode, os.O_RDWR)
 
-    def _open(self, inode: OpenInode, access: int) -> Descriptor:
-        """Opens the file itself. Regular files and directories only: a FIFO would block, a device would
-        act."""
-        if inode.kind == stat.S_IFDIR:
-            if access != os.O_RDONLY:
-                raise FsError(errno.EISDIR)
-        elif inode.kind != stat.S_IFREG:
-            raise FsError(errno.EINVAL, "no regular file")
-        descriptor = Descriptor(os.open(by_proc(inode.path), access | os.O_CLOEXEC))
-        return self._cache.attach(inode, descriptor, access == os.O_RDWR)
+    def _lister(self, directory: OpenInode) -> Descriptor:
+        """A directory's descriptor for listing and for fsync."""
+        return directory.reader or self._open(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _check_file(self, inode: OpenInode) -> None:
+        """Only regular files are opened for I/O: a FIFO would block, a device would act."""
+        if inode.kind != stat.S_IFREG:
+            raise FsError(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL)
+
+    def _open(self, inode: OpenInode, flags: int) -> Descriptor:
+        descriptor = Descriptor(os.open(by_proc(inode.path), flags | os.O_CLOEXEC))
+        return self._cache.attach(inode, descriptor, flags == os.O_RDWR)
 
     def _lock(self, inode: OpenInode) -> threading.RLock:
         """Held while names in a directory change, while a listing moves its descriptor, while a file is

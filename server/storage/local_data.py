@@ -95,7 +95,7 @@ class LocalData(LocalBase):
     @translated
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:
         inode = self._inode(handle)
-        file = self._reader(inode)
+        file = self._lister(inode) if inode.kind == stat.S_IFDIR else self._reader(inode)
         if datasync:
             os.fdatasync(file.number)
         else:
@@ -104,7 +104,7 @@ class LocalData(LocalBase):
     @translated
     def fsync_dir(self, handle: InodeHandle) -> None:
         inode = self._directory(handle)
-        file = self._reader(inode)
+        file = self._lister(inode)
         os.fsync(file.number)
 
     @translated
@@ -122,8 +122,6 @@ class LocalData(LocalBase):
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise FsError(errno.EINVAL, "seek")
         inode = self._inode(handle)
-        if inode.kind == stat.S_IFDIR:
-            raise FsError(errno.EISDIR)
         file = self._reader(inode)
         with self._lock(inode):  # `append` needs the descriptor's position
             return os.lseek(file.number, offset, whence)

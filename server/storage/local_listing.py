@@ -23,7 +23,8 @@ _BUFFER_SIZE_MAX: Final = 64 * 1024
 _ENTRY_SIZE: Final = 40
 """Bytes that a name of 16 takes in struct linux_dirent64: what a listing's limit is turned into."""
 
-_VANISHED: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EXDEV})
+_NO_NODE: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EXDEV, errno.ENOTCONN})
+"""Vanished meanwhile, or the place of another filesystem (ENOTCONN: of a FUSE mount whose daemon died)."""
 
 
 class LocalListing(LocalBase):
@@ -42,7 +43,7 @@ class LocalListing(LocalBase):
         return [DirEntry(entry.name, entry.cookie, self._peek(directory, entry.name)) for entry in found], eof
 
     def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
-        file = self._reader(directory)
+        file = self._lister(directory)
         found: list[RawEntry] = []
         with self._lock(directory):  # of the descriptor's position
             os.lseek(file.number, cookie, os.SEEK_SET)
@@ -63,6 +64,6 @@ class LocalListing(LocalBase):
             with self._lock(directory):  # as in _find: it may be in the middle of being created
                 return self._locator.peek(directory.path.number, name)
         except (OSError, FsError) as exc:
-            if exc.errno in _VANISHED:
+            if exc.errno in _NO_NODE:
                 return None
             raise

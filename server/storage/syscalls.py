@@ -33,11 +33,10 @@ _STATX_SIZE: Final = 256
 # btime, ctime, mtime, then rdev and dev as major, minor, and the mount's id.
 _STATX: Final = struct.Struct("=I12xIIIHxxQQQ8xqI4xqI4xqI4xqI4xIIIIQ")
 
-# struct file_handle: handle_bytes, handle_type; then room for the handle and for the mount's id.
-_HANDLE_HEAD: Final = struct.Struct("=Ii")
-_MOUNT_ID: Final = struct.Struct("=i")
-_MOUNT_ID_AT: Final = _HANDLE_HEAD.size + HANDLE_SIZE_MAX
-_HANDLE_EMPTY: Final = _HANDLE_HEAD.pack(HANDLE_SIZE_MAX, 0) + bytes(HANDLE_SIZE_MAX + _MOUNT_ID.size)
+# struct file_handle: handle_bytes, handle_type, then room for the handle; and for the mount's id.
+_HANDLE: Final = struct.Struct(f"=I4s{HANDLE_SIZE_MAX}si")
+_MOUNT_ID_AT: Final = 8 + HANDLE_SIZE_MAX
+_HANDLE_EMPTY: Final = _HANDLE.pack(HANDLE_SIZE_MAX, b"", b"", 0)
 
 # struct linux_dirent64: d_ino, d_off, d_reclen, d_type; the name follows.
 _DIRENT: Final = struct.Struct("=QqHB")
@@ -89,27 +88,37 @@ def _failure() -> OSError:
 
 def attributes_of(fd: int) -> Attributes:
     """statx(2) of an open descriptor (O_PATH too)."""
-    return identity_of(fd).attributes
+    return _attributes(_statx_fields(fd))
 
 
 def identity_of(fd: int) -> Identity:
     """statx(2) of an open descriptor (O_PATH too), with what tells filesystems and mounts apart."""
+    fields = _statx_fields(fd)
+    *_, dev_major, dev_minor, mount_id = fields
+    return Identity(_attributes(fields), (dev_major << 32) | dev_minor, mount_id)
+
+
+def _statx_fields(fd: int) -> tuple[int, ...]:
     buffer = _StatxBuffer()
     if _statx(fd, b"", AT_EMPTY_PATH, _STATX_WANTED, buffer) < 0:
         raise _failure()
+    return _STATX.unpack_from(buffer)
+
+
+def _attributes(fields: tuple[int, ...]) -> Attributes:
     (
         mask, nlink, uid, gid, mode, ino, size, blocks, atime, atime_ns, btime, btime_ns, ctime, ctime_ns,
-        mtime, mtime_ns, rdev_major, rdev_minor, dev_major, dev_minor, mount_id,
-    ) = _STATX.unpack_from(buffer)  # fmt: skip
-    rdev = os.makedev(rdev_major, rdev_minor) if rdev_major or rdev_minor else 0
-    attributes = Attributes(
-        ino, mode, nlink, uid, gid, rdev, size, blocks,
+        mtime, mtime_ns, rdev_major, rdev_minor, _, _, _,
+    ) = fields  # fmt: skip
+    return Attributes(
+        ino, mode, nlink, uid, gid,
+        os.makedev(rdev_major, rdev_minor) if rdev_major or rdev_minor else 0,
+        size, blocks,
         atime * 1_000_000_000 + atime_ns,
         mtime * 1_000_000_000 + mtime_ns,
         ctime * 1_000_000_000 + ctime_ns,
         btime * 1_000_000_000 + btime_ns if mask & STATX_BTIME else 0,
     )  # fmt: skip
-    return Identity(attributes, (dev_major << 32) | dev_minor, mount_id)
 
 
 def name_to_handle(dir_fd: int, name: bytes) -> tuple[bytes, int]:
@@ -121,10 +130,8 @@ def name_to_handle(dir_fd: int, name: bytes) -> tuple[bytes, int]:
     flags = 0 if name else AT_EMPTY_PATH
     if _name_to_handle_at(dir_fd, name, buffer, ctypes.byref(buffer, _MOUNT_ID_AT), flags) < 0:
         raise _failure()
-    raw = buffer.raw
-    (size,) = struct.unpack_from("=I", raw)
-    (mount_id,) = _MOUNT_ID.unpack_from(raw, _MOUNT_ID_AT)
-    return raw[4 : _HANDLE_HEAD.size + size], mount_id
+    size, kind, body, mount_id = _HANDLE.unpack_from(buffer)
+    return kind + body[:size], mount_id
 
 
 def open_by_handle(mount_fd: int, handle: bytes, flags: int) -> int:

@@ -1,0 +1,95 @@
+"""A regular file as this client holds it: tokens, pages, attributes, and those who wait for them to change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from nfsfuse.machines.data_tokens import DataTokens
+from nfsfuse.machines.inodes import Inode
+from nfsfuse.machines.page_cache import FilePages
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.intervals import IntervalSet
+from nfsfuse.protocol.types import OpenId
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """A read from the server under way. What changes here in the meantime is *stale* in its reply."""
+
+    start: int
+    end: int
+    stale: IntervalSet = field(default_factory=IntervalSet)
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+    valid: bool = False  # it came, under a token that is held
+
+
+class CachedFile:
+    """One file. State lives in the machines; this ties them together and wakes whoever waits."""
+
+    def __init__(self, inode: Inode, pages: FilePages) -> None:
+        self.inode = inode
+        self.tokens = DataTokens()
+        self.pages = pages
+        self.attributes = inode.attributes
+        self.attr_entitled: set[int] = set()
+        self.fetches: list[Fetch] = []
+        self.open_count = 0
+        self.open_ids: list[OpenId] = []  # on the server; they pin the inode there
+        self.failures = 0
+        self.failure: FsError | None = None
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def now_known_as(self, inode: Inode) -> None:
+        """The kernel has forgotten the inode and learned of it anew, while data were still written back."""
+        self.inode = inode
+        self.attributes = inode.attributes
+
+    async def changed(self) -> None:
+        """Wait until something of this file's state has changed."""
+        await self._waiting.park()
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._waiting.unpark_all()
+
+    def size(self) -> int | None:
+        """The file's size, if this client may know it."""
+        return self.attributes.size()
+
+    def entitle(self, start: int, end: int, *, attr: bool) -> int:
+        """See `DataTokens.entitle`; with *attr* recalls of the attributes wait for the operation, too."""
+        number = self.tokens.entitle(start, end)
+        if attr:
+            self.attr_entitled.add(number)
+        return number
+
+    def used(self, number: int | None) -> None:
+        """The operation entitled as *number* has run or given up."""
+        if number is not None:
+            self.tokens.used(number)
+            self.attr_entitled.discard(number)
+            self.wake()
+
+    def changes(self, start: int, end: int) -> None:
+        """Data of ``[start, end)`` change here: fetches under way bring something older."""
+        for fetch in self.fetches:
+            fetch.stale.add(max(start, fetch.start), min(end, fetch.end))
+
+    def failed(self, failure: FsError) -> None:
+        """A write-back failed. Every open file is told once, by its next fsync or close (errseq_t of Linux)."""
+        self.failures += 1
+        self.failure = failure
+        self.wake()
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.tokens.check()
+        self.pages.check()
+        for start, end in self.pages.dirty.intervals():
+            low, high = start // 4096 * 4096, -(-end // 4096) * 4096
+            for at in (low, high - 4096):
+                assert (self.tokens.held.at(at) or 0) == 2, (
+                    f"K3: dirty [{start}, {end}) is not held exclusively"
+                )

@@ -1,0 +1,111 @@
+"""Where tokens arrive: grants out of replies are put into the machines, unwanted ones go back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import Attributes, InodeHandle, Node
+
+
+class Holdings:
+    """All that this client holds. Everything here is synchronous: it runs in the hooks that apply replies in
+    the order received. *distrust* has the kernel ask for an inode's attributes again."""
+
+    def __init__(
+        self, remote: Remote, inodes: InodeTable, cache: PageCache, distrust: Callable[[Inode], None]
+    ) -> None:
+        self._remote = remote
+        self._inodes = inodes
+        self._cache = cache
+        self._distrust = distrust
+        self._files: dict[InodeHandle, CachedFile] = {}
+
+    def file(self, inode: Inode) -> CachedFile:
+        """The state of a regular file; made when it is first asked for."""
+        file = self._files.get(inode.handle)
+        if file is None:
+            file = self._files[inode.handle] = CachedFile(inode, self._cache.file())
+        file.now_known_as(inode)
+        return file
+
+    def existing_file(self, handle: InodeHandle) -> CachedFile | None:
+        """The state of a regular file that has been used."""
+        return self._files.get(handle)
+
+    def files(self) -> list[CachedFile]:
+        """Every file that has been used."""
+        return list(self._files.values())
+
+    def apply(self, tokens: Iterable[Token]) -> None:
+        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back."""
+        unwanted = []
+        for token in tokens:
+            inode = self._inodes.by_handle(token.handle)
+            if inode is None or not self._keep(inode, token):
+                unwanted.append(_nothing(token))
+        if unwanted:
+            self._remote.post(m.ReturnTokens(tuple(unwanted)))
+
+    def _keep(self, inode: Inode, token: Token) -> bool:
+        match token.resource:
+            case Resource.ATTR:
+                inode.attributes.granted(token.mode)
+                return True
+            case Resource.DATA:
+                return self.file(inode).tokens.granted(token.start, token.end, token.mode)
+            case Resource.DIR:
+                return False
+
+    def learn(self, inode: Inode, attributes: Attributes) -> None:
+        """The server told attributes."""
+        if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
+            self._distrust(inode)
+
+    def learn_node(self, node: Node) -> None:
+        """The server told attributes of an inode that the kernel may know."""
+        inode = self._inodes.by_handle(node.handle)
+        if inode is not None:
+            self.learn(inode, node.attributes)
+
+    def found(self, node: Node, tokens: Iterable[Token], affected: Iterable[Node] = ()) -> Inode:
+        """A reply told of *node* and of others that were changed with it."""
+        inode = self._inodes.known(node)
+        self.apply(tokens)
+        self.learn(inode, node.attributes)
+        for other in affected:
+            self.learn_node(other)
+        return inode
+
+    def forgotten(self, inode: Inode) -> None:
+        """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
+        held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
+        file = self._files.pop(inode.handle, None)
+        if file is not None:
+            assert file.open_count == 0, "the kernel forgot an open file"
+            if file.pages.dirty:
+                self._files[inode.handle] = file  # its write-back goes on under the tokens
+                return
+            file.tokens.in_kernel.clear()
+            file.pages.drop(0, RANGE_END)
+            held += [
+                Token(inode.handle, Resource.DATA, start, end, TokenMode.NONE)
+                for start, end, _ in file.tokens.everything()
+            ]
+        if inode.attributes.mode is not TokenMode.NONE or len(held) > 1:
+            self._remote.post(m.ReturnTokens(tuple(held)))
+
+    def check(self) -> None:
+        """Assert every invariant of the client."""
+        self._inodes.check()
+        for file in self._files.values():
+            file.check()
+
+
+def _nothing(token: Token) -> Token:
+    return Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE)

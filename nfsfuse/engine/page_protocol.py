@@ -1,0 +1,102 @@
+"""The page protocol: how a page is taken from this client's programs because another client needs it.
+
+In October 2000 Linus Torvalds sketched on linux-kernel how a network filesystem could have one copy of every
+page although programs have it mapped: ::
+
+    LockPage(page)                 nobody writes to this page
+    gather_all_mmap_users(page)    find every mapping, write-protect it, shoot down the TLBs
+    nfs_wb_page(page)              force write-back
+    ClearPageUptodate(page)        the next access reads it in again
+    UnlockPage(page)               the client can go wild
+
+`PageProtocol.revoke` is those five lines, for a range of pages. What may run while it does is decided by
+`nfsfuse.machines.data_tokens`; why it cannot deadlock is told in docs/coherence.md, and each rule there is a
+test of the same name.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.machines.data_tokens import Phase, Revocation
+from nfsfuse.ports.kernel import Kernel
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.tokens import TokenMode
+
+log = logging.getLogger(__name__)
+
+
+class PageProtocol:
+    """Takes pages away from the kernel and the daemon, in the one order that loses nothing."""
+
+    def __init__(self, kernel: Kernel, write_back: WriteBack) -> None:
+        self._kernel = kernel
+        self._write_back = write_back
+
+    async def revoke(self, file: CachedFile, recall: Revocation) -> TokenMode:
+        """Give up ``[recall.start, recall.end)`` down to *recall.keep*; the mode that is left. When this
+        returns the recall may be acknowledged, and must be before anything else runs (K5)."""
+        await self.lock_page(file, recall)
+        while cached := self._in_kernel(file, recall):
+            await self.gather_all_mmap_users(file, recall, cached)
+        await self.write_back_page(file, recall)
+        kept = self.clear_page_uptodate(file, recall)
+        self.unlock_page(file, recall)
+        return kept
+
+    async def lock_page(self, file: CachedFile, recall: Revocation) -> None:
+        """Wait for the operations that were granted these pages before the recall came: each gets to use
+        them once, or two clients could take a page from each other for ever."""
+        while recall.waits_for:
+            await file.changed()
+
+    def _in_kernel(self, file: CachedFile, recall: Revocation) -> list[Interval]:
+        """What is to be invalidated next: what the kernel had at first, then what operations that ran during
+        the invalidation have put there."""
+        if self._may_stay_shared(file, recall):
+            recall.phase = Phase.CLOSED  # nobody can write: clean pages may stay where they are
+            return []
+        return file.tokens.invalidate(recall)
+
+    @staticmethod
+    def _may_stay_shared(file: CachedFile, recall: Revocation) -> bool:
+        return recall.keep is TokenMode.SHARED and file.tokens.writers == 0
+
+    async def gather_all_mmap_users(
+        self, file: CachedFile, recall: Revocation, cached: list[Interval]
+    ) -> None:
+        """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
+        FUSE_WRITEs that are taken at once) and drops it. Parked from the instant it has returned."""
+        last = cached[-1]
+        for start, end in cached:
+            on_returned = recall.close if (start, end) == last else None
+            await self._kernel.invalidate_pages(file.inode.node_id, start, end, on_returned)
+
+    async def write_back_page(self, file: CachedFile, recall: Revocation) -> None:
+        """What is dirty goes to the server, which takes it from the holder that is being recalled. What it
+        refuses is lost, and its file's next fsync or close says so."""
+        try:
+            await self._write_back.write_back(file, recall.start, recall.end)
+        except FsError as exc:
+            log.error(
+                "inode %d: a write-back that was recalled failed, data are lost: %s", file.inode.node_id, exc
+            )
+
+    def clear_page_uptodate(self, file: CachedFile, recall: Revocation) -> TokenMode:
+        """The daemon's own copy goes too, or stays as a clean one."""
+        kept = TokenMode.NONE
+        if self._may_stay_shared(file, recall) and not file.pages.dirty.overlaps(recall.start, recall.end):
+            kept = TokenMode.SHARED
+        else:
+            file.pages.drop(recall.start, recall.end)
+            file.changes(recall.start, recall.end)
+        file.tokens.reduce(recall.start, recall.end, kept)
+        return kept
+
+    def unlock_page(self, file: CachedFile, recall: Revocation) -> None:
+        """The client can go wild."""
+        file.tokens.revoked(recall)
+        file.wake()

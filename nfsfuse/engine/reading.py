@@ -1,0 +1,121 @@
+"""FUSE_READ: from the daemon's pages, or from the server together with the token for them."""
+
+from __future__ import annotations
+
+from nfsfuse.engine.cached_file import CachedFile, Fetch
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE
+
+EAGAIN = 11
+
+
+def pages_of(offset: int, size: int) -> tuple[int, int]:
+    """The range of whole pages that contains ``[offset, offset + size)``."""
+    return offset // PAGE_SIZE * PAGE_SIZE, min(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, RANGE_END)
+
+
+class Reader:
+    """Reads of a mount."""
+
+    def __init__(self, remote: Remote, holdings: Holdings) -> None:
+        self._remote = remote
+        self._holdings = holdings
+
+    async def read(
+        self, file: CachedFile, offset: int, size: int, *, cached: bool
+    ) -> bytes | bytearray | memoryview:
+        """The bytes of ``[offset, offset + size)``, fewer only at the end of the file. *cached*: the kernel
+        is going to keep them (not so for O_DIRECT). The answer must reach the kernel before anything else
+        runs: the token is checked right before this returns."""
+        start, end = pages_of(offset, size)
+        tokens = file.tokens
+        if cached:
+            tokens.read_arrived(start, end)
+        fetch: Fetch | None = None
+        entitled: int | None = None
+        try:
+            while True:
+                mode = tokens.reading_mode()
+                if tokens.parked(start, end):
+                    file.used(entitled)
+                    entitled = None
+                    await file.changed()
+                    continue
+                held = tokens.holds(start, end, mode)
+                if held:
+                    data = _answer(file, offset, size, fetch)
+                    if data is not None:
+                        if cached:
+                            tokens.answered(start, end)
+                        return data
+                file.used(entitled)
+                fetch, entitled = await self._fetch(file, start, end, TokenMode.NONE if held else mode)
+        finally:
+            file.used(entitled)
+
+    async def _fetch(
+        self, file: CachedFile, start: int, end: int, mode: TokenMode
+    ) -> tuple[Fetch | None, int | None]:
+        fetch = Fetch(start, end)
+        entitled: int | None = None
+
+        def arrived(reply: Message, payload: bytes | bytearray) -> None:
+            nonlocal entitled
+            assert isinstance(reply, m.Data)
+            self._holdings.apply(reply.tokens)
+            if reply.attributes is not None:
+                self._holdings.learn(file.inode, reply.attributes)
+            if file.tokens.holds(start, end, TokenMode.SHARED) and not file.tokens.parked(start, end):
+                fetch.data = memoryview(payload)
+                fetch.valid = True
+                entitled = file.entitle(start, end, attr=reply.attributes is not None)
+
+        file.fetches.append(fetch)
+        try:
+            await self._remote.call(m.Read(file.inode.handle, start, end - start, mode), b"", arrived)
+        except FsError as exc:
+            file.used(entitled)
+            if exc.errno != EAGAIN:
+                raise
+            return None, None
+        except BaseException:
+            file.used(entitled)
+            raise
+        finally:
+            file.fetches.remove(fetch)
+        return (fetch if fetch.valid else None), entitled
+
+
+def _answer(
+    file: CachedFile, offset: int, size: int, fetch: Fetch | None
+) -> bytes | bytearray | memoryview | None:
+    """The data from the daemon's pages and from *fetch*; None if they do not suffice."""
+    end = offset + size
+    known = file.size()
+    if known is not None:
+        end = min(end, known)
+        if end <= offset:
+            return b""
+    data = file.pages.read(offset, end)
+    if data is not None or fetch is None:
+        return data
+    short = len(fetch.data) < fetch.end - fetch.start
+    if short and known is None:
+        return None  # the attributes were recalled meanwhile: nobody knows where the file ends now
+    if not fetch.stale and not file.pages.valid.overlaps(offset, end):
+        return _slice(fetch, offset, end)
+    # Something is newer here than at the server: lay it over what came.
+    file.pages.fill(fetch.start, _slice(fetch, fetch.start, max(end, fetch.start)), fetch.stale)
+    return file.pages.read(offset, end)
+
+
+def _slice(fetch: Fetch, start: int, end: int) -> bytes | memoryview:
+    """``[start, end)`` of what came; beyond the end of the server's file it is a hole."""
+    found = fetch.data[start - fetch.start : end - fetch.start]
+    missing = end - start - len(found)
+    return found if missing == 0 else bytes(found) + bytes(missing)

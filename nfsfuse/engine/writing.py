@@ -1,0 +1,109 @@
+"""FUSE_WRITE: absorbed under an EXCLUSIVE token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.reading import pages_of
+from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.ports.kernel import Kernel
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE
+
+
+class Writer:
+    """Writes of a mount. *wall_clock* gives nanoseconds since the epoch, for mtime."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        holdings: Holdings,
+        write_back: WriteBack,
+        kernel: Kernel,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._remote = remote
+        self._holdings = holdings
+        self._write_back = write_back
+        self._kernel = kernel
+        self._wall_clock = wall_clock
+
+    async def write(
+        self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
+    ) -> int:
+        """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
+        the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page."""
+        entitled: int | None = None
+        try:
+            while True:
+                known = file.size()
+                if append and known is not None:
+                    offset = known
+                end = offset + len(data)
+                extends = append or known is None or end > known
+                start_page, end_page = pages_of(offset, len(data))
+                if file.tokens.parked(start_page, end_page) or (extends and file.attributes.revoking):
+                    file.used(entitled)
+                    entitled = None
+                    await file.changed()
+                elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
+                    extends and not file.attributes.may_change_here()
+                ):
+                    file.used(entitled)
+                    entitled = None  # while it waits for the server nobody may wait for it (K6)
+                    entitled = await self._get_tokens(file, start_page, end_page, extends)
+                elif file.pages.writing.overlaps(offset, end):
+                    await file.changed()
+                elif not page and not self._write_back.has_room():
+                    await self._write_back.room()
+                else:
+                    self._absorb(file, offset, data, keeps=not (direct or page))
+                    break
+        finally:
+            file.used(entitled)
+        if direct and file.tokens.in_kernel.overlaps(start_page, end_page):
+            # The kernel's pages lack what was written past them (and an append may be elsewhere than it knows).
+            await self._kernel.invalidate_pages(file.inode.node_id, start_page, end_page)
+        return len(data)
+
+    def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
+        end = offset + len(data)
+        file.changes(offset, end)
+        file.pages.write(offset, data, trio.current_time())
+        if file.attributes.may_change_here():
+            file.attributes.written(end, self._wall_clock())
+        else:
+            file.attributes.forget_value()
+        if keeps:
+            # The kernel has whole pages up to date already; of others it knows what it knew.
+            first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+            if first < last:
+                file.tokens.answered(first, last)
+        self._write_back.dirtied(file)
+
+    async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:
+        entitled: int | None = None
+
+        def arrived(reply: Message, _: bytes | bytearray) -> None:
+            nonlocal entitled
+            assert isinstance(reply, m.TokenGrant)
+            self._holdings.apply(reply.tokens)
+            if reply.attributes is not None:
+                self._holdings.learn(file.inode, reply.attributes)
+            entitled = file.entitle(start, end, attr=extends)
+
+        attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
+        message = m.GetToken(file.inode.handle, TokenMode.EXCLUSIVE, start, end, attr)
+        try:
+            await self._remote.call(message, b"", arrived)
+        except BaseException:
+            file.used(entitled)
+            raise
+        return entitled

@@ -1,0 +1,125 @@
+"""FUSE_INIT: what we ask of the kernel, and what came of it.
+
+The flags are put into libfuse's reply as it is written (`_supplement.c`), so that neither libfuse's version
+nor its defaults matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from nfsfuse.fuse import abi
+from nfsfuse.fuse.abi import InitFlag
+
+WRITE_BYTES_MAX: Final = 1 << 20
+"""The largest FUSE_WRITE and FUSE_READ: 256 pages, all that libfuse 3.14 has buffers for."""
+
+ON: Final = (
+    InitFlag.ASYNC_READ
+    | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.BIG_WRITES
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.MAX_PAGES
+    | InitFlag.EXPLICIT_INVAL_DATA  # a changed size or mtime in an answer drops no page: we say which ones
+    | InitFlag.HANDLE_KILLPRIV_V2  # sets SB_NOSEC: no GETXATTR of security.capability before every write(2)
+    | InitFlag.HAS_EXPIRE_ONLY
+    | InitFlag.DIRECT_IO_ALLOW_MMAP
+)
+OFF: Final = (
+    InitFlag.AUTO_INVAL_DATA  # drops our own valid pages after our own writes
+    | InitFlag.WRITEBACK_CACHE  # ignores the server's size and mtime for ever
+    | InitFlag.HANDLE_KILLPRIV
+    | InitFlag.SPLICE_READ
+    | InitFlag.SPLICE_WRITE
+    | InitFlag.SPLICE_MOVE
+    | InitFlag.PASSTHROUGH
+    | InitFlag.OVER_IO_URING
+)
+LOCKS: Final = InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS
+DECIDED: Final = ON | OFF | LOCKS | InitFlag.READDIRPLUS_AUTO | InitFlag.CACHE_SYMLINKS
+"""Flags that are ours to decide; the others stay as libfuse has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """What FUSE_INIT settles. Sizes are bytes."""
+
+    locks: bool = True
+    """False (``nolock``): the kernel grants locks locally. Anything else needs getlk and setlk."""
+    readdirplus_auto: bool = False
+    """The kernel asks for names only where it expects no stat: needs `ExtraOperations.readdir`."""
+    cache_symlinks: bool = False
+    max_write: int = WRITE_BYTES_MAX
+    max_readahead: int = WRITE_BYTES_MAX
+    """Granted at most what the kernel offers, the bdi's 128 KiB: see `set_read_ahead`."""
+    max_background: int = 64
+    """Read-ahead and write-back requests in flight."""
+    congestion_threshold: int = 48
+
+    def __post_init__(self) -> None:
+        if not 4096 <= self.max_write <= WRITE_BYTES_MAX:
+            raise ValueError(f"max_write must be 4096 to {WRITE_BYTES_MAX}, not {self.max_write}")
+        if not 0 <= self.max_readahead < 2**32:
+            raise ValueError(f"max_readahead must be 0 to 2**32 - 1, not {self.max_readahead}")
+        if not 1 <= self.congestion_threshold <= self.max_background <= 0xFFFF:
+            raise ValueError("needed: 1 <= congestion_threshold <= max_background <= 65535")
+
+    def flags(self) -> InitFlag:
+        wanted = ON
+        if self.locks:
+            wanted |= LOCKS
+        if self.readdirplus_auto:
+            wanted |= InitFlag.READDIRPLUS_AUTO
+        if self.cache_symlinks:
+            wanted |= InitFlag.CACHE_SYMLINKS
+        return wanted
+
+    def required(self) -> InitFlag:
+        """Without these no mount; above all, never one whose locks the kernel grants by itself."""
+        return InitFlag.DO_READDIRPLUS | (LOCKS if self.locks else InitFlag(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The outcome of FUSE_INIT; *granted* is what we answered, which is what the kernel does."""
+
+    protocol: tuple[int, int]  # the kernel's version
+    offered: InitFlag
+    asked: InitFlag
+    granted: InitFlag
+    max_write: int
+    max_pages: int
+    max_readahead_offered: int
+    max_readahead: int
+    max_background: int
+    congestion_threshold: int
+
+    def __str__(self) -> str:
+        missing = self.asked & ~self.granted
+        return (
+            f"FUSE {self.protocol[0]}.{self.protocol[1]} offered={self.offered!r} granted={self.granted!r} "
+            f"not_offered={missing!r} max_write={self.max_write} max_pages={self.max_pages} "
+            f"max_readahead={self.max_readahead} max_background={self.max_background} "
+            f"congestion_threshold={self.congestion_threshold}"
+        )
+
+
+def decode(options: InitOptions, offered: bytes, granted: bytes) -> Negotiated:
+    major, minor, readahead_offered, flags, flags2 = abi.INIT_IN.unpack(offered)
+    _, _, readahead, out_flags, background, congestion, write, _, pages, _, out_flags2 = abi.INIT_OUT.unpack(
+        granted
+    )
+    return Negotiated(
+        protocol=(major, minor),
+        offered=InitFlag(flags | (flags2 << 32 if flags & InitFlag.INIT_EXT else 0)),
+        asked=options.flags(),
+        granted=InitFlag(out_flags | out_flags2 << 32),
+        max_write=write,
+        max_pages=pages,
+        max_readahead_offered=readahead_offered,
+        max_readahead=readahead,
+        max_background=background,
+        congestion_threshold=congestion,
+    )

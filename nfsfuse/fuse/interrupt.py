@@ -1,0 +1,155 @@
+"""FUSE_INTERRUPT as trio cancellation.
+
+When a signal reaches a thread that waits for a FUSE request, the kernel (fs/fuse/dev.c, request_wait_answer)
+sends FUSE_INTERRUPT for it **once** and goes on waiting for the answer, even if the signal was SIGKILL. So
+each handler runs in a cancel scope registered under its request's number; the interrupt cancels the scope,
+and the request is answered EINTR.
+
+Which signals count is the filesystem's choice. SETLKW gives way to any signal, as POSIX says of F_SETLKW.
+All else gives way to a *fatal* one only, as NFS does (TASK_KILLABLE): programs do not expect EINTR from
+stat(2) or from read(2) of a file, and interrupts also come of timers, of stop signals, of Go's and Java's
+preemption signals. The message does not say which signal it was; a fatal one is seen as SIGKILL pending in
+the thread, because the kernel turns every fatal signal into that (kernel/signal.c, complete_signal). As no
+second interrupt would tell of a later SIGKILL, an interrupted thread is looked at again until its request is
+answered.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+
+import trio
+
+from nfsfuse.fuse.binding import Request, current_request, pyfuse3
+
+FATAL_CHECK_SECONDS: Final = 0.05
+"""How often an interrupted thread is looked at for a fatal signal: what a person calls at once."""
+
+EARLY_MAX: Final = 1024
+"""Interrupts remembered that no handler has claimed. Nearly all are for requests just answered."""
+
+_SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+class _Running(NamedTuple):
+    scope: trio.CancelScope
+    thread_id: int
+    any_signal: bool
+
+
+class Interrupts:
+    """The handlers that run, by the number of their request. The kernel uses no number twice."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Running] = {}
+        self._early: dict[int, None] = {}  # in order of arrival
+        self._watched: set[int] = set()
+        self._watch_wanted = trio.Event()
+
+    def register(self, unique: int, thread_id: int, *, any_signal: bool = False) -> trio.CancelScope:
+        """The scope to run the handler of request *unique* in; `forget` it at the end."""
+        scope = trio.CancelScope()
+        self._running[unique] = _Running(scope, thread_id, any_signal)
+        if self._early and unique in self._early:
+            del self._early[unique]
+            self.interrupt(unique)
+        return scope
+
+    def forget(self, unique: int) -> None:
+        del self._running[unique]
+        self._watched.discard(unique)
+
+    def interrupt(self, unique: int) -> None:
+        """FUSE_INTERRUPT for *unique* was received.
+
+        It may come before the handler has registered: then it counts when it does. Answering EAGAIN, which
+        makes the kernel send the interrupt again at once, would be a busy loop for a handler that never
+        registers.
+        """
+        running = self._running.get(unique)
+        if running is None:
+            self._early[unique] = None
+            if len(self._early) > EARLY_MAX:
+                del self._early[next(iter(self._early))]
+        elif running.any_signal or fatal_signal_pending(running.thread_id):
+            running.scope.cancel()
+        else:
+            self._watched.add(unique)
+            self._watch_wanted.set()
+
+    async def watch(self) -> None:
+        """Run for ever: cancel interrupted handlers whose thread has been killed since."""
+        while True:
+            await self._watch_wanted.wait()
+            self._watch_wanted = trio.Event()
+            while self._watched:
+                await trio.sleep(FATAL_CHECK_SECONDS)
+                for unique in list(self._watched):
+                    running = self._running[unique]
+                    if fatal_signal_pending(running.thread_id):
+                        running.scope.cancel()
+                        self._watched.discard(unique)
+
+
+def fatal_signal_pending(thread_id: int) -> bool:
+    """Is the thread, waiting in the kernel, to die? True too for one that cannot be looked at (another pid
+    namespace): then a needless EINTR is better than a program that cannot be killed."""
+    if thread_id == 0:
+        return True
+    try:
+        with open(f"/proc/{thread_id}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("SigPnd:"):
+                    return bool(int(line.split()[1], 16) & _SIGKILL_BIT)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return True
+    return True
+
+
+INTERRUPTS: Final = Interrupts()
+"""Of this process's one mount, as in pyfuse3: `interruptible` is applied before there is a mount."""
+
+
+@contextmanager
+def waiting(request: Request) -> Iterator[None]:
+    """While the body waits on behalf of *request*, its program can be killed: FUSEError(EINTR) then.
+
+    For handlers that mostly answer at once: only what waits is put into the body, for entering and leaving
+    costs 6 to 15 us, most of it trio's cancel scope, where a whole upcall can be had for 30. An interrupt
+    that came before counts.
+    """
+    with INTERRUPTS.register(request.unique, request.pid):
+        try:
+            yield
+        finally:
+            INTERRUPTS.forget(request.unique)
+        return
+    raise pyfuse3.FUSEError(errno.EINTR)
+
+
+def interruptible(
+    handler: Callable[Concatenate[S, Request, P], Awaitable[R]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
+    """Make a whole method of `pyfuse3.Operations` killable and tell it the facts of its request.
+
+    The method is written with the `Request` as its first argument, before pyfuse3's own. The decorator must
+    be the outermost one: the facts are those of the message read last, until the first ``await``. Where the
+    handler must not be cut off (a change has been sent to the server), it shields that part itself.
+    """
+
+    @functools.wraps(handler)
+    async def wrapper(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        request = current_request()
+        with waiting(request):
+            return await handler(self, request, *args, **kwargs)
+
+    return wrapper

@@ -1,0 +1,148 @@
+"""Notifications to the kernel: what it must drop from its caches.
+
+Written straight to the FUSE device as ``fuse_out_header{len, error=code, unique=0}`` and a payload: that
+gives ranges, epochs and expiry, which pyfuse3 does not. Each write(2) may block for as long as a folio or a
+directory is locked, so each has a thread to itself; our own limiter lets them block side by side without
+starving trio's default threads. (Threads come from trio's cache and so are reused.)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from nfsfuse.fuse import abi
+from nfsfuse.fuse.abi import NotifyCode
+from nfsfuse.protocol.types import NAME_SIZE_MAX
+
+THREADS_MAX: Final = 64
+"""Notifications that can block at once. Each costs a thread while it blocks; the next one waits its turn."""
+
+STORE_BYTES_MAX: Final = 1 << 20
+"""Data of one `Notifier.store`: the kernel takes at most 256 pages a message everywhere."""
+
+_EXPECTED: Final[dict[NotifyCode, frozenset[int]]] = {
+    NotifyCode.INVAL_INODE: frozenset({errno.ENOENT}),
+    NotifyCode.INVAL_ENTRY: frozenset({errno.ENOENT}),
+    NotifyCode.STORE: frozenset({errno.ENOENT}),
+    NotifyCode.DELETE: frozenset({errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}),
+    NotifyCode.INC_EPOCH: frozenset({errno.EINVAL, errno.ENOSYS}),
+}
+"""Results that are answers and not failures: the kernel knows no such inode or entry (nothing to drop), it
+cannot be deleted because it is a mount point or has cached children, the kernel is too old for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """*errno* is 0 or one of the answers in `_EXPECTED`; *seconds* is how long write(2) took."""
+
+    errno: int
+    seconds: float
+
+    @property
+    def done(self) -> bool:
+        return self.errno == 0
+
+
+class Notifier:
+    """Sends notifications through *device*, a descriptor of the FUSE device (see `Mount.notifier`).
+
+    Every method returns when write(2) has, also if its caller is cancelled meanwhile: what follows an
+    invalidation must not run before it is over. *on_returned* is called in the notifying thread as soon as
+    write(2) has returned, before the event loop can know of it. OSError: the kernel refused the message
+    (ENODEV, EPERM: unmounted), which is never a normal answer.
+    """
+
+    def __init__(self, device: int) -> None:
+        self._device = device
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+
+    def close(self) -> None:
+        """The descriptor is about to be closed: from now on every notification fails with EBADF."""
+        self._device = -1
+
+    async def inval_inode(
+        self, nodeid: int, offset: int, length: int, on_returned: Callable[[], None] | None = None
+    ) -> Notified:
+        """Forget the attributes and drop the pages of ``[offset, offset + length)``: write dirty ones back,
+        unmap, wait for locked ones. Length 0 is to the end; a negative offset is the attributes only. Success
+        does not mean that every page could be written back (fs/fuse/inode.c ignores it): the daemon sees the
+        failed FUSE_WRITE."""
+        payload = abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
+        return await self._send(NotifyCode.INVAL_INODE, payload, on_returned)
+
+    async def inval_entry(
+        self, parent: int, name: bytes, on_returned: Callable[[], None] | None = None
+    ) -> Notified:
+        """Drop the dentry (a negative one too) and the parent's attributes. Waits for the directory's lock,
+        which a pending create, unlink or rename in it holds."""
+        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, 0), on_returned)
+
+    async def expire_entry(
+        self, parent: int, name: bytes, on_returned: Callable[[], None] | None = None
+    ) -> Notified:
+        """Have the dentry looked up again before its next use. Waits like `inval_entry`. A kernel older than
+        6.2 drops it instead."""
+        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, abi.EXPIRE_ONLY), on_returned)
+
+    async def delete(
+        self, parent: int, child: int, name: bytes, on_returned: Callable[[], None] | None = None
+    ) -> Notified:
+        """The name is gone and *child* was there: as `inval_entry`, and inotify tells of a deletion."""
+        payload = abi.NOTIFY_DELETE_OUT.pack(parent, child, len(_checked(name)), 0) + name + b"\0"
+        return await self._send(NotifyCode.DELETE, payload, on_returned)
+
+    async def store(
+        self, nodeid: int, offset: int, data: bytes, on_returned: Callable[[], None] | None = None
+    ) -> Notified:
+        """Put *data* into the page cache, at most `STORE_BYTES_MAX`; a page is up to date only if all of it
+        is given (or if it was)."""
+        if not 0 < len(data) <= STORE_BYTES_MAX:
+            raise ValueError(f"1 to {STORE_BYTES_MAX} bytes can be stored at once, not {len(data)}")
+        payload = abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0) + data
+        return await self._send(NotifyCode.STORE, payload, on_returned)
+
+    async def inc_epoch(self, on_returned: Callable[[], None] | None = None) -> Notified:
+        """Have every dentry of the mount looked up again before its next use; waits for nothing. Not `done`
+        (EINVAL, ENOSYS) before Linux 6.16."""
+        return await self._send(NotifyCode.INC_EPOCH, b"", on_returned)
+
+    async def _send(
+        self, code: NotifyCode, payload: bytes, on_returned: Callable[[], None] | None
+    ) -> Notified:
+        message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
+        # Shielded also while it waits for a thread: a cancelled recall has either not begun or is over.
+        with trio.CancelScope(shield=True):
+            notified = await trio.to_thread.run_sync(
+                self._write, message, on_returned, limiter=self._limiter, thread_name=f"notify {code.name}"
+            )
+        if notified.errno and notified.errno not in _EXPECTED[code]:
+            raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
+        return notified
+
+    def _write(self, message: bytes, on_returned: Callable[[], None] | None) -> Notified:
+        error = 0
+        begin = time.perf_counter()
+        try:
+            os.write(self._device, message)
+        except OSError as exc:
+            error = exc.errno or errno.EIO
+        if on_returned is not None:
+            on_returned()
+        return Notified(error, time.perf_counter() - begin)
+
+
+def _checked(name: bytes) -> bytes:
+    if not 0 < len(name) <= NAME_SIZE_MAX:
+        raise ValueError(f"a name has 1 to {NAME_SIZE_MAX} bytes, not {len(name)}")
+    return name
+
+
+def _entry(parent: int, name: bytes, flags: int) -> bytes:
+    return abi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(_checked(name)), flags) + name + b"\0"

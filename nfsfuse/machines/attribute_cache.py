@@ -1,0 +1,93 @@
+"""What a client knows of one inode's attributes, under its ATTR token: a pure machine.
+
+SHARED: they are as on the server. EXCLUSIVE: this client's are the true ones; writes change size and times
+here, and the server learns of it by the write-back. Without a token nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import Attributes
+
+
+class AttributeCache:
+    """The attributes of one inode."""
+
+    def __init__(self) -> None:
+        self.mode = TokenMode.NONE
+        self.known: Attributes | None = None
+        self.changed_here = False
+        """Size or times differ from the server's: data are still to be written back."""
+        self.revoking = False
+        """A recall is in progress: no change may be made here any more."""
+        self.kernel_trusts = False
+        """The kernel was told that it may believe them until it is told otherwise."""
+
+    def granted(self, mode: TokenMode) -> None:
+        """A token has arrived."""
+        self.mode = max(self.mode, mode)
+
+    def learned(self, attributes: Attributes) -> bool:
+        """The server told them. Whether they are kept, and differ from what was known.
+
+        Replies of parallel operations may overtake one another: the older ctime loses. While data are to be
+        written back, this client knows better.
+        """
+        if self.mode is TokenMode.NONE or self.changed_here:
+            return False
+        if self.known is not None and attributes.ctime_ns < self.known.ctime_ns:
+            return False
+        differs = self.known is not None and attributes != self.known
+        self.known = attributes
+        return differs
+
+    def may_change_here(self) -> bool:
+        """Whether size and times may be changed without telling the server."""
+        return self.mode is TokenMode.EXCLUSIVE and not self.revoking and self.known is not None
+
+    def may_be_trusted(self, attributes: Attributes) -> bool:
+        """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
+        as the write-back replaces the times by the server's."""
+        return self.known is attributes and not self.changed_here and not self.revoking
+
+    def size(self) -> int | None:
+        """The file's size, None if it is not known."""
+        return None if self.known is None else self.known.size
+
+    def written(self, end: int, now_ns: int) -> None:
+        """Data were written up to *end*, under EXCLUSIVE."""
+        assert self.may_change_here()
+        assert self.known is not None
+        size = max(self.known.size, end)
+        blocks = max(self.known.blocks, (size + 511) // 512 if end == size else self.known.blocks)
+        self.known = replace(self.known, size=size, blocks=blocks, mtime_ns=now_ns, ctime_ns=now_ns)
+        self.changed_here = True
+
+    def written_back(self, attributes: Attributes, *, all_of_it: bool) -> bool:
+        """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
+        has changed by that."""
+        if not all_of_it:
+            return False
+        was_changed, self.changed_here = self.changed_here, False
+        if self.mode is TokenMode.NONE:
+            return False
+        if was_changed:  # the server's clock and this one may differ: its times replace ours
+            differs = self.known != attributes
+            self.known = attributes
+            return differs
+        return self.learned(attributes)
+
+    def reduced(self, mode: TokenMode) -> None:
+        """Hold no more than *mode*."""
+        assert not self.changed_here or mode is TokenMode.EXCLUSIVE, "changes were not written back"
+        self.mode = min(self.mode, mode)
+        if self.mode is TokenMode.NONE:
+            self.known = None
+            self.kernel_trusts = False
+
+    def forget_value(self) -> None:
+        """What was known may be out of date by an operation of this client; the token stays."""
+        if not self.changed_here:
+            self.known = None

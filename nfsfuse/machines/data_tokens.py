@@ -1,0 +1,186 @@
+"""What a client holds of one file's data, and what its kernel may have cached under that: a pure machine.
+
+The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decides are those of the invariants:
+
+* K1: a page that may be up to date in the kernel (`in_kernel`, never less than the truth) is held.
+* K2: while the file is open for writing, nothing is held SHARED.
+* An operation runs if its range is held and is not *revoked*: a recall in progress lets operations in until
+  its first invalidation has returned, and during every further invalidation (an operation that arrives then
+  may hold the very folio lock that the invalidation waits for); at all other times they are parked.
+* An operation whose token was just granted is *entitled*: recalls of that range wait for it, so that whoever
+  asked for a page gets to use it once. An entitled operation never waits for the server.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from enum import Enum
+
+from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+
+
+class Phase(Enum):
+    """Where a recall is."""
+
+    PENDING = "it waits for the operations that were granted what it takes"
+    INVALIDATING = "an invalidation is under way in the kernel"
+    CLOSED = "operations are parked"
+
+
+@dataclass(slots=True, eq=False)
+class Revocation:
+    """A recall of ``[start, end)`` down to *keep*, in progress. *phase* may be set to CLOSED by the thread in
+    which the invalidation has just returned; everything else belongs to the event loop."""
+
+    start: int
+    end: int
+    keep: TokenMode
+    phase: Phase = Phase.PENDING
+    waits_for: set[int] = field(default_factory=set)  # entitled operations
+
+    def close(self) -> None:
+        """The invalidation has returned."""
+        self.phase = Phase.CLOSED
+
+
+class DataTokens:
+    """The tokens of one file."""
+
+    def __init__(self) -> None:
+        self.held: IntervalMap[TokenMode] = IntervalMap()
+        self.in_kernel = IntervalSet()
+        self.revocations: list[Revocation] = []
+        self.writers = 0
+        self._entitled: dict[int, Interval] = {}
+        self._numbers = itertools.count(1)
+
+    # --- may an operation run? ---
+
+    def holds(self, start: int, end: int, mode: TokenMode) -> bool:
+        """Whether all of ``[start, end)`` is held at *mode* or stronger."""
+        at = start
+        for begin, stop, held in self.held.overlapping(start, end):
+            if begin > at or held < mode:
+                return False
+            at = stop
+        return at >= end
+
+    def parked(self, start: int, end: int) -> bool:
+        """Whether operations on ``[start, end)`` have to wait for a recall to end."""
+        return any(
+            revocation.phase is Phase.CLOSED and revocation.start < end and start < revocation.end
+            for revocation in self.revocations
+        )
+
+    def reading_mode(self) -> TokenMode:
+        """The mode that a read has to ask for (K2)."""
+        return TokenMode.EXCLUSIVE if self.writers else TokenMode.SHARED
+
+    # --- grants ---
+
+    def granted(self, start: int, end: int, mode: TokenMode) -> bool:
+        """A grant has arrived. False if it must not be kept and goes back: SHARED, while open for writing."""
+        if mode is TokenMode.SHARED and self.writers:
+            stronger = [
+                (begin, stop)
+                for begin, stop, held in self.held.overlapping(start, end)
+                if held is TokenMode.EXCLUSIVE
+            ]
+            return bool(stronger)
+        for begin, stop in self._weaker(start, end, mode):
+            self.held.set(begin, stop, mode)
+        return True
+
+    def _weaker(self, start: int, end: int, mode: TokenMode) -> list[Interval]:
+        """The parts of ``[start, end)`` that are held at less than *mode*."""
+        parts = self.held.gaps(start, end)
+        parts += [(begin, stop) for begin, stop, held in self.held.overlapping(start, end) if held < mode]
+        return parts
+
+    def entitle(self, start: int, end: int) -> int:
+        """The operation that asked for ``[start, end)`` may use it once before it is recalled; its number."""
+        number = next(self._numbers)
+        self._entitled[number] = (start, end)
+        return number
+
+    def used(self, number: int) -> None:
+        """An entitled operation has run, or has given up."""
+        self._entitled.pop(number, None)
+        for revocation in self.revocations:
+            revocation.waits_for.discard(number)
+
+    # --- recalls ---
+
+    def revoke(self, start: int, end: int, keep: TokenMode) -> Revocation:
+        """A recall has arrived. It waits for those entitled before it, and for nobody after."""
+        revocation = Revocation(start, end, keep)
+        revocation.waits_for = {
+            number for number, (begin, stop) in self._entitled.items() if begin < end and start < stop
+        }
+        self.revocations.append(revocation)
+        return revocation
+
+    def invalidate(self, revocation: Revocation) -> list[Interval]:
+        """What has to be invalidated in the kernel now; nothing, and the revocation closed, if nothing is
+        cached. What is cached by operations that run meanwhile comes out at the next call."""
+        ranges = self.in_kernel.intervals(revocation.start, revocation.end)
+        if ranges:
+            revocation.phase = Phase.INVALIDATING
+            self.in_kernel.delete(revocation.start, revocation.end)
+        else:
+            revocation.phase = Phase.CLOSED
+        return ranges
+
+    def reduce(self, start: int, end: int, keep: TokenMode) -> None:
+        """Hold no more than *keep* of ``[start, end)``."""
+        if keep is TokenMode.NONE:
+            assert not self.in_kernel.overlaps(start, end), "K1: pages are left in the kernel"
+            self.held.delete(start, end)
+            return
+        for begin, stop, held in self.held.overlapping(start, end):
+            if held > keep:
+                self.held.set(begin, stop, keep)
+
+    def revoked(self, revocation: Revocation) -> None:
+        """The recall has ended; its acknowledgement is on its way."""
+        self.revocations.remove(revocation)
+
+    # --- what the kernel caches ---
+
+    def read_arrived(self, start: int, end: int) -> None:
+        """The kernel asks for these pages: they are not up to date there, and locked until it is answered.
+        So no invalidation may wait for them, and none needs to."""
+        self.in_kernel.delete(start, end)
+
+    def answered(self, start: int, end: int) -> None:
+        """The kernel is about to have these pages up to date."""
+        assert self.holds(start, end, TokenMode.SHARED), "K1: pages given to the kernel without a token"
+        self.in_kernel.add(start, end)
+
+    # --- open for writing ---
+
+    def shared(self) -> list[Interval]:
+        """What is held SHARED."""
+        return [(start, end) for start, end, mode in self.held if mode is TokenMode.SHARED]
+
+    def everything(self) -> list[tuple[int, int, TokenMode]]:
+        """All that is held."""
+        return list(self.held)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is held, under way or cached."""
+        return not (self.held or self.revocations or self._entitled or self.in_kernel)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.held.check()
+        self.in_kernel.check()
+        for start, end in self.in_kernel.intervals():
+            assert self.holds(start, end, TokenMode.SHARED), f"K1: [{start}, {end})"
+        if self.writers and not self.revocations:
+            assert not self.shared(), f"K2: {self.shared()}"
+        for revocation in self.revocations:
+            assert revocation.waits_for <= set(self._entitled), revocation
+        assert all(0 <= start < end <= RANGE_END for start, end, _ in self.held)

@@ -1,0 +1,263 @@
+"""The client's own page cache: file data in anonymous mmap blocks, with a budget and a guard.
+
+Blocks are aligned pieces of a file; which bytes of them mean something is kept as extents per file: *valid*
+(as good as the server's, or newer), *dirty* (newer), *writing* (dirty and on the way to the server). An extent
+under write-back is write-protected, by its state always, and in guard mode by a real mprotect(2): then a store
+that slips past the page lock is a crash in a test and not a lost update in the field. A block that holds
+nothing valid is PROT_NONE in guard mode.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections import OrderedDict
+from typing import Final
+
+from nfsfuse.protocol.intervals import Interval, IntervalSet
+from nfsfuse.protocol.types import PAGE_SIZE
+
+BLOCK_SIZE: Final = 64 * 1024
+"""Bytes. Small enough that a small file does not waste much, large enough that a large write is few pieces."""
+
+FREE_BLOCKS_MAX: Final = 256
+"""Blocks kept for reuse: mapping and faulting in a new one costs ten times a copy into a warm one."""
+
+_PROT_NONE: Final = 0
+
+
+class Block:
+    """One piece of memory."""
+
+    __slots__ = ("_address", "_map", "view")
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, BLOCK_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.view = memoryview(self._map)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def protect(self, start: int, end: int, protection: int) -> None:
+        """mprotect(2) the pages of ``[start, end)`` of the block."""
+        start = start // PAGE_SIZE * PAGE_SIZE
+        if _libc.mprotect(ctypes.c_void_p(self._address + start), end - start, protection) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class PageCache:
+    """The blocks of all files of a mount. *budget* is in bytes; *guard* turns on memory protection.
+
+    Clean blocks beyond the budget are dropped, least recently used first; dirty ones never are, so whoever
+    makes data dirty has to heed `over_budget` (back-pressure).
+    """
+
+    def __init__(self, budget: int, guard: bool) -> None:
+        self._budget_blocks = max(1, budget // BLOCK_SIZE)
+        self.guard = guard
+        self._blocks: OrderedDict[tuple[int, int], tuple[FilePages, Block]] = OrderedDict()
+        self._free: list[Block] = []
+        self._next_file = 0
+        self.dirty_bytes = 0
+        self.evicted_blocks = 0
+
+    def file(self) -> FilePages:
+        """The pages of one more file."""
+        self._next_file += 1
+        return FilePages(self, self._next_file)
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory in use, free blocks included."""
+        return (len(self._blocks) + len(self._free)) * BLOCK_SIZE
+
+    def block(self, file: FilePages, index: int) -> Block | None:
+        """A file's block, now the most recently used."""
+        found = self._blocks.get((file.number, index))
+        if found is None:
+            return None
+        self._blocks.move_to_end((file.number, index))
+        return found[1]
+
+    def block_for_writing(self, file: FilePages, index: int) -> Block:
+        """A file's block, made if need be."""
+        block = self.block(file, index)
+        if block is None:
+            block = self._free.pop() if self._free else Block()
+            if self.guard:
+                block.protect(0, BLOCK_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._blocks[file.number, index] = (file, block)
+            if len(self._blocks) > self._budget_blocks:
+                self._evict()
+        return block
+
+    def _evict(self) -> None:
+        """Drop clean blocks, oldest first. One pass looks at no more than twice what it has to drop and a few
+        dirty ones, so that a cache full of dirty blocks does not make every write slow."""
+        excess = len(self._blocks) - self._budget_blocks
+        newest = next(reversed(self._blocks))
+        for key in list(self._blocks)[: 2 * excess + 16]:
+            file, _ = self._blocks[key]
+            start = key[1] * BLOCK_SIZE
+            if key == newest or file.dirty.overlaps(start, start + BLOCK_SIZE):
+                continue
+            file.drop(start, start + BLOCK_SIZE)
+            self.evicted_blocks += 1
+            excess -= 1
+            if excess <= 0:
+                return
+
+    def release(self, file: FilePages, index: int) -> None:
+        """A file has nothing valid left in this block."""
+        found = self._blocks.pop((file.number, index), None)
+        if found is not None and len(self._free) < FREE_BLOCKS_MAX:
+            if self.guard:
+                found[1].protect(0, BLOCK_SIZE, _PROT_NONE)
+            self._free.append(found[1])
+
+
+class FilePages:
+    """The cached data of one file."""
+
+    def __init__(self, cache: PageCache, number: int) -> None:
+        self._cache = cache
+        self.number = number
+        self.valid = IntervalSet()
+        self.dirty = IntervalSet()
+        self.writing = IntervalSet()
+        self.dirty_since: float | None = None
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes that the server does not have."""
+        return sum(end - start for start, end in self.dirty.intervals())
+
+    # --- reading ---
+
+    def read(self, start: int, end: int) -> bytes | memoryview | None:
+        """The bytes of ``[start, end)``, None if not all are valid. The view is good until the next change."""
+        if start >= end:
+            return b""
+        if not self.valid.covers(start, end):
+            return None
+        views = self._views(start, end)
+        return views[0] if len(views) == 1 else b"".join(views)
+
+    def _views(self, start: int, end: int) -> list[memoryview]:
+        views = []
+        for index, low, high in _pieces(start, end):
+            block = self._cache.block(self, index)
+            assert block is not None, "valid data without a block"
+            views.append(block.view[low:high])
+        return views
+
+    # --- filling and writing ---
+
+    def fill(self, offset: int, data: bytes | bytearray | memoryview, except_for: IntervalSet) -> None:
+        """Data from the server, as of now; what is valid here already is as good or newer, and what changed
+        since it was asked for (*except_for*) is newer."""
+        view = memoryview(data)
+        for start, end in self.valid.gaps(offset, offset + len(view)):
+            for begin, stop in except_for.gaps(start, end):
+                self._store(begin, view[begin - offset : stop - offset])
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview, now: float) -> None:
+        """Data from a program: newer than the server's."""
+        end = offset + len(data)
+        assert not self.writing.overlaps(offset, end), "a store into an extent under write-back"
+        before = sum(stop - start for start, stop in self.dirty.intervals(offset, end))
+        # Dirty first: making room for one block must not take the one before it for clean.
+        self.dirty.add(offset, end)
+        self._cache.dirty_bytes += len(data) - before
+        self._store(offset, memoryview(data))
+        if self.dirty_since is None:
+            self.dirty_since = now
+
+    def _store(self, offset: int, view: memoryview) -> None:
+        end = offset + len(view)
+        at = 0
+        for index, low, high in _pieces(offset, end):
+            block = self._cache.block_for_writing(self, index)
+            block.view[low:high] = view[at : at + high - low]
+            at += high - low
+            # Valid at once, piece by piece: making room for the next block must not take this one for empty.
+            start = index * BLOCK_SIZE
+            self.valid.add(start + low, start + high)
+
+    # --- write-back ---
+
+    def begin_write_back(self, start: int, end: int) -> bytes:
+        """Dirty ``[start, end)`` is on its way: the bytes, which cannot change until `end_write_back`."""
+        assert self.dirty.covers(start, end), "only dirty data are written back"
+        assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
+        self.writing.add(start, end)
+        self._protect(start, end, mmap.PROT_READ)
+        data = self.read(start, end)
+        assert data is not None
+        return bytes(data)
+
+    def end_write_back(self, start: int, end: int, *, clean: bool) -> None:
+        """The server has it (*clean*), or refused it."""
+        self.writing.delete(start, end)
+        self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
+        if clean:
+            self._clean(start, end)
+
+    def _clean(self, start: int, end: int) -> None:
+        self._cache.dirty_bytes -= sum(stop - begin for begin, stop in self.dirty.intervals(start, end))
+        self.dirty.delete(start, end)
+        if not self.dirty:
+            self.dirty_since = None
+
+    def to_write_back(self, start: int, end: int, size_max: int) -> Interval | None:
+        """The first dirty extent of ``[start, end)`` that is not on its way, at most *size_max* bytes of it."""
+        for begin, stop in self.dirty.intervals(start, end):
+            for low, high in self.writing.gaps(begin, stop):
+                return low, min(high, low + size_max)
+        return None
+
+    # --- dropping ---
+
+    def drop(self, start: int, end: int) -> None:
+        """Nothing in ``[start, end)`` is valid any more, dirty data included."""
+        assert not self.writing.overlaps(start, end), "an extent under write-back is not dropped"
+        touched = {
+            index
+            for begin, stop in self.valid.intervals(start, end)
+            for index in range(begin // BLOCK_SIZE, -(-stop // BLOCK_SIZE))
+        }
+        self._clean(start, end)
+        self.valid.delete(start, end)
+        for index in touched:
+            if not self.valid.overlaps(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE):
+                self._cache.release(self, index)
+
+    def _protect(self, start: int, end: int, protection: int) -> None:
+        if not self._cache.guard:
+            return
+        for index, low, high in _pieces(start, end):
+            block = self._cache.block(self, index)
+            assert block is not None
+            block.protect(low, high, protection)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for start, end in self.writing.intervals():
+            assert self.dirty.covers(start, end), "writing is part of dirty"
+        for start, end in self.dirty.intervals():
+            assert self.valid.covers(start, end), "dirty is part of valid"
+        for start, end in self.valid.intervals():
+            for index, _, _ in _pieces(start, end):
+                assert self._cache.block(self, index) is not None, "valid data have a block"
+
+
+def _pieces(start: int, end: int) -> list[tuple[int, int, int]]:
+    """``[start, end)`` as (index of the block, start in it, end in it)."""
+    pieces = []
+    while start < end:
+        index, low = divmod(start, BLOCK_SIZE)
+        high = min(BLOCK_SIZE, low + end - start)
+        pieces.append((index, low, high))
+        start += high - low
+    return pieces

@@ -1,0 +1,22 @@
+"""What the client's engine needs of the kernel's caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from nfsfuse.machines.inodes import NodeId
+
+
+class Kernel(Protocol):
+    """Notifications to the kernel of this client. None may run on the event loop's thread: they wait for
+    folio locks that only the event loop's answers release."""
+
+    async def invalidate_pages(
+        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+    ) -> None:
+        """Write back, unmap and drop the pages of ``[start, end)``. *on_returned* is called in another thread
+        at the instant it is done. Runs to its end even if the caller is cancelled."""
+
+    async def invalidate_attributes(self, node_id: NodeId) -> None:
+        """Have the attributes asked for again."""

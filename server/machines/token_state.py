@@ -1,0 +1,268 @@
+"""The tokens of one resource of one inode: who holds what, who uses it, who waits, what is being recalled.
+
+Rules of this file, from which the manager composes its events:
+
+* Two claims *conflict* if they are of different sessions, overlap, and `COMPATIBLE` says no. Claims are what
+  a session holds, what a running operation holds (a *transient*), and what a waiting request asks for.
+* Held and transient claims never conflict (K0). What was granted counts as held before the client knows.
+* A request is *grantable* if it conflicts with nothing held, nothing transient and nothing that waits ahead
+  of it, and none of it is being recalled from its own session. The last rule is what lets a grant and an
+  acknowledgement cross on the wire: an acknowledgement never takes back what was granted after its recall.
+* Exempt from the queue is, when it arrives, what is fully held already and not being recalled: it costs the
+  others nothing. (Once in the queue, strictly first come, first served: one pass over it is then enough.)
+* A token is *in flight* from its grant until the reply that carries it is queued for sending (`settle`).
+  Nothing in flight is recalled: the recall would overtake the grant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, STRONGEST_BESIDE, Resource, Token, TokenMode
+from nfsfuse.protocol.types import InodeHandle, SessionId
+from server.machines.token_effects import Granted, Recall
+
+EXTENTS_PER_HOLDER_MAX: Final = 1024
+"""Extents one session may hold of one resource (about 100 kB of state). Only clients that fight over
+scattered pages come near it. Beyond it the server recalls half of them, and the session's requests for more
+wait until it has acknowledged: it may always be asked to give up a cache, so nothing has to fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """*ranges* (disjoint, ascending) of the resource wanted at *mode*: by the session, or, if *transient*, by
+    the operation alone."""
+
+    ticket: int
+    session: SessionId
+    ranges: tuple[Interval, ...]
+    mode: TokenMode
+    transient: bool
+
+    def conflicts(self, other: Request) -> bool:
+        """Whether one has to wait for the other."""
+        return (
+            self.session != other.session
+            and not COMPATIBLE[self.mode, other.mode]
+            and any(a < d and c < b for a, b in self.ranges for c, d in other.ranges)
+        )
+
+
+class Holder:
+    """What one session has to do with one resource."""
+
+    __slots__ = ("in_flight", "recalls", "tokens", "trimming", "waiting")
+
+    def __init__(self) -> None:
+        self.tokens: IntervalMap[TokenMode] = IntervalMap()
+        self.in_flight: dict[int, Interval] = {}  # ticket: where it was granted something, until settled
+        self.recalls: dict[int, Recall] = {}  # not acknowledged
+        self.trimming: set[int] = set()  # those of the recalls that are only for EXTENTS_PER_HOLDER_MAX
+        self.waiting: set[int] = set()  # tickets
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.in_flight or self.recalls or self.waiting)
+
+    def holds(self, start: int, end: int, mode: TokenMode) -> bool:
+        """Whether all of the range is held at *mode* or stronger, being recalled or not."""
+        pieces = self.tokens.overlapping(start, end)
+        return all(held >= mode for _, _, held in pieces) and self.tokens.covers(start, end)
+
+    def strengthen(self, start: int, end: int, mode: TokenMode) -> None:
+        """Hold all of the range at *mode*, or as strong as before."""
+        weaker = self.tokens.gaps(start, end)
+        weaker += [(low, high) for low, high, held in self.tokens.overlapping(start, end) if held < mode]
+        for low, high in weaker:
+            self.tokens.set(low, high, mode)
+
+    def reduce(self, start: int, end: int, keep: TokenMode) -> None:
+        """Hold nothing in the range that is stronger than *keep*."""
+        for low, high, held in self.tokens.overlapping(start, end):
+            if held > keep:
+                if keep is TokenMode.NONE:
+                    self.tokens.delete(low, high)
+                else:
+                    self.tokens.set(low, high, keep)
+
+    def being_recalled(self, start: int, end: int) -> bool:
+        """Whether any of the range is, to whatever mode."""
+        return any(r.token.start < end and start < r.token.end for r in self.recalls.values())
+
+    def recallable(self, start: int, end: int, keep: TokenMode) -> list[Interval]:
+        """The parts of the range that are held stronger than *keep*, less those in flight and those that are
+        being recalled to *keep* or lower already."""
+        parts = IntervalSet()
+        for low, high, held in self.tokens.overlapping(start, end):
+            if held > keep:
+                parts.add(low, high)
+        if parts:
+            for low, high in self.in_flight.values():
+                parts.delete(low, high)
+            for recall in self.recalls.values():
+                if recall.token.mode <= keep:
+                    parts.delete(recall.token.start, recall.token.end)
+        return parts.intervals()
+
+
+class ResourceTokens:
+    """All state of one (inode, resource)."""
+
+    __slots__ = ("extents_max", "handle", "holders", "resource", "transients", "waiting")
+
+    def __init__(self, handle: InodeHandle, resource: Resource, extents_max: int) -> None:
+        self.handle = handle
+        self.resource = resource
+        self.extents_max = extents_max
+        self.holders: dict[SessionId, Holder] = {}
+        self.transients: dict[int, Request] = {}
+        self.waiting: dict[int, Request] = {}  # in the order of arrival
+
+    def __bool__(self) -> bool:
+        return bool(self.holders or self.transients)
+
+    def token(self, start: int, end: int, mode: TokenMode) -> Token:
+        """The token of this resource for that range."""
+        return Token(self.handle, self.resource, start, end, mode)
+
+    def is_held_already(self, request: Request) -> bool:
+        """Whether *request* asks only for what its session holds and is not being asked to give up."""
+        holder = self.holders.get(request.session)
+        return holder is not None and all(
+            holder.holds(start, end, request.mode) and not holder.being_recalled(start, end)
+            for start, end in request.ranges
+        )
+
+    def grantable(self, request: Request, ahead: Iterable[Request]) -> bool:
+        """Whether *request* need not wait, when *ahead* are the requests that came before it and still do."""
+        holder = self.holders.get(request.session)
+        if holder is not None and not request.transient:
+            if len(holder.tokens) > self.extents_max:
+                return False
+            if any(holder.being_recalled(start, end) for start, end in request.ranges):
+                return False
+        return not (
+            any(request.conflicts(earlier) for earlier in ahead)
+            or any(request.conflicts(running) for running in self.transients.values())
+            or self._conflicts_with_held(request)
+        )
+
+    def _conflicts_with_held(self, request: Request) -> bool:
+        return any(
+            not COMPATIBLE[request.mode, held]
+            for other, holder in self.holders.items()
+            if other != request.session
+            for start, end in request.ranges
+            for _, _, held in holder.tokens.overlapping(start, end)
+        )
+
+    def grant(self, request: Request) -> Granted:
+        """Give a grantable *request* what it asks for, and if it is not transient as much as is free."""
+        if request.transient:
+            self.transients[request.ticket] = request
+            return Granted(request.ticket, ())
+        ((start, end),) = request.ranges
+        holder = self.holders[request.session]
+        if not holder.holds(start, end, request.mode):
+            start, end = self._largest(request.session, start, end, request.mode)
+            holder.strengthen(start, end, request.mode)
+        holder.in_flight[request.ticket] = (start, end)
+        tokens = tuple(self.token(*piece) for piece in holder.tokens.overlapping(start, end))
+        return Granted(request.ticket, tokens)
+
+    def _largest(self, session: SessionId, start: int, end: int, mode: TokenMode) -> Interval:
+        """The largest range around ``[start, end)`` in which *session* can hold *mode* beside the others: it
+        does not reach into what a waiting request is about to get, nor into what *session* is losing."""
+        low, high = 0, RANGE_END
+        for begin, stop in self._fixed_obstacles(session, mode):
+            if begin < start:
+                low = max(low, min(stop, start))
+            if stop > end:
+                high = min(high, max(begin, end))
+        for other, holder in self.holders.items():
+            if other == session:
+                continue
+            for _, stop, held in reversed(holder.tokens.overlapping(low, start)):
+                if not COMPATIBLE[mode, held]:
+                    low = stop
+                    break
+            for begin, _, held in holder.tokens.overlapping(end, high):
+                if not COMPATIBLE[mode, held]:
+                    high = begin
+                    break
+        return low, high
+
+    def _fixed_obstacles(self, session: SessionId, mode: TokenMode) -> Iterator[Interval]:
+        for claims in (self.transients, self.waiting):
+            for claim in claims.values():
+                if claim.session != session and not COMPATIBLE[mode, claim.mode]:
+                    yield from claim.ranges
+        for recall in self.holders[session].recalls.values():
+            yield recall.token.start, recall.token.end
+
+    def to_recall(
+        self, request: Request, holders: dict[SessionId, Holder]
+    ) -> Iterator[tuple[SessionId, Token]]:
+        """What has still to be asked of *holders*, and can be now, before *request* can be granted."""
+        keep = STRONGEST_BESIDE[request.mode]
+        for other, holder in holders.items():
+            if other != request.session:
+                for start, end in request.ranges:
+                    for low, high in holder.recallable(start, end, keep):
+                        yield other, self.token(low, high, keep)
+
+    def to_trim(self, holder: Holder) -> list[Token]:
+        """What to recall of a *holder* with too many extents: the lower or the upper half of them, whichever
+        covers less, so that the large extents stay."""
+        if len(holder.tokens) <= self.extents_max or holder.trimming:
+            return []
+        extents = list(holder.tokens)
+        half = len(extents) // 2
+        spans = [(extents[0][0], extents[half - 1][1]), (extents[-half][0], extents[-1][1])]
+        spans.sort(key=lambda span: span[1] - span[0])
+        for start, end in spans:
+            parts = holder.recallable(start, end, TokenMode.NONE)
+            if parts:
+                # The gaps in between are asked for too, as far as they are free: one recall, not hundreds.
+                return [self.token(*part, TokenMode.NONE) for part in self._joined(holder, parts)]
+        return []
+
+    def _joined(self, holder: Holder, parts: list[Interval]) -> list[Interval]:
+        """*parts* joined across the gaps in which the holder holds nothing and nothing is in flight."""
+        joined = parts[:1]
+        for start, end in parts[1:]:
+            gap = (joined[-1][1], start)
+            in_flight = any(low < gap[1] and gap[0] < high for low, high in holder.in_flight.values())
+            if in_flight or holder.tokens.overlapping(*gap):
+                joined.append((start, end))
+            else:
+                joined[-1] = (joined[-1][0], end)
+        return joined
+
+    def check(self) -> None:
+        """Assert K0, that nothing waits in vain, and that nothing needed remains unasked."""
+        claims: list[tuple[SessionId, int, int, TokenMode]] = []
+        for session, holder in self.holders.items():
+            assert holder, (session, "an empty holder is kept")
+            holder.tokens.check()
+            assert holder.trimming <= holder.recalls.keys()
+            assert all(not holder.being_recalled(*granted) for granted in holder.in_flight.values())
+            claims += [(session, *piece) for piece in holder.tokens]
+        for running in self.transients.values():
+            claims += [(running.session, *interval, running.mode) for interval in running.ranges]
+        for index, (session, start, end, mode) in enumerate(claims):
+            for other, begin, stop, held in claims[:index]:
+                if other != session and begin < end and start < stop:
+                    assert COMPATIBLE[mode, held], ("K0", claims)
+        ahead: list[Request] = []
+        for request in self.waiting.values():
+            assert request.ticket in self.holders[request.session].waiting
+            assert not self.grantable(request, ahead), ("it need not wait", request)
+            assert not list(self.to_recall(request, self.holders)), ("nobody was asked", request)
+            ahead.append(request)
+        for holder in self.holders.values():
+            if holder.waiting and len(holder.tokens) > self.extents_max:
+                assert holder.recalls or holder.in_flight, "too many extents and nothing is done"
+        assert sum(len(holder.waiting) for holder in self.holders.values()) == len(self.waiting)

@@ -1,0 +1,194 @@
+"""The token manager at work: its effects put on the sessions' connections, in order.
+
+Everything here is synchronous. `acquire` returns the tokens at once or a `Waiting` that a task may wait for;
+recalls go out as requests to the holder, and their replies are fed back as acknowledgements.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+
+import trio
+
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import InodeHandle, SessionId
+from server.machines.token_effects import Effect, Granted, Recall, Refused
+from server.machines.tokens import TokenManager
+from server.service.calls import Acquire, Call, Hold, Use
+from server.service.session import Session
+
+log = logging.getLogger(__name__)
+
+
+class Waiting:
+    """A request that is in the token manager's queue."""
+
+    def __init__(self, ticket: int, cancel: Callable[[int], None]) -> None:
+        self._ticket = ticket
+        self._cancel = cancel
+        self._granted = trio.Event()
+        self._tokens: tuple[Token, ...] = ()
+
+    def grant(self, tokens: tuple[Token, ...]) -> None:
+        self._tokens = tokens
+        self._granted.set()
+
+    async def wait(self) -> tuple[Token, ...]:
+        """The tokens, once they are granted. Cancelled, the request leaves the queue."""
+        try:
+            await self._granted.wait()
+        except trio.Cancelled:
+            self._cancel(self._ticket)
+            raise
+        return self._tokens
+
+
+class Tokens:
+    """The one token manager of a service. *pin* and *unpin* keep an inode on the storage while any token on
+    it is held although its last name is gone: a client may have opened it under its tokens alone. (Pinning
+    every inode that anybody holds would take a descriptor each.)"""
+
+    def __init__(
+        self,
+        sessions: dict[SessionId, Session],
+        pin: Callable[[InodeHandle], None],
+        unpin: Callable[[InodeHandle], None],
+    ) -> None:
+        self.manager = TokenManager()
+        self._sessions = sessions
+        self._pin = pin
+        self._unpin = unpin
+        self._pinned: set[InodeHandle] = set()
+        self._tickets = itertools.count(1)
+        self._waiting: dict[int, Waiting] = {}
+
+    # --- what handlers ask for ---
+
+    def acquire(self, call: Call, step: Acquire) -> tuple[Token, ...] | Waiting | None:
+        """Carry out an Acquire step."""
+        ticket = next(self._tickets)
+        effects = self.manager.acquire(
+            ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
+            wait=step.wait,
+        )  # fmt: skip
+        return self._begun(ticket, effects, call.granted)
+
+    def hold(self, call: Call, step: Hold) -> tuple[Token, ...] | Waiting | None:
+        """Carry out a Hold step."""
+        ticket = next(self._tickets)
+        effects = self.manager.acquire(
+            ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
+            transient=True, also=step.also,
+        )  # fmt: skip
+        return self._begun(ticket, effects, call.held)
+
+    def use(self, call: Call, step: Use) -> bool:
+        """Carry out a Use step."""
+        ticket = next(self._tickets)
+        used = self.manager.use(
+            ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode
+        )
+        if used:
+            call.held.append(ticket)
+        return used
+
+    def _begun(
+        self, ticket: int, effects: list[Effect], kept: list[int]
+    ) -> tuple[Token, ...] | Waiting | None:
+        result: tuple[Token, ...] | Waiting | None
+        match effects:
+            case [Granted(tokens=tokens), *others]:
+                result, rest = tokens, others
+                kept.append(ticket)
+            case [Refused()]:
+                return None
+            case _:
+                result = self._waiting[ticket] = Waiting(ticket, self._cancelled)
+                rest = effects
+                kept.append(ticket)
+        self._carry_out(rest)
+        return result
+
+    def ended(self, call: Call) -> None:
+        """The call's reply is queued for sending (or it failed): what it took may go to others."""
+        for ticket in call.granted:
+            self._waiting.pop(ticket, None)
+            self._carry_out(self.manager.settle(ticket))
+        for ticket in call.held:
+            self._waiting.pop(ticket, None)
+            self._carry_out(self.manager.finish(ticket))
+
+    def attributes_changed(self, session: Session, handle: InodeHandle) -> None:
+        """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
+        the write-back may be part of somebody's recall (K6). Sizes never change so: for that the writer
+        holds ATTR exclusively."""
+        manager = self.manager
+        if manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
+            return
+        ticket = next(self._tickets)
+        effects = manager.acquire(
+            ticket, session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE, transient=True
+        )
+        if any(isinstance(effect, Granted) for effect in effects):
+            effects = manager.finish(ticket)
+        else:
+            effects += manager.cancel(ticket)
+        self._carry_out(effects)
+
+    def _cancelled(self, ticket: int) -> None:
+        self._waiting.pop(ticket, None)
+        self._carry_out(self.manager.cancel(ticket))
+
+    # --- what clients say ---
+
+    def given_back(self, session: Session, tokens: tuple[Token, ...]) -> None:
+        """The client gave up *tokens* unasked."""
+        self._carry_out(self.manager.give_back(session.id, tokens))
+        for handle in {token.handle for token in tokens}:
+            self._unpin_if_free(handle)
+
+    def dropped(self, session: Session) -> None:
+        """The session is over; nothing of it is left."""
+        handles = self.manager.handles_held(session.id)
+        self._carry_out(self.manager.drop_session(session.id))
+        for handle in handles:
+            self._unpin_if_free(handle)
+
+    # --- effects ---
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Granted(ticket=ticket, tokens=tokens):
+                    self._waiting.pop(ticket).grant(tokens)
+                case Recall():
+                    self._send(effect)
+                case Refused():
+                    raise AssertionError("refusals are answered where they are asked")
+
+    def _send(self, recall: Recall) -> None:
+        session = self._sessions[recall.session]
+
+        def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Recalled)
+            if recall.session in self._sessions:
+                effects = self.manager.acknowledged(recall.session, recall.recall_id, reply.returned)
+                self._carry_out(effects)
+                for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
+                    self._unpin_if_free(handle)
+
+        session.channel.post(m.Recall(recall.token), acknowledged)
+
+    def pin_if_held(self, handle: InodeHandle) -> None:
+        """*handle* is about to lose a name, perhaps its last."""
+        if handle not in self._pinned and self.manager.is_held(handle):
+            self._pin(handle)
+            self._pinned.add(handle)
+
+    def _unpin_if_free(self, handle: InodeHandle) -> None:
+        if handle in self._pinned and not self.manager.is_held(handle):
+            self._pinned.remove(handle)
+            self._unpin(handle)

@@ -1,0 +1,102 @@
+"""The notifier's threads and messages, on a pipe in place of the FUSE device."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from nfsfuse.fuse import abi
+from nfsfuse.fuse.notify import STORE_BYTES_MAX, Notifier
+
+PIPE_BYTES = 4096
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+async def test_the_message_is_the_kernels(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    notifier = Notifier(writer)
+    assert (await notifier.inval_inode(7, 4096, 8192)).done
+    body = abi.NOTIFY_INVAL_INODE_OUT.pack(7, 4096, 8192)
+    assert os.read(reader, 100) == abi.OUT_HEADER.pack(40, 2, 0) + body
+    await notifier.expire_entry(1, b"name")
+    assert os.read(reader, 100) == abi.OUT_HEADER.pack(37, 3, 0) + bytes.fromhex(
+        "0100000000000000 04000000 01000000" + b"name\0".hex()
+    )
+    await notifier.inc_epoch()
+    assert os.read(reader, 100) == abi.OUT_HEADER.pack(16, 8, 0)
+
+
+async def test_a_cancelled_caller_still_waits(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.write(writer, bytes(PIPE_BYTES))
+    notifier = Notifier(writer)
+    events: list[str] = []
+
+    async def caller() -> None:
+        try:
+            await notifier.inval_inode(1, 0, 0, on_returned=lambda: events.append("returned"))
+        finally:
+            events.append("caller went on")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(caller)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+        assert events == []
+        os.read(reader, PIPE_BYTES)
+    assert events == ["returned", "caller went on"]
+
+
+async def test_default_threads_are_left_alone(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.write(writer, bytes(PIPE_BYTES))
+    notifier = Notifier(writer)
+
+    async def drain() -> None:
+        while True:
+            await trio.lowlevel.wait_readable(reader)
+            os.read(reader, PIPE_BYTES)
+
+    async with trio.open_nursery() as draining:
+        async with trio.open_nursery() as notifying:
+            for _ in range(50):
+                notifying.start_soon(notifier.inc_epoch)
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            draining.start_soon(drain)
+        draining.cancel_scope.cancel()
+
+
+async def test_refusals_are_raised() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        with pytest.raises(OSError, match="INVAL_INODE") as caught:
+            await Notifier(reader).inval_inode(1, 0, 0)
+        assert caught.value.errno == errno.EBADF
+    finally:
+        os.close(reader)
+
+
+async def test_limits(pipe: tuple[int, int]) -> None:
+    notifier = Notifier(pipe[1])
+    with pytest.raises(ValueError, match="bytes can be stored"):
+        await notifier.store(1, 0, bytes(STORE_BYTES_MAX + 1))
+    with pytest.raises(ValueError, match="a name has"):
+        await notifier.inval_entry(1, bytes(256))

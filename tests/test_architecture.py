@@ -1,0 +1,239 @@
+"""The floors of the building, read from the imports. Extend the tables; the tests follow.
+
+A module imports from its own floor or from one below. Machines and the wire are pure: same events in, same
+effects out, which no clock, file, socket or random number can be part of.
+"""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FLOORS = (
+    # bottom to top; the longest prefix that fits a module decides where it lives
+    ("nfsfuse.protocol",),
+    ("nfsfuse.rpc", "nfsfuse.machines", "server.machines"),
+    ("nfsfuse.ports", "server.storage.interface"),
+    ("nfsfuse.engine", "server.service"),
+    ("nfsfuse.fuse", "server.storage"),
+    ("nfsfuse.cli", "server.cli"),
+)
+
+PURE = ("nfsfuse.protocol", "nfsfuse.rpc.exchange", "nfsfuse.machines", "server.machines")
+
+PURE_IMPORTS = frozenset({
+    # of the standard library, what a pure module may use; an addition has no state and no surroundings
+    "__future__", "abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "enum",
+    "errno", "functools", "hashlib", "heapq", "hmac", "itertools", "math", "operator", "stat", "string",
+    "struct", "types", "typing", "zlib",
+})  # fmt: skip
+
+PURE_EXCEPTIONS = {
+    # module: what it may import beyond that, and why
+    "nfsfuse.protocol.codec": {"msgpack": "the one place that knows the encoding"},
+    "nfsfuse.protocol.errors": {"os": "strerror, a table"},
+}
+
+SERVER_MAY_IMPORT = ("nfsfuse.protocol", "nfsfuse.rpc")
+
+WITHOUT_FUSE = ("nfsfuse.protocol.messages", "nfsfuse.protocol.codec", "nfsfuse.rpc.channel")
+
+LINES_MAX = 700
+
+TEXT_FILES = frozenset({
+    ".c", ".cfg", ".h", ".in", ".ini", ".json", ".md", ".py", ".pyi", ".pyx", ".rst", ".sh", ".toml", ".txt",
+    ".yaml", ".yml",
+})  # fmt: skip
+
+NOT_OURS = re.compile(r"^(\..*|__pycache__|build|dist|venv|.*\.egg-info)$")
+
+MACHINE_PATHS = ("work", "tmp/v", "tmp/bash_jobs")
+"""Directories of machines on which this was written; nothing here may know them."""
+
+
+# --- what is there ---
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for package in ("nfsfuse", "server") for path in (ROOT / package).rglob("*.py")}
+CODE = sorted(name for name, path in MODULES.items() if path.name != "__init__.py")
+
+
+def within(module: str, prefixes: tuple[str, ...]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(), str(MODULES[module]))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Everything *module* imports, wherever in its text; of this repository the modules, not their names."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")[: -node.level]
+                base = ".".join([*package, base] if base else package)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in MODULES else base)
+    return frozenset(found)
+
+
+def ours_in(module: str) -> Iterator[str]:
+    return (name for name in sorted(imports_of(module)) if name.split(".")[0] in ("nfsfuse", "server"))
+
+
+def floor_of(module: str) -> int | None:
+    fits = [
+        (len(prefix), number)
+        for number, prefixes in enumerate(FLOORS)
+        for prefix in prefixes
+        if within(module, (prefix,))
+    ]
+    return max(fits)[1] if fits else None
+
+
+def files() -> Iterator[Path]:
+    def walk(folder: Path) -> Iterator[Path]:
+        for entry in sorted(folder.iterdir()):
+            if NOT_OURS.match(entry.name) or (entry / "pyvenv.cfg").exists():
+                continue
+            if entry.is_dir():
+                yield from walk(entry)
+            elif entry.suffix in TEXT_FILES or not entry.suffix:
+                yield entry
+
+    return walk(ROOT)
+
+
+# --- floors ---
+
+
+def test_the_walk_sees_the_repository():
+    assert {"nfsfuse.protocol.messages", "nfsfuse.rpc.channel"} <= set(CODE)
+    assert imports_of("nfsfuse.protocol.messages") >= {"dataclasses", "nfsfuse.protocol.types"}
+    assert Path(__file__) in set(files())
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_a_module_imports_from_its_own_floor_or_below(module: str):
+    floor = floor_of(module)
+    assert floor is not None, f"{module} has no floor: give it one in FLOORS"
+    for name in ours_in(module):
+        below = floor_of(name)
+        assert below is not None, f"{module} imports {name}, which has no floor"
+        assert below <= floor, f"{module} (floor {floor}) imports {name} (floor {below})"
+
+
+@pytest.mark.parametrize("module", [module for module in CODE if within(module, PURE)])
+def test_the_wire_and_the_machines_are_pure(module: str):
+    """Whatever they import is pure as well, or purity would be a matter of one import more."""
+    allowed = PURE_IMPORTS | PURE_EXCEPTIONS.get(module, {}).keys()
+    for name in imports_of(module):
+        if name in MODULES:
+            assert within(name, PURE), f"{module} imports {name}"
+        else:
+            assert name.split(".")[0] in allowed, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [module for module in CODE if within(module, PURE)])
+def test_pure_modules_do_not_await(module: str):
+    asynchronous = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert not [node.lineno for node in ast.walk(tree_of(module)) if isinstance(node, asynchronous)]
+
+
+@pytest.mark.parametrize("module", PURE_EXCEPTIONS)
+def test_an_exception_from_purity_is_still_needed(module: str):
+    assert PURE_EXCEPTIONS[module].keys() <= imports_of(module)
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_client_and_server_share_the_protocol_only(module: str):
+    for name in ours_in(module):
+        if module.startswith("nfsfuse"):
+            assert not within(name, ("server",)), f"{module} imports {name}"
+        elif within(name, ("nfsfuse",)):
+            assert within(name, SERVER_MAY_IMPORT), f"{module} imports {name}"
+
+
+def test_no_module_imports_itself_over_others():
+    graph = {module: [name for name in ours_in(module) if name in CODE] for module in CODE}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the cycle
+
+
+@pytest.mark.parametrize("module", WITHOUT_FUSE)
+def test_the_shared_part_pulls_in_no_fuse(module: str):
+    program = f"import sys, {module}; print(*sorted(name for name in sys.modules if 'fuse' in name))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = done.stdout.split()
+    assert module in loaded
+    assert [name for name in loaded if not within(name, SERVER_MAY_IMPORT)] == ["nfsfuse"]
+
+
+# --- style that can be counted ---
+
+
+def test_package_init_files_are_empty():
+    for folder in ("nfsfuse", "server", "tests"):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            assert path.read_bytes() == b"", path
+
+
+def test_every_folder_with_modules_is_a_package():
+    for path in MODULES.values():
+        assert (path.parent / "__init__.py").exists(), path.parent
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_no_file_is_too_long(module: str):
+    assert len(MODULES[module].read_text().splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_everything_public_has_a_docstring(module: str):
+    tree = tree_of(module)
+    assert ast.get_docstring(tree), f"{module} itself"
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in tree.body:
+        if isinstance(node, definitions) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{module}:{node.lineno} {node.name}"
+
+
+FORBIDDEN_PATH = re.compile(rf"(?<![\w./-])/(?:{'|'.join(map(re.escape, MACHINE_PATHS))})(?![\w.-])")
+
+
+@pytest.mark.parametrize("path", MACHINE_PATHS)
+def test_a_machines_path_would_be_found(path: str):
+    for line in (f"/{path}", f"cd /{path}/x", f'"/{path}"'):
+        assert FORBIDDEN_PATH.search(line)
+    for line in (f"net/{path}", f"/{path}shop", f"../{path}/x"):
+        assert not FORBIDDEN_PATH.search(line)
+
+
+def test_no_file_names_a_machines_path():
+    for path in files():
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+            assert not FORBIDDEN_PATH.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
