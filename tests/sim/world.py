@@ -8,6 +8,7 @@ starts at the same time as another (`World.start_client`).
 
 from __future__ import annotations
 
+import hashlib
 import random
 import traceback
 from collections import deque
@@ -41,8 +42,12 @@ STORY_LENGTH = 60
 
 EVENTS_KEPT = 4000
 
-FINISH_SECONDS_MAX = 120.0
+FINISH_SECONDS_MAX = 15.0
 """Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
+
+
+STEPS_MAX = 200_000
+"""Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
 
 
 class SlowDisk(Disk):
@@ -116,6 +121,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.events: deque[tuple[float, str, int | None, str]] = deque(maxlen=EVENTS_KEPT)
+        self._trace = hashlib.sha256()
         ticks = iter(range(1, 1 << 60))
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
@@ -162,12 +168,19 @@ class World:
     def note(self, who: str, node: NodeId | None, text: str) -> None:
         """Something happened."""
         self.events.append((trio.current_time(), who, node, text))
+        self._trace.update(f"{trio.current_time()} {who} {node} {text} {self.steps}\n".encode())
+
+    def digest(self) -> str:
+        """Equal for equal runs."""
+        return self._trace.hexdigest()[:16]
 
     def check(self) -> None:
         """Every invariant, as far as it holds between two steps; the first failure ends the run."""
         self.steps += 1
         if self.failure is not None:
             return
+        if self.steps > STEPS_MAX:
+            self.fail(f"programs have not ended after {STEPS_MAX} steps")
         try:
             self.service.tokens.manager.check()
             for client in self.clients:
@@ -180,6 +193,7 @@ class World:
         """The run is over, with a violation."""
         if self.failure is None:
             self.failure = Violation(text)
+            self.failure.add_note(self.story())  # now, while everybody is still there
             self.scope.cancel()
 
     def story(self) -> str:
@@ -252,7 +266,8 @@ def simulate(options: Options, play: Play) -> World:
             violation = exc
     if violation is not None:
         violation.add_note(f"seed {options.seed}, {options}")
-        violation.add_note(world.story())
+        if violation is not world.failure:
+            violation.add_note(world.story())
         raise violation from None
     return world
 
