@@ -197,10 +197,11 @@ class _Mount:
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
         session.on_recall = filesystem.recalls.arrived
+        operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         try:
             mounted = mount(
-                Operations(filesystem, kernel.bulk),
+                operations,
                 self._mountpoint,
                 fuse_options,
                 InitOptions(locks=False),
@@ -216,6 +217,10 @@ class _Mount:
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 registry.register(self._mountpoint)
+                if await kernel.has_epochs():
+                    operations.trust_names()
+                else:
+                    log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
                 self._launch.ready()
         finally:
             mounted.close()

@@ -21,6 +21,7 @@ from typing import TypeVar
 import trio
 
 from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.names import Found
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, Credentials
@@ -110,6 +111,18 @@ class KernelModel:
         if on_returned is not None:
             on_returned()
         await self._pause()  # back to the event loop
+
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        """sync_file_range(2): now and then it gets somewhere."""
+        if self.delays.random.random() < 0.5:
+            await self._pause()
+            await self._write_and_wait(self.inodes[node_id], start, end)
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        await self._pause()
+
+    async def distrust_entries(self) -> None:
+        await self._pause()
 
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         await self._pause()
@@ -249,6 +262,7 @@ class KernelModel:
             inode = await self._found(found.inode.node_id, found.attributes, version)
             return self._opened(inode, handle, flags)
         found = await self.fs.names.lookup(1, name)
+        assert isinstance(found, Found), name
         inode = await self._found(found.inode.node_id, found.attributes, version)
         inode.opens_under_way += 1
         try:
