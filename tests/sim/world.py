@@ -205,6 +205,8 @@ class World:
         for client in self.clients:
             for file in client.fs.holdings.files():
                 lines.append(f"{client.name}: {_tokens(file)}")
+            for inode in client.kernel.inodes.values():
+                lines.append(f"{client.name}: kernel, {inode}")
         for events in {handle: None for handle, _ in self.service.tokens.manager._states}:
             told = self.service.tokens.manager.story(events).splitlines()[-STORY_LENGTH:]
             lines.append(f"server, inode {events.hex()}:")
