@@ -96,6 +96,11 @@ class Holdings:
             self.learn_node(other)
         return inode
 
+    def forget_directories(self) -> None:
+        """The session is over: no name may be believed."""
+        for directory in self._directories.values():
+            directory.cache.lost()
+
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
