@@ -56,25 +56,20 @@ class Holdings:
         return list(self._files.values())
 
     def apply(self, tokens: Iterable[Token]) -> None:
-        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back."""
-        unwanted = []
+        """Grants have arrived. Those that are of no use (for an inode that the kernel has forgotten meanwhile,
+        or SHARED while open for writing) are ignored and not returned: a return would cross with the next
+        grant and take that back, too. They cost a recall, if ever, that is acknowledged at once."""
         for token in tokens:
             inode = self._inodes.by_handle(token.handle)
-            if inode is None or not self._keep(inode, token):
-                unwanted.append(_nothing(token))
-        if unwanted:
-            self._remote.post(m.ReturnTokens(tuple(unwanted)))
-
-    def _keep(self, inode: Inode, token: Token) -> bool:
-        match token.resource:
-            case Resource.ATTR:
-                inode.attributes.granted(token.mode)
-                return True
-            case Resource.DATA:
-                return self.file(inode).tokens.granted(token.start, token.end, token.mode)
-            case Resource.DIR:
-                self.directory(inode).cache.granted(token.start, token.end)
-                return True
+            if inode is None:
+                continue
+            match token.resource:
+                case Resource.ATTR:
+                    inode.attributes.granted(token.mode)
+                case Resource.DATA:
+                    self.file(inode).tokens.granted(token.start, token.end, token.mode)
+                case Resource.DIR:
+                    self.directory(inode).cache.granted(token.start, token.end)
 
     def learn(self, inode: Inode, attributes: Attributes) -> None:
         """The server told attributes."""
@@ -129,7 +124,3 @@ class Holdings:
             file.check()
         for directory in self._directories.values():
             directory.cache.check()
-
-
-def _nothing(token: Token) -> Token:
-    return Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE)
