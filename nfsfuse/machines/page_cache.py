@@ -37,8 +37,9 @@ class Block:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
     def protect(self, start: int, end: int, protection: int) -> None:
-        """mprotect(2) the pages of ``[start, end)`` of the block."""
-        start = start // PAGE_SIZE * PAGE_SIZE
+        """mprotect(2) ``[start, end)`` of the block: whole pages."""
+        if start >= end:
+            return
         if _libc.mprotect(ctypes.c_void_p(self._address + start), end - start, protection) != 0:
             raise OSError(ctypes.get_errno(), "mprotect")
 
@@ -192,7 +193,8 @@ class FilePages:
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
         self.writing.add(start, end)
-        self._protect(start, end, mmap.PROT_READ)
+        # Whole pages only: a page of which some bytes are written back takes stores to the others.
+        self._protect(-(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE, mmap.PROT_READ)
         data = self.read(start, end)
         assert data is not None
         return bytes(data)
@@ -200,7 +202,9 @@ class FilePages:
     def end_write_back(self, start: int, end: int, *, clean: bool) -> None:
         """The server has it (*clean*), or refused it."""
         self.writing.delete(start, end)
-        self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
+        # Not only whole pages: after a truncation this may be what is left of an extent that had them.
+        low, high = start // PAGE_SIZE * PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
+        self._protect(low, high, mmap.PROT_READ | mmap.PROT_WRITE)
         if clean:
             self._clean(start, end)
 
