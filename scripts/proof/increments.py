@@ -1,4 +1,4 @@
-"""Neighbours in one page, each incrementing its own bytes through a mapping: nothing is lost, nobody starves."""
+"""Neighbours in one page, each incrementing its own bytes through a mapping: nothing lost, nobody starves."""
 
 from __future__ import annotations
 
