@@ -39,7 +39,6 @@ def test_two_files_are_told_from_one(proof: Proof, tmp_path: Path, test: str) ->
     case = litmus.Case(test, "map", "map", "two")
     result = litmus.judge_paths(proof.programs, [tmp_path / "one", tmp_path / "two"], case, 0.2, SEED)
     assert result.status == Status.BROKEN
-    assert result.stale or result.forbidden
 
 
 def _allowed(programs: Programs, path: Path, test: str) -> set[str]:
