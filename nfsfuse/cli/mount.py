@@ -21,6 +21,7 @@ from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
+from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol import messages as m
@@ -193,6 +194,7 @@ class _Mount:
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
+        from nfsfuse.fuse.boundary import UPCALLS
         from nfsfuse.fuse.bulk import BulkWriteBack
         from nfsfuse.fuse.extra import ExtraOperations
         from nfsfuse.fuse.init import InitOptions
@@ -222,6 +224,7 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 await nursery.start(filesystem.run)
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
+                await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 registry.register(self._mountpoint)
