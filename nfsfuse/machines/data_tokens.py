@@ -178,6 +178,14 @@ class DataTokens:
         """All that is held."""
         return list(self.held)
 
+    def lost(self) -> None:
+        """The session is over: nothing is held any more. Recalls under way end as they can."""
+        self.held.clear()
+        self.in_kernel.clear()
+        self._entitled.clear()
+        for revocation in self.revocations:
+            revocation.waits_for.clear()
+
     def is_idle(self) -> bool:
         """Whether nothing is held, under way or cached."""
         return not (self.held or self.revocations or self._entitled or self.in_kernel)
