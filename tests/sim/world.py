@@ -37,7 +37,7 @@ from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
 
-STORY_LENGTH = 60
+STORY_LENGTH = 400
 """Events told of the inode of a violation."""
 
 EVENTS_KEPT = 4000
@@ -259,7 +259,8 @@ def simulate(options: Options, play: Play) -> World:
         failure = exc
     world = worlds[0]
     violation = world.failure
-    if violation is None and failure is not None:
+    if failure is not None:
+        # A task that died is the cause; that a check failed in the same instant is what followed.
         violation = _violation_in(failure)
     if violation is None:
         try:
