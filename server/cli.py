@@ -170,7 +170,7 @@ def _listen_unix(path: str) -> socket.socket:
 
 async def _serve(service: Service, listener: socket.socket, address: Address) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
         if isinstance(address, TcpAddress):
             address = TcpAddress(*listener.getsockname()[:2])
         print(f"listening on {address}", flush=True)
@@ -190,8 +190,11 @@ async def _serve(service: Service, listener: socket.socket, address: Address) ->
             nursery.start_soon(service.serve, SocketByteStream(connection), name)
 
 
-async def _end_on_signal(scope: trio.CancelScope) -> None:
+async def _end_on_signal(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             log.info("ending on %s", signal.Signals(number).name)
             scope.cancel()

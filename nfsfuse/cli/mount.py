@@ -11,6 +11,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import trio
 
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
-from nfsfuse.cli.mounts import FSTYPE, mounted_at
+from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
@@ -62,9 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check_mountpoint(path: str) -> None:
-    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on."""
+    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on, or only what
+    `remove_dead_mounts` will remove."""
     mounted = mounted_at(path)
     if mounted is not None and mounted.fstype == FSTYPE:
+        if is_dead(path):
+            return
         raise MountFailure(f"{path}: already mounted from {mounted.source}")
     try:
         mode = os.stat(path).st_mode
@@ -72,6 +76,16 @@ def check_mountpoint(path: str) -> None:
         raise MountFailure(f"cannot mount on {path}: {exc.strerror}") from exc
     if not stat.S_ISDIR(mode):
         raise MountFailure(f"cannot mount on {path}: not a directory")
+
+
+def remove_dead_mounts(path: str) -> None:
+    """Unmount what daemons that were killed have left on *path*. Raises MountFailure."""
+    while (mounted := mounted_at(path)) is not None and mounted.fstype == FSTYPE and is_dead(path):
+        try:
+            unmount(mounted.target, MNT_DETACH)  # programs that still use it get ENOTCONN either way
+        except OSError as exc:
+            raise MountFailure(f"cannot remove the dead mount on {path}: {exc.strerror}") from exc
+        log.warning("removed a dead mount of %s from %s: its daemon was gone", mounted.source, path)
 
 
 def check_device() -> None:
@@ -94,6 +108,8 @@ def serve_mount(
         launch.failed(f"cannot log to {log_target}: {exc.strerror}")
         return 1
     try:
+        remove_dead_mounts(mountpoint)
+        check_mountpoint(mountpoint)
         trio.run(_Mount(address, mountpoint, options, launch).run)
     except (MountFailure, BaseExceptionGroup) as exc:
         failure = _leaf(exc)
@@ -194,7 +210,7 @@ class _Mount:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(filesystem.run)
-                nursery.start_soon(self._end_on_signal, pyfuse3.terminate)
+                await nursery.start(self._end_on_signal, pyfuse3.terminate)
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 registry.register(self._mountpoint)
@@ -214,9 +230,11 @@ class _Mount:
         await filesystem.write_back.everything()
         nursery.cancel_scope.cancel()
 
-    async def _end_on_signal(self, terminate: object) -> None:
-        assert callable(terminate)
+    async def _end_on_signal(
+        self, terminate: Callable[[], object], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("unmounting on %s", signal.Signals(number).name)
                 terminate()

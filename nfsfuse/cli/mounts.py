@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 FSTYPE = "fuse.nfsfuse"
+
+
+MNT_DETACH = 2
+"""<sys/mount.h>: unmount now, clean up when it is not used any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +45,21 @@ def mounted_at(path: str) -> Mounted | None:
         if _unescaped(fields[1]) == target:
             found = Mounted(_unescaped(fields[0]), target, fields[2])
     return found
+
+
+def is_dead(path: str) -> bool:
+    """Whether the mount on *path* has lost its daemon: every access then fails with ENOTCONN. Waits for a
+    daemon that is alive and does not answer."""
+    try:
+        os.statvfs(path)
+    except OSError as exc:
+        return exc.errno == errno.ENOTCONN
+    return False
+
+
+def unmount(path: str, flags: int = 0) -> None:
+    """umount2(2). Raises OSError, with EBUSY for a mount that is used."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
+import errno
 import os
 import select
 import sys
 
 from nfsfuse.cli import registry
-from nfsfuse.cli.mounts import FSTYPE, mounted_at
-
-MNT_DETACH = 2
-"""<sys/mount.h>: unmount now, clean up when it is not used any more."""
+from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, mounted_at, unmount
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,13 +21,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     pid = registry.served_by(mountpoint)
     daemon = _watch(pid)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(mounted.target), MNT_DETACH if arguments.lazy else 0) != 0:
-        number = ctypes.get_errno()
-        hint = (
-            "; programs use it (see fuser -m), or use --lazy" if os.strerror(number).endswith("busy") else ""
-        )
-        print(f"nfsfuse: cannot unmount {mountpoint}: {os.strerror(number)}{hint}", file=sys.stderr)
+    try:
+        unmount(mounted.target, MNT_DETACH if arguments.lazy else 0)
+    except OSError as exc:
+        hint = "; programs use it (see fuser -m), or use --lazy" if exc.errno == errno.EBUSY else ""
+        print(f"nfsfuse: cannot unmount {mountpoint}: {exc.strerror}{hint}", file=sys.stderr)
         return 1
     if daemon is not None and not arguments.lazy:
         poll = select.poll()

@@ -1,0 +1,58 @@
+"""FUSE mounts as the kernel sees them, without touching one: any of them may hang."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
+_MNT_DETACH = 2  # <sys/mount.h>
+_UMOUNT_NOFOLLOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FuseMount:
+    """A FUSE mount. *connection* is its number under /sys/fs/fuse/connections."""
+
+    target: Path
+    connection: int
+
+    def abort(self) -> None:
+        """Let every program that waits in the mount go on, with an error. The mount is dead afterwards."""
+        with contextlib.suppress(FileNotFoundError):  # the connection is gone already
+            (_CONNECTIONS / str(self.connection) / "abort").write_text("1")
+
+    def detach(self) -> None:
+        """Unmount now, whoever uses it (``umount --lazy``). To be aborted first if it may hang."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(self.target), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+            number = ctypes.get_errno()
+            if number != errno.EINVAL:  # EINVAL: somebody else has unmounted it
+                raise OSError(number, os.strerror(number), os.fspath(self.target))
+
+
+def fuse_mounts_below(directory: Path) -> list[FuseMount]:
+    """The FUSE mounts on *directory* or below, the latest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # id parent major:minor root target options [optional ...] - type source super-options
+        fields, _, filesystem = line.partition(" - ")
+        _, _, device, _, target, *_ = fields.split(" ")
+        # mountinfo writes space, tab, newline and backslash as octal numbers.
+        path = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), target))
+        if filesystem.startswith("fuse") and path.is_relative_to(directory):
+            found.append(FuseMount(path, os.makedev(*map(int, device.split(":")))))
+    return found[::-1]
+
+
+def abort_below(directory: Path) -> int:
+    """Abort every FUSE mount on *directory* or below; how many there were."""
+    mounts = fuse_mounts_below(directory)
+    for mount in mounts:
+        mount.abort()
+    return len(mounts)

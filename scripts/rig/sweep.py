@@ -1,0 +1,83 @@
+"""Leave nothing behind: neither mount nor process nor file, whatever state they are in.
+
+Processes are recognised by a variable in their environment, which everything that a rig starts inherits, also
+daemons that left for the background and what they start in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+from pathlib import Path
+
+from scripts.rig.kernel import abort_below, fuse_mounts_below
+
+MARK = "NFSFUSE_RIG"
+"""The environment variable: the rig's directory."""
+
+DEATH_SECONDS_MAX = 10.0
+"""How long a killed process may take to end: it has nothing left to wait for."""
+
+
+def marked(directory: Path) -> list[int]:
+    """The processes that the rig in *directory* started, but not this one."""
+    mark = os.fsencode(f"{MARK}={directory}")
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            environment = Path("/proc", entry, "environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended meanwhile, or is another user's: not ours
+        if mark in environment.split(b"\0"):
+            found.append(int(entry))
+    return found
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is over; it may still wait for its parent to ask how it ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)
+
+
+def end_process(pid: int, number: int = signal.SIGKILL, seconds: float = DEATH_SECONDS_MAX) -> bool:
+    """Send a signal and wait for the process, which need not be a child; whether it has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        signal.pidfd_send_signal(descriptor, number)
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def sweep(directory: Path) -> list[str]:
+    """End everything below and about *directory* by force, and remove it. What was found, in words: nothing
+    after an orderly end."""
+    found = []
+    for mount in fuse_mounts_below(directory):
+        found.append(f"mount {mount.target}")
+        mount.abort()  # first: programs in it, and so their deaths, may hang on it
+    for pid in marked(directory):
+        found.append(f"process {pid}")
+        if not end_process(pid):
+            found.append(f"process {pid} cannot be killed")
+    for mount in fuse_mounts_below(directory):
+        mount.detach()
+    assert not abort_below(directory), "a mount below is left: removing the directory would go through it"
+    if directory.exists():
+        shutil.rmtree(directory)
+    return found
