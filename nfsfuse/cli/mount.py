@@ -185,6 +185,7 @@ class _Mount:
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
+        from nfsfuse.fuse.bulk import BulkWriteBack
         from nfsfuse.fuse.extra import ExtraOperations
         from nfsfuse.fuse.init import InitOptions
         from nfsfuse.fuse.kernel import FuseKernel
@@ -192,13 +193,14 @@ class _Mount:
         from nfsfuse.fuse.supplement import mount
 
         kernel = FuseKernel()
+        kernel.bulk = BulkWriteBack(self._mountpoint)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
         session.on_recall = filesystem.recalls.arrived
         fuse_options = self._options.fuse(str(self._address))
         try:
             mounted = mount(
-                Operations(filesystem),
+                Operations(filesystem, kernel.bulk),
                 self._mountpoint,
                 fuse_options,
                 InitOptions(locks=False),

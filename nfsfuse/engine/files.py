@@ -94,6 +94,12 @@ class Files:
             raise
         return self._number(file, flags)
 
+    def open_for_write_back(self, node_id: int) -> int:
+        """Open for the daemon itself, which wants the kernel to write pages back: asks nobody anything."""
+        file = self._holdings.file(self._inodes[node_id])
+        file.open_count += 1
+        return self._number(file, os.O_RDONLY)
+
     def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
         if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
             return False
@@ -239,6 +245,7 @@ class Files:
             if file is not None and changes.size is not None:
                 self._truncated(file, changes.size)
             inode.attributes.forget_value()
+            inode.attributes.forget_xattrs()
             self._holdings.apply(reply.tokens)
             inode.attributes.learned(reply.attributes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,7 @@ from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
 
@@ -107,12 +109,31 @@ class Names:
         return reply.statistics
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes:
-        _, value = await self._remote.call(m.GetXattr(self._inodes[node_id].handle, name))
+        inode = self._inodes[node_id]
+        cached = inode.attributes.xattrs
+        if name in cached:
+            known = cached[name]
+            if known is None:
+                raise FsError(errno.ENODATA)
+            return known
+
+        def told(_: Message, payload: bytes | bytearray) -> None:
+            inode.attributes.learned_xattr(name, bytes(payload))
+
+        changes = inode.attributes.xattr_changes
+        try:
+            _, value = await self._remote.call(m.GetXattr(inode.handle, name), b"", told)
+        except FsError as exc:
+            # A failure has no hook. Unless something has happened meanwhile it is as good as one.
+            if exc.errno == errno.ENODATA and changes == inode.attributes.xattr_changes:
+                inode.attributes.learned_xattr(name, None)
+            raise
         return bytes(value)
 
     async def setxattr(self, node_id: int, name: bytes, value: bytes, flags: int) -> None:
         inode = self._inodes[node_id]
-        await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._stat, inode))
+        inode.attributes.forget_xattrs()
+        await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
         reply, _ = await self._remote.call(m.ListXattr(self._inodes[node_id].handle))
@@ -120,7 +141,12 @@ class Names:
 
     async def removexattr(self, node_id: int, name: bytes) -> None:
         inode = self._inodes[node_id]
-        await self._remote.call(m.RemoveXattr(inode.handle, name), b"", partial(self._stat, inode))
+        inode.attributes.forget_xattrs()
+        await self._remote.call(m.RemoveXattr(inode.handle, name), b"", partial(self._changed, inode))
+
+    def _changed(self, inode: Inode, reply: Message, payload: bytes | bytearray) -> None:
+        inode.attributes.forget_xattrs()
+        self._stat(inode, reply, payload)
 
     def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
         assert isinstance(reply, m.Stat)

@@ -17,6 +17,7 @@ test of the same name.
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.write_back import WriteBack
@@ -25,8 +26,12 @@ from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE
 
 log = logging.getLogger(__name__)
+
+BULK_SIZE_MIN: Final = 16 * PAGE_SIZE
+"""Bytes: from here on write-back in bulk pays, which costs as much as laundering some ten dirty pages."""
 
 
 class PageProtocol:
@@ -71,9 +76,12 @@ class PageProtocol:
         """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
         FUSE_WRITEs that are taken at once) and drops it. Parked from the instant it has returned."""
         last = cached[-1]
+        inode = file.inode
         for start, end in cached:
+            if file.tokens.writers and end - start >= BULK_SIZE_MIN:
+                await self._kernel.write_back_pages(inode.node_id, inode.generation, start, end)
             on_returned = recall.close if (start, end) == last else None
-            await self._kernel.invalidate_pages(file.inode.node_id, start, end, on_returned)
+            await self._kernel.invalidate_pages(inode.node_id, start, end, on_returned)
 
     async def write_back_page(self, file: CachedFile, recall: Revocation) -> None:
         """What is dirty goes to the server, which takes it from the holder that is being recalled. What it

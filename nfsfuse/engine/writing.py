@@ -47,8 +47,8 @@ class Writer:
                 if append and known is not None:
                     offset = known
                 end = offset + len(data)
-                extends = append or known is None or end > known
                 start_page, end_page = pages_of(offset, len(data))
+                extends = append or self._may_extend(file, end, page, start_page, end_page)
                 if file.tokens.parked(start_page, end_page) or (extends and file.attributes.revoking):
                     file.used(entitled)
                     entitled = None
@@ -72,6 +72,19 @@ class Writer:
             # The kernel's pages lack what was written past them (and an append may be elsewhere than it knows).
             await self._kernel.invalidate_pages(file.inode.node_id, start_page, end_page)
         return len(data)
+
+    @staticmethod
+    def _may_extend(file: CachedFile, end: int, page: bool, start_page: int, end_page: int) -> bool:
+        """Whether the size has to be known, and may grow, for a write up to *end*.
+
+        Not for a mapped page: that never grows a file, and it may be the invalidation of a recall that writes
+        it back, which must not wait for a grant (K6). Nor for a write that an invalidation in the kernel may
+        be waiting for, for the same reason: if it does extend the file, the others are told when it is
+        written back."""
+        known = file.size()
+        if page or (known is not None and end <= known):
+            return False
+        return not file.tokens.invalidating(start_page, end_page)
 
     def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
         end = offset + len(data)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import partial
 
+import trio
+
+from nfsfuse.fuse.bulk import BulkWriteBack
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.tokens import RANGE_END
+
+BULK_THREADS_MAX = 4
+"""Threads that start write-backs: each occupies the kernel for as long as the writes take."""
+
+log = logging.getLogger(__name__)
 
 
 class FuseKernel:
@@ -15,6 +25,8 @@ class FuseKernel:
 
     def __init__(self) -> None:
         self.notifier: Notifier | None = None
+        self.bulk: BulkWriteBack | None = None
+        self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
         self.invalidations = 0
         self.invalidation_seconds = 0.0
 
@@ -22,11 +34,20 @@ class FuseKernel:
         self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
     ) -> None:
         assert self.notifier is not None
+        log.debug("invalidate [%d, %d) of inode %d", start, end, node_id)
         # A length of 0 is "to the end" (fuse_reverse_inval_inode).
         length = 0 if end >= RANGE_END else end - start
         notified = await self.notifier.inval_inode(node_id, start, length, on_returned)
+        log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds
+
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        assert self.bulk is not None
+        end = min(end, RANGE_END - 1)
+        with trio.CancelScope(shield=True):
+            call = partial(self.bulk.start, node_id, generation, start, end)
+            await trio.to_thread.run_sync(call, limiter=self._threads)
 
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         assert self.notifier is not None

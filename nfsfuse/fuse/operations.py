@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,6 +11,7 @@ from nfsfuse.engine.names import Found
 from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
+from nfsfuse.fuse.bulk import BulkWriteBack
 from nfsfuse.fuse.interrupt import waiting
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.types import Attributes
@@ -29,8 +31,9 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
     supports_dot_lookup = False
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, bulk: BulkWriteBack) -> None:
         super().__init__()
+        self._bulk = bulk
         self._fs = filesystem
 
     def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
@@ -58,7 +61,10 @@ class Operations(pyfuse3.Operations):
     async def getattr(
         self, request: Request, inode: Ino, ctx: Context | None = None
     ) -> pyfuse3.EntryAttributes:
-        return self._told(self._fs.inodes[inode], await self._fs.names.getattr(inode), 0.0)
+        known = self._fs.inodes[inode]
+        if request.pid in self._bulk.threads and known.attributes.known is None:
+            raise pyfuse3.FUSEError(errno.EINTR)  # see nfsfuse.fuse.bulk
+        return self._told(known, await self._fs.names.getattr(inode), 0.0)
 
     @handler
     async def setattr(
@@ -179,6 +185,8 @@ class Operations(pyfuse3.Operations):
     async def open(
         self, request: Request, inode: Ino, flags: pyfuse3.FlagT, ctx: Context
     ) -> pyfuse3.FileInfo:
+        if request.pid in self._bulk.threads:
+            return self._opened(self._fs.files.open_for_write_back(inode))
         return self._opened(await self._fs.files.open(inode, flags))
 
     @handler

@@ -7,9 +7,13 @@ here, and the server learns of it by the write-back. Without a token nothing is 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
+
+XATTRS_MAX: Final = 8
+"""Extended attributes kept of one inode: those that programs probe for are few."""
 
 
 class AttributeCache:
@@ -22,6 +26,10 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.revoking = False
         """A recall is in progress: no change may be made here any more."""
+        self.xattrs: dict[bytes, bytes | None] = {}
+        """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
+        kept because the kernel asks for security.capability whenever it forgets that there is none."""
+        self.xattr_changes = 0
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
 
@@ -85,7 +93,18 @@ class AttributeCache:
         self.mode = min(self.mode, mode)
         if self.mode is TokenMode.NONE:
             self.known = None
+            self.forget_xattrs()
             self.kernel_trusts = False
+
+    def forget_xattrs(self) -> None:
+        """Extended attributes may be about to change."""
+        self.xattrs.clear()
+        self.xattr_changes += 1
+
+    def learned_xattr(self, name: bytes, value: bytes | None) -> None:
+        """The server told an extended attribute."""
+        if self.mode is not TokenMode.NONE and not self.revoking and len(self.xattrs) < XATTRS_MAX:
+            self.xattrs[name] = value
 
     def forget_value(self) -> None:
         """What was known may be out of date by an operation of this client; the token stays."""

@@ -74,6 +74,13 @@ class DataTokens:
             for revocation in self.revocations
         )
 
+    def invalidating(self, start: int, end: int) -> bool:
+        """Whether an invalidation of some of ``[start, end)`` is under way in the kernel."""
+        return any(
+            revocation.phase is Phase.INVALIDATING and revocation.start < end and start < revocation.end
+            for revocation in self.revocations
+        )
+
     def reading_mode(self) -> TokenMode:
         """The mode that a read has to ask for (K2)."""
         return TokenMode.EXCLUSIVE if self.writers else TokenMode.SHARED

@@ -18,5 +18,9 @@ class Kernel(Protocol):
         """Write back, unmap and drop the pages of ``[start, end)``. *on_returned* is called in another thread
         at the instant it is done. Runs to its end even if the caller is cancelled."""
 
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        """Start writing back the dirty pages of ``[start, end)`` in large requests, so that an invalidation
+        finds them clean. Only ever for speed: it may do nothing."""
+
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         """Have the attributes asked for again."""

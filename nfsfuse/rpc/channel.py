@@ -66,6 +66,7 @@ class Channel:
         self._more_to_send = trio.Event()
         self._drained = trio.Event()
         self._lost: str | None = None
+        self._tracing = log.isEnabledFor(logging.DEBUG)  # asked once: it is on the path of every message
         self._failure: ConnectionLost | ProtocolError | None = None  # the first that was met
         self.frames_sent = -1  # the greeting is none
         self._transmit([MAGIC])
@@ -109,6 +110,8 @@ class Channel:
                 self._apply(self._exchange.received(frame))
 
     def _apply(self, event: RequestArrived | ReplyArrived | FailureArrived) -> None:
+        if self._tracing:
+            log.debug("got %s", event if len(getattr(event, "payload", b"")) <= 64 else type(event))
         if isinstance(event, RequestArrived):
             self._on_request(event)
             return
@@ -156,6 +159,7 @@ class Channel:
             await trio.lowlevel.checkpoint()
             raise ConnectionLost(self._lost)
         number, frame = self._exchange.request(message, payload)
+        self._trace("ask", number, message)
         call = _Call(trio.lowlevel.current_task(), apply)
         self._calls[number] = call
         self._transmit(frame)
@@ -174,6 +178,7 @@ class Channel:
         the loss of the connection goes unnoticed here."""
         if self._lost is None:
             number, frame = self._exchange.request(message)
+            self._trace("ask", number, message)
             self._calls[number] = _Call(None, apply, message)
             self._transmit(frame)
 
@@ -182,6 +187,7 @@ class Channel:
     def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> None:
         """Answer a request of the peer's. Does nothing when the connection is over."""
         if self._lost is None:
+            self._trace("answer", number, message)
             self._transmit(self._exchange.reply(number, message, payload))
 
     def fail(self, number: RequestId, errno: int, detail: str = "") -> None:
@@ -193,6 +199,10 @@ class Channel:
         """Answer a request of the peer's with an errno, unless it has its answer."""
         if self._lost is None and self._exchange.is_answering(number):
             self._transmit(self._exchange.fail(number, errno, ""))
+
+    def _trace(self, what: str, number: RequestId, message: object) -> None:
+        if self._tracing:
+            log.debug("%s %d %s", what, number, message)
 
     # --- sending ---
 
