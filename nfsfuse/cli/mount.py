@@ -186,7 +186,7 @@ class _Mount:
         # Imported late: `nfsfuse --help` should not need libfuse.
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
         from nfsfuse.fuse.bulk import BulkWriteBack
-        from nfsfuse.fuse.extra import ExtraOperations
+        from nfsfuse.fuse.extras import Extras
         from nfsfuse.fuse.init import InitOptions
         from nfsfuse.fuse.kernel import FuseKernel
         from nfsfuse.fuse.operations import Operations
@@ -198,14 +198,16 @@ class _Mount:
         filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
         session.on_recall = filesystem.recalls.arrived
         fuse_options = self._options.fuse(str(self._address))
+        background = self._options.max_background
+        init = InitOptions(
+            locks=self._options.locks,
+            max_background=background,
+            congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
+        )
+        operations = Operations(filesystem, kernel.bulk)
+        extras = Extras(filesystem, operations.told)
         try:
-            mounted = mount(
-                Operations(filesystem, kernel.bulk),
-                self._mountpoint,
-                fuse_options,
-                InitOptions(locks=False),
-                ExtraOperations(),
-            )
+            mounted = mount(operations, self._mountpoint, fuse_options, init, extras)
         except (RuntimeError, SupplementError) as exc:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier
@@ -215,11 +217,27 @@ class _Mount:
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
+                if not self._options.locks:
+                    log.warning(
+                        "%s: nolock: locks are local to this machine and exclude nobody elsewhere",
+                        self._mountpoint,
+                    )
+                self._set_read_ahead()
                 registry.register(self._mountpoint)
                 self._launch.ready()
         finally:
             mounted.close()
             registry.unregister(self._mountpoint)
+
+    def _set_read_ahead(self) -> None:
+        from nfsfuse.fuse.read_ahead import set_read_ahead
+
+        try:
+            if not set_read_ahead(self._mountpoint, self._options.read_ahead_kb):
+                log.info("%s: not allowed to set read_ahead_kb; it stays as it is", self._mountpoint)
+        except OSError as exc:
+            # It only makes reading slower.
+            log.warning("%s: read_ahead_kb cannot be set: %s", self._mountpoint, exc)
 
     async def _until_unmounted(
         self,

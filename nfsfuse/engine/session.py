@@ -47,9 +47,10 @@ class Session:
         message: Request[R],
         payload: Payload = b"",
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
         try:
-            return await self._channel.call(message, payload, apply)
+            return await self._channel.call(message, payload, apply, failed)
         except ConnectionLost as exc:
             raise FsError(errno.EIO, f"the connection to the server is lost: {exc}") from exc
 
