@@ -31,6 +31,8 @@ def test_like_a_local_directory(pair: Pair, tmp_path: Path, seed: int) -> None:
                 tree = expected.tree()
                 assert mounted.tree() == tree, f"after {story}"
                 assert Directory(pair.two / "root").tree() == tree, f"through the other mount, after {story}"
+        mounted.close_all()  # then everything written is at the server, if not on its disk
+        expected.close_all()
         assert Directory(pair.export / "root").tree() == expected.tree(), f"seed {seed}, on the server"
     finally:
         mounted.close_all()

@@ -14,6 +14,7 @@ from nfsfuse.protocol.codec import ReplyEnvelope, RequestEnvelope, decode, encod
 from nfsfuse.protocol.framing import FrameReader, frame_prefix
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId, RequestId, SessionId
 from scripts.rig.processes import poll_until
 from scripts.rig.rig import Server
@@ -59,8 +60,8 @@ def conversation(root: InodeHandle) -> list[bytes]:
         (m.GetAttr(root), b""),
         (m.Lookup(root, b"no such name"), b""),
         (m.ReadDir(root, 0, 100), b""),
-        (m.Write(root, 0, False), b"into a directory" * 1000),
-        (m.Read(root, 0, 4096), b""),
+        (m.Write(root, 0), b"into a directory" * 1000),
+        (m.Read(root, 0, 4096, TokenMode.NONE), b""),
         (m.SetXattr(root, b"trusted", 0), b"x" * 100),
         (m.Create(root, b"a/b", 0o600, 0, Credentials(0, 0)), b""),
         (m.Release(OpenId(77)), b""),
@@ -145,9 +146,7 @@ def test_damaged_conversations(mounts: Mounts, pair: Pair, seed: int) -> None:
         (MAGIC + frame(1, HELLO) + struct.pack("<II", 5, 0) + b"\x94\x01\x01\x00\x00", ""),
     ],
 )
-def test_bad_input_ends_its_connection_with_one_line(
-    mounts: Mounts, pair: Pair, data: bytes, why: str
-) -> None:
+def test_bad_input_ends_its_connection_with_one_line(mounts: Mounts, pair: Pair, data: bytes, why: str) -> None:
     before = ended(mounts.server)
     with (pair.one / "open").open("w") as file:
         send_and_drain(mounts.server, data)

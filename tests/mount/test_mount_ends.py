@@ -152,7 +152,7 @@ def test_a_vanished_client_lets_go_of_its_unlinked_files(rig: Rig) -> None:
     assert held_by_the_server()
     assert end_process(daemon_of(one), signal.SIGKILL)
     with pytest.raises(OSError, match="not connected"):
-        os.pread(descriptor, 1, 0)
+        os.pwrite(descriptor, b"more", 0)
     with pytest.raises(OSError, match="not connected"):
         os.close(descriptor)
     poll_until(lambda: not held_by_the_server(), 10, "the file is gone from the server's disk")

@@ -145,12 +145,6 @@ def test_one_directory_or_link_is_made_by_one_only(pair: Pair) -> None:
             assert sum(threads.map(make, paths)) == 1
 
 
-@pytest.mark.xfail(
-    raises=OSError,
-    strict=False,
-    reason="ESTALE: between lookup and open the inode may be replaced, and the server does not keep what a "
-    "client has looked up; the kernel tries again once only",
-)
 def test_renames_onto_one_name_leave_it_there_always(pair: Pair) -> None:
     """rename(2) is atomic for all clients: a reader elsewhere never misses the name, and sees whole files."""
     (pair.one / "target").write_text("0" * 1000)
