@@ -197,6 +197,7 @@ class _Mount:
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
         session.on_recall = filesystem.recalls.arrived
+        operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(
@@ -224,6 +225,10 @@ class _Mount:
                     )
                 self._set_read_ahead()
                 registry.register(self._mountpoint)
+                if await kernel.has_epochs():
+                    operations.trust_names()
+                else:
+                    log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
                 self._launch.ready()
         finally:
             mounted.close()

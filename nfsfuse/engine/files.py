@@ -145,6 +145,7 @@ class Files:
     ) -> tuple[int, Found]:
         """Create and open: the open file's number, and what was found or made."""
         made: list[Inode] = []
+        directory = self._holdings.directory(self._inodes[parent])
 
         def created(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Opened)
@@ -156,11 +157,13 @@ class Files:
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
+            directory.cache.changed(name, inode.handle)
             made.append(inode)
 
         message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
         try:
-            reply, _ = await self._remote.call(message, b"", created)
+            with directory.pending():
+                reply, _ = await self._remote.call(message, b"", created)
         except BaseException:
             if made:
                 self._closed(self._holdings.file(made[0]), flags & os.O_ACCMODE != os.O_RDONLY)
@@ -170,7 +173,9 @@ class Files:
         file = self._holdings.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             await self._give_up_shared(file)
-        return self._number(file, flags), Found(inode, reply.node.attributes)
+        lasting = directory.cache.find(name) == inode.handle
+        attributes = inode.attributes.known or reply.node.attributes
+        return self._number(file, flags), Found(inode, attributes, lasting)
 
     def _number(self, file: CachedFile, flags: int) -> int:
         number = next(self._ids)

@@ -57,7 +57,7 @@ class Filesystem:
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back)
-        self.directories = Directories(remote, self.inodes)
+        self.directories = Directories(remote, self.inodes, self.holdings, self.names)
         self.files = Files(
             remote,
             self.inodes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
@@ -25,6 +26,7 @@ class Holdings:
         self._cache = cache
         self._distrust = distrust
         self._files: dict[InodeHandle, CachedFile] = {}
+        self._directories: dict[InodeHandle, CachedDirectory] = {}
 
     def file(self, inode: Inode) -> CachedFile:
         """The state of a regular file; made when it is first asked for."""
@@ -37,6 +39,17 @@ class Holdings:
     def existing_file(self, handle: InodeHandle) -> CachedFile | None:
         """The state of a regular file that has been used."""
         return self._files.get(handle)
+
+    def directory(self, inode: Inode) -> CachedDirectory:
+        """The state of a directory; made when it is first asked for."""
+        directory = self._directories.get(inode.handle)
+        if directory is None:
+            directory = self._directories[inode.handle] = CachedDirectory(inode)
+        return directory
+
+    def existing_directory(self, handle: InodeHandle) -> CachedDirectory | None:
+        """The state of a directory that has been used."""
+        return self._directories.get(handle)
 
     def files(self) -> list[CachedFile]:
         """Every file that has been used."""
@@ -60,7 +73,8 @@ class Holdings:
             case Resource.DATA:
                 return self.file(inode).tokens.granted(token.start, token.end, token.mode)
             case Resource.DIR:
-                return False
+                self.directory(inode).cache.granted(token.start, token.end)
+                return True
 
     def learn(self, inode: Inode, attributes: Attributes) -> None:
         """The server told attributes."""
@@ -90,6 +104,9 @@ class Holdings:
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
+        directory = self._directories.pop(inode.handle, None)
+        if directory is not None:
+            held.append(Token(inode.handle, Resource.DIR, 0, RANGE_END, TokenMode.NONE))
         file = self._files.pop(inode.handle, None)
         if file is not None:
             assert file.open_count == 0, "the kernel forgot an open file"
@@ -110,6 +127,8 @@ class Holdings:
         self._inodes.check()
         for file in self._files.values():
             file.check()
+        for directory in self._directories.values():
+            directory.cache.check()
 
 
 def _nothing(token: Token) -> Token:
