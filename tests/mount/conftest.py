@@ -7,13 +7,14 @@ map a file of a mount here: a page fault holds the interpreter's lock. Programs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from scripts.rig.rig import Rig, Server
+from scripts.rig.rig import ROOT, Rig, Server
 
 TEST_SECONDS_MAX = 120.0
 """For one test, on a machine that is busy with something else."""
@@ -56,6 +57,21 @@ def mounts() -> Iterator[Mounts]:
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
         for log in made.directory.glob("mount-*.log"):
             assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles a program of tests/programs, once; where it is."""
+    directory = tmp_path_factory.mktemp("programs")
+
+    def compiled(name: str) -> Path:
+        made = directory / name
+        if not made.exists():
+            source = ROOT / "tests/programs" / f"{name}.c"
+            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, source], check=True)
+        return made
+
+    return compiled
 
 
 @pytest.fixture
