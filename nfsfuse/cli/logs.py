@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import logging.handlers
 import sys
@@ -11,7 +12,8 @@ LINE = "%(asctime)s %(levelname)s %(message)s"
 
 
 def set_up(target: str, level: str) -> None:
-    """Log to *target*: ``stderr``, ``syslog``, or a file's name. Raises OSError."""
+    """Log to *target*: ``stderr``, ``syslog``, or a file's name. Raises OSError. A stream or a file also gets
+    the stacks at a fatal signal: what is left of a daemon that stored to guarded memory."""
     handler: logging.Handler
     if target == "stderr":
         handler = logging.StreamHandler(sys.stderr)
@@ -21,6 +23,8 @@ def set_up(target: str, level: str) -> None:
     else:
         handler = logging.FileHandler(target, encoding="utf-8")
         handler.setFormatter(logging.Formatter(LINE))
+    if isinstance(handler, logging.StreamHandler):
+        faulthandler.enable(handler.stream)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

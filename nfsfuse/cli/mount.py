@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
+from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol import messages as m
@@ -137,12 +138,15 @@ class _Mount:
         self._mountpoint = mountpoint
         self._options = options
         self._launch = launch
+        self._ending = False
+        self._fence: Callable[[], Awaitable[None]] | None = None
 
     async def run(self) -> None:
         session = Session(await self._connected(), ClientId(secrets.token_bytes(16)), socket.gethostname())
         async with trio.open_nursery() as nursery:
             welcome = await self._greet(nursery, session)
             await self._serve(session, welcome.root)
+            self._ending = True
             await session.goodbye()
             nursery.cancel_scope.cancel()
 
@@ -174,17 +178,23 @@ class _Mount:
                 greeted = True
                 task_status.started(value)
 
+        why = "closed by the server"
         try:
             await session.run(task_status=Status())  # type: ignore[arg-type]
         except* (ConnectionLost, ProtocolError) as group:
             if not greeted:
                 raise
+            why = str(_leaf(group))
+        if not self._ending:
             # The mount stays, and says EIO: an unmounted directory would look empty to a backup.
-            log.error("the connection to %s is lost: %s", self._address, _leaf(group))
+            log.error("the connection to %s is lost: %s", self._address, why)
+            if self._fence is not None:
+                await self._fence()
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
+        from nfsfuse.fuse.boundary import UPCALLS
         from nfsfuse.fuse.bulk import BulkWriteBack
         from nfsfuse.fuse.extras import Extras
         from nfsfuse.fuse.init import InitOptions
@@ -216,6 +226,7 @@ class _Mount:
             async with trio.open_nursery() as nursery:
                 await nursery.start(filesystem.run)
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
+                await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 if not self._options.locks:
@@ -225,10 +236,12 @@ class _Mount:
                     )
                 self._set_read_ahead()
                 registry.register(self._mountpoint)
-                if await kernel.has_epochs():
+                has_epochs = await kernel.has_epochs()
+                if has_epochs:
                     operations.trust_names()
                 else:
                     log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
+                self._fence = partial(filesystem.session_lost, has_epochs=has_epochs)
                 self._launch.ready()
         finally:
             mounted.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from dataclasses import dataclass
 from typing import Final
@@ -13,10 +14,11 @@ from nfsfuse.machines.directory_cache import Listed
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle
+from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle, Node
 
 # The server's cookies serve as offsets. Those of "." and ".." come from here; they are such as no filesystem
 # uses (ext4 clears the lowest bit of its hashes, others count up from small numbers).
@@ -96,24 +98,40 @@ class Directories:
             if offset == 0:
                 opened.drop()
             cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset
-            entries = opened.after(cookie) or await self._piece(opened, cookie)
-            entries = entries[:ITEMS_MAX]
-            told: dict[InodeHandle, Attributes] = {}
-            for _, _, handle in entries:
-                inode = self._inodes.by_handle(handle)
-                if inode is not None and inode.attributes.known is None:
-                    told[handle] = await self._names.getattr(inode.node_id)
-            if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
-                entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
             dots = [Item(b".", _AFTER_DOT)] if offset == 0 else []
             dots += [Item(b"..", _AFTER_DOT_DOT)] if offset in (0, _AFTER_DOT) else []
-            return dots + [self._item(opened, entry, told) for entry in entries]
+            while True:
+                entries = (opened.after(cookie) or await self._piece(opened, cookie))[:ITEMS_MAX]
+                if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
+                    entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
+                told = await self._attributes(opened, entries)
+                items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
+                if items or not entries:
+                    return dots + items
+                cookie = entries[-1][1]  # all of them are gone: an empty answer would be the end
+
+    async def _attributes(
+        self, opened: _OpenDirectory, entries: tuple[Listed, ...]
+    ) -> dict[InodeHandle, Attributes]:
+        """The attributes of all *entries* but those that are gone."""
+        told: dict[InodeHandle, Attributes] = {}
+        for _, _, handle in entries:
+            inode = self._inodes.by_handle(handle)
+            known = opened.attributes.get(handle) if inode is None else inode.attributes.known
+            if known is not None:
+                told[handle] = known
+            elif inode is not None:
+                try:
+                    told[handle] = await self._names.getattr(inode.node_id)
+                except FsError as exc:
+                    if exc.errno != errno.ESTALE:
+                        raise
+        return told
 
     def _item(self, opened: _OpenDirectory, entry: Listed, told: dict[InodeHandle, Attributes]) -> Item:
         name, cookie, handle = entry
-        inode = self._inodes.by_handle(handle)
-        assert inode is not None
-        attributes = inode.attributes.known or told.get(handle) or opened.attributes[handle]
+        inode = self._inodes.by_handle(handle) or self._inodes.known(Node(handle, told[handle]))
+        attributes = inode.attributes.known or told[handle]
         return Item(name, cookie, inode, attributes, opened.directory.cache.learned(name, handle))
 
     async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:

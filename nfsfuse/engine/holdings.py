@@ -9,7 +9,6 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.remote import Remote
-from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
 
@@ -56,25 +55,23 @@ class Holdings:
         return list(self._files.values())
 
     def apply(self, tokens: Iterable[Token]) -> None:
-        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back."""
+        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back. SHARED data
+        while open for writing are ignored: they cost a recall, if ever, that is acknowledged at once."""
         unwanted = []
         for token in tokens:
             inode = self._inodes.by_handle(token.handle)
-            if inode is None or not self._keep(inode, token):
-                unwanted.append(_nothing(token))
+            if inode is None:
+                unwanted.append(Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE))
+                continue
+            match token.resource:
+                case Resource.ATTR:
+                    inode.attributes.granted(token.mode)
+                case Resource.DATA:
+                    self.file(inode).tokens.granted(token.start, token.end, token.mode)
+                case Resource.DIR:
+                    self.directory(inode).cache.granted(token.start, token.end)
         if unwanted:
-            self._remote.post(m.ReturnTokens(tuple(unwanted)))
-
-    def _keep(self, inode: Inode, token: Token) -> bool:
-        match token.resource:
-            case Resource.ATTR:
-                inode.attributes.granted(token.mode)
-                return True
-            case Resource.DATA:
-                return self.file(inode).tokens.granted(token.start, token.end, token.mode)
-            case Resource.DIR:
-                self.directory(inode).cache.granted(token.start, token.end)
-                return True
+            self._remote.return_tokens(tuple(unwanted))
 
     def learn(self, inode: Inode, attributes: Attributes) -> None:
         """The server told attributes."""
@@ -101,6 +98,11 @@ class Holdings:
             self.learn_node(other)
         return inode
 
+    def forget_directories(self) -> None:
+        """The session is over: no name may be believed."""
+        for directory in self._directories.values():
+            directory.cache.lost()
+
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
@@ -120,7 +122,7 @@ class Holdings:
                 for start, end, _ in file.tokens.everything()
             ]
         if inode.attributes.mode is not TokenMode.NONE or len(held) > 1:
-            self._remote.post(m.ReturnTokens(tuple(held)))
+            self._remote.return_tokens(tuple(held))
 
     def check(self) -> None:
         """Assert every invariant of the client."""
@@ -129,7 +131,3 @@ class Holdings:
             file.check()
         for directory in self._directories.values():
             directory.cache.check()
-
-
-def _nothing(token: Token) -> Token:
-    return Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -14,6 +15,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION
 from nfsfuse.protocol.messages import SERVER_REQUESTS, Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange, Payload, RequestArrived
@@ -29,6 +31,8 @@ class Session:
 
     def __init__(self, stream: ByteStream, client_id: ClientId, client_name: str) -> None:
         self.on_recall: Callable[[m.Recall, Callable[[m.Recalled], None]], None] | None = None
+        self.requests: Counter[str] = Counter()
+        """Requests to the server so far, by message."""
         self._client_id = client_id
         self._client_name = client_name
         self._channel = Channel(stream, Exchange(frozenset(SERVER_REQUESTS)), self._called, self._abandoned)
@@ -49,13 +53,18 @@ class Session:
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
+        self.requests[type(message).__name__] += 1
         try:
             return await self._channel.call(message, payload, apply, failed)
         except ConnectionLost as exc:
             raise FsError(errno.EIO, f"the connection to the server is lost: {exc}") from exc
 
     def post(self, message: Request[Message]) -> None:
+        self.requests[type(message).__name__] += 1
         self._channel.post(message)
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self._channel.post(m.ReturnTokens(tokens, self._channel.frames_received))
 
     @property
     def requests_sent(self) -> int:

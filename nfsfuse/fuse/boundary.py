@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from nfsfuse.fuse.binding import Request, pyfuse3
 from nfsfuse.fuse.interrupt import interruptible
 from nfsfuse.protocol.errors import FsError
 
 log = logging.getLogger(__name__)
+
+UPCALLS: Final[Counter[str]] = Counter()
+"""Requests of the kernel so far, by operation. Of this process's one mount, as INTERRUPTS."""
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -26,8 +30,11 @@ T = TypeVar("T")
 def translated(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Out of *method* comes only FUSEError, and trio's cancellation."""
 
+    name = method.__name__
+
     @wraps(method)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        UPCALLS[name] += 1
         try:
             return await method(*args, **kwargs)
         except FsError as exc:

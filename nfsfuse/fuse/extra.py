@@ -19,6 +19,7 @@ import trio
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import Opcode
 from nfsfuse.fuse.binding import Request, pyfuse3
+from nfsfuse.fuse.boundary import UPCALLS
 from nfsfuse.fuse.interrupt import Interrupts
 from nfsfuse.fuse.replies import (
     DirectoryEntry,
@@ -227,6 +228,7 @@ class Dispatcher:
             self._interrupts.interrupt(unique)
             return
         assert self.nursery is not None
+        UPCALLS[Opcode(request.opcode).name.lower()] += 1
         # Registered here and not in the task: an interrupt may be the very next message.
         any_signal = request.opcode == Opcode.SETLKW
         scope = self._interrupts.register(request.unique, request.pid, any_signal=any_signal)

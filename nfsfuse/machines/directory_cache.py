@@ -113,6 +113,13 @@ class DirectoryCache:
         self._revoking.remove((start, end))
         self.held.delete(start, end)
 
+    def lost(self) -> None:
+        """The session is over: nothing is held any more."""
+        self.held.clear()
+        self._entries.clear()
+        self._listing.clear()
+        self._changes += 1
+
     def check(self) -> None:
         """Assert the invariants."""
         self.held.check()

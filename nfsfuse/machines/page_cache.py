@@ -192,15 +192,17 @@ class FilePages:
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
         self.writing.add(start, end)
-        self._protect(start, end, mmap.PROT_READ)
+        self._guard(start, end)
         data = self.read(start, end)
         assert data is not None
         return bytes(data)
 
     def end_write_back(self, start: int, end: int, *, clean: bool) -> None:
-        """The server has it (*clean*), or refused it."""
+        """The server has it (*clean*), or refused it. What was ended before, by a truncation, stays so."""
+        ended = self.writing.intervals(start, end)
         self.writing.delete(start, end)
-        self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
+        for begin, stop in ended:
+            self._unguard(begin, stop)
         if clean:
             self._clean(start, end)
 
@@ -233,13 +235,24 @@ class FilePages:
             if not self.valid.overlaps(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE):
                 self._cache.release(self, index)
 
-    def _protect(self, start: int, end: int, protection: int) -> None:
+    def _guard(self, start: int, end: int) -> None:
+        """Write-protect the pages that are wholly on their way. Of others some bytes may still be stored."""
+        start, end = -(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+        if self._cache.guard:
+            for index, low, high in _pieces(start, end):
+                block = self._cache.block(self, index)
+                assert block is not None, "valid data without a block"
+                block.protect(low, high, mmap.PROT_READ)
+
+    def _unguard(self, start: int, end: int) -> None:
+        """Let the pages of ``[start, end)`` be written that are not on their way any more."""
         if not self._cache.guard:
             return
-        for index, low, high in _pieces(start, end):
+        for page in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
+            index, low = divmod(page, BLOCK_SIZE)
             block = self._cache.block(self, index)
-            assert block is not None
-            block.protect(low, high, protection)
+            if block is not None and not self.writing.overlaps(page, page + PAGE_SIZE):
+                block.protect(low, low + PAGE_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def check(self) -> None:
         """Assert the invariants."""

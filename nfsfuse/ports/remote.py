@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.rpc.exchange import Payload
 
 R = TypeVar("R", bound=Message)
@@ -26,3 +27,6 @@ class Remote(Protocol):
 
     def post(self, message: Request[Message]) -> None:
         """Tell the server something whose reply nobody waits for."""
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        """Tell the server that *tokens* were given up unasked. Grants that are on their way are not meant."""

@@ -463,9 +463,11 @@ class GetToken(Request[TokenGrant]):
 
 @dataclass(frozen=True, slots=True)
 class ReturnTokens(Request[Done]):
-    """The client gave up, unasked, what of *tokens* exceeds their mode."""
+    """The client gave up, unasked, what of *tokens* exceeds their mode. It had received so many frames of
+    this connection by then: a grant in a later one is not what it gave up."""
 
     tokens: tuple[Token, ...]
+    frames_received: int
 
 
 @dataclass(frozen=True, slots=True)

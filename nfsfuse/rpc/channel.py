@@ -71,6 +71,7 @@ class Channel:
         self._tracing = log.isEnabledFor(logging.DEBUG)  # asked once: it is on the path of every message
         self._failure: ConnectionLost | ProtocolError | None = None  # the first that was met
         self.frames_sent = -1  # the greeting is none
+        self.frames_received = 0
         self._transmit([MAGIC])
 
     @property
@@ -109,6 +110,7 @@ class Channel:
                     raise ConnectionLost("the stream ended inside a frame")
                 return
             for frame in self._reader.received(count):
+                self.frames_received += 1
                 self._apply(self._exchange.received(frame))
 
     def _apply(self, event: RequestArrived | ReplyArrived | FailureArrived) -> None:

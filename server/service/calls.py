@@ -108,6 +108,7 @@ class Call:
     storage: Storage
     granted: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
+    granted_handles: list[InodeHandle] = field(default_factory=list)
     attributes_changed: list[InodeHandle] = field(default_factory=list)
 
 

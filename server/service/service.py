@@ -192,7 +192,7 @@ class _Connection:
         if isinstance(message, m.Cancel):
             self.session.cancel(message.request)
         elif isinstance(message, m.ReturnTokens):
-            self._service.tokens.given_back(self.session, message.tokens)
+            self._service.tokens.given_back(self.session, message.tokens, message.frames_received)
         return m.Done()
 
     async def _wait_for(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.rig.rig import ROOT, Rig, Server
+from scripts.proof.programs import FLAGS, SOURCES, Programs
+from scripts.rig.rig import Rig, Server
 
 TEST_SECONDS_MAX = 120.0
 """For one test, on a machine that is busy with something else."""
@@ -67,8 +68,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def compiled(name: str) -> Path:
         made = directory / name
         if not made.exists():
-            source = ROOT / "tests/programs" / f"{name}.c"
-            subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, source], check=True)
+            subprocess.run(["cc", *FLAGS, "-o", made, SOURCES / f"{name}.c"], check=True)
         return made
 
     return compiled
@@ -82,3 +82,26 @@ def pair(mounts: Mounts, request: pytest.FixtureRequest) -> Iterator[Pair]:
     (mounts.server.export / name).mkdir()
     yield Pair(mounts.one / name, mounts.two / name, mounts.server.export / name)
     mounts.rig.deadline(None)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One export, mounted three times with guarded page caches, and the C programs to be run in it."""
+
+    rig: Rig
+    mounts: list[Path]
+    programs: Programs
+
+
+@pytest.fixture(scope="module")
+def proof() -> Iterator[Proof]:
+    """Three mounts and the programs, for all tests of a module. The daemons must survive them."""
+    with Rig() as rig:
+        rig.environment["NFSFUSE_GUARD"] = "1"
+        server = rig.server()
+        mounts = [rig.mount(server) for _ in range(3)]
+        yield Proof(rig, mounts, Programs(rig))
+        for log in (server.log, *map(rig.log_of, mounts)):
+            said = log.read_text()
+            assert "Traceback" not in said, said
+            assert "Fatal Python error" not in said, said

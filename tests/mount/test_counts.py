@@ -1,0 +1,112 @@
+"""What must not be done, counted: requests that need not be, small ones where large ones would do, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from scripts.proof.counts import counts, daemon_of, resident_bytes
+from tests.mount.conftest import TEST_SECONDS_MAX, Proof
+
+MIB = 1 << 20
+
+WARM_SIZE = 256 * MIB
+"""The promise is of 1 GiB; what is counted does not depend on it."""
+
+SPARSE_SIZE = 4096 * MIB
+
+BUDGET = 256 * MIB
+"""Of the daemon's page cache, by default."""
+
+LAUNDERED_PAGES = 1024
+
+
+@pytest.fixture(scope="module")
+def proof(proof: Proof) -> Iterator[Proof]:
+    proof.rig.deadline(5 * TEST_SECONDS_MAX)
+    yield proof
+    proof.rig.deadline(None)
+
+
+def read_all(descriptor: int, size: int) -> int:
+    """Read from the start to *size*; how many bytes came."""
+    buffer = bytearray(MIB)
+    return sum(os.preadv(descriptor, [buffer], at) for at in range(0, size, MIB))
+
+
+
+
+def test_a_second_read_makes_no_upcall_and_no_request(proof: Proof) -> None:
+    one = proof.mounts[0]
+    with (proof.mounts[1] / "warm").open("wb") as file:
+        file.truncate(WARM_SIZE)
+    descriptor = os.open(one / "warm", os.O_RDONLY)
+    try:
+        assert read_all(descriptor, WARM_SIZE) == WARM_SIZE
+        before = counts(proof.rig, one)
+        assert read_all(descriptor, WARM_SIZE) == WARM_SIZE
+        done = counts(proof.rig, one) - before
+    finally:
+        os.close(descriptor)
+    assert not done.upcalls, done
+    assert not done.requests, done
+
+
+def test_opening_it_again_makes_no_request(proof: Proof) -> None:
+    """Upcalls, yes: the kernel tells of each open. But no reads, and nothing that the server hears of."""
+    one = proof.mounts[0]
+    (one / "again").write_bytes(bytes(MIB))
+    assert len((one / "again").read_bytes()) == MIB
+    before = counts(proof.rig, one)
+    assert len((one / "again").read_bytes()) == MIB
+    done = counts(proof.rig, one) - before
+    assert done.upcalls["read"] == 0, done
+    assert not done.requests, done
+
+
+def test_a_sequential_write_is_sent_in_large_writes(proof: Proof) -> None:
+    one, size = proof.mounts[0], 64 * MIB
+    before = counts(proof.rig, one)
+    descriptor = os.open(one / "written", os.O_WRONLY | os.O_CREAT)
+    try:
+        for _ in range(0, size, 65536):
+            os.write(descriptor, bytes(65536))
+        os.fsync(descriptor)
+        done = counts(proof.rig, one) - before
+    finally:
+        os.close(descriptor)
+    assert done.bytes_sent == size, done
+    assert done.requests["Write"] == done.writes_sent
+    assert done.bytes_sent / done.writes_sent >= 512 * 1024, done
+
+
+def test_memory_stays_within_the_budget_while_a_large_file_is_read(proof: Proof) -> None:
+    one = proof.mounts[2]
+    daemon = daemon_of(one)
+    with (proof.mounts[1] / "sparse").open("wb") as file:
+        file.truncate(SPARSE_SIZE)
+    descriptor = os.open(one / "sparse", os.O_RDONLY)
+    most = 0
+    try:
+        buffer = bytearray(4 * MIB)
+        for at in range(0, SPARSE_SIZE, len(buffer)):
+            assert os.preadv(descriptor, [buffer], at) == len(buffer)
+            most = max(most, resident_bytes(daemon))
+            # The kernel's own cache is to stay small: this is about the daemon's.
+            os.posix_fadvise(descriptor, at, len(buffer), os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+    (one / "sparse").unlink()
+    assert most <= BUDGET + 100 * MIB, f"{most / MIB:.0f} MiB"
+
+
+def test_taking_many_dirty_pages_is_not_an_upcall_each(proof: Proof) -> None:
+    """Mount 1 has a thousand mapped pages dirty; mount 2 asks for all of them."""
+    one, two = proof.mounts[:2]
+    before = counts(proof.rig, one)
+    ran = proof.programs.run("dirty_pages", LAUNDERED_PAGES, one / "dirty", two / "dirty", seconds=60)
+    assert ran.status == 0, ran
+    done = counts(proof.rig, one) - before
+    assert done.upcalls["write"] < LAUNDERED_PAGES / 16, done
