@@ -78,6 +78,11 @@ class Holdings:
         if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
             self._distrust(inode)
 
+    def distrust(self, inode: Inode) -> None:
+        """The kernel is not to believe what it was told of the attributes."""
+        if inode.attributes.kernel_trusts:
+            self._distrust(inode)
+
     def learn_node(self, node: Node) -> None:
         """The server told attributes of an inode that the kernel may know."""
         inode = self._inodes.by_handle(node.handle)

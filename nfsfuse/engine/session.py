@@ -51,10 +51,11 @@ class Session:
         message: Request[R],
         payload: Payload = b"",
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
         self.requests[type(message).__name__] += 1
         try:
-            return await self._channel.call(message, payload, apply)
+            return await self._channel.call(message, payload, apply, failed)
         except ConnectionLost as exc:
             raise FsError(errno.EIO, f"the connection to the server is lost: {exc}") from exc
 

@@ -20,9 +20,10 @@ class Remote(Protocol):
         message: Request[R],
         payload: Payload = b"",
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
-        """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply* and cancellation. Raises FsError
-        only."""
+        """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply*, *failed* and cancellation.
+        Raises FsError only."""
 
     def post(self, message: Request[Message]) -> None:
         """Tell the server something whose reply nobody waits for."""

@@ -37,7 +37,7 @@ from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
 
-STORY_LENGTH = 400
+STORY_LENGTH = 4000
 """Events told of the inode of a violation."""
 
 EVENTS_KEPT = 4000
