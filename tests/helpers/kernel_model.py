@@ -261,9 +261,9 @@ class KernelModel:
             handle, found = await self.fs.files.create(1, name, 0o100644, flags, credentials)
             inode = await self._found(found.inode.node_id, found.attributes, version)
             return self._opened(inode, handle, flags)
-        found = await self.fs.names.lookup(1, name)
-        assert isinstance(found, Found), name
-        inode = await self._found(found.inode.node_id, found.attributes, version)
+        entry = await self.fs.names.lookup(1, name)
+        assert isinstance(entry, Found), name
+        inode = await self._found(entry.inode.node_id, entry.attributes, version)
         inode.opens_under_way += 1
         try:
             if flags & os.O_TRUNC:

@@ -289,8 +289,8 @@ class RandomPrograms:
             async with trio.open_nursery() as nursery:
                 for client in world.clients:
                     for number in range(self.processes):
-                        name = f"{client.name} process {number + 1}"
-                        program = Program(world, client, name, self.steps, grow, log, sizes)
+                        process = f"{client.name} process {number + 1}"
+                        program = Program(world, client, process, self.steps, grow, log, sizes)
                         nursery.start_soon(program.run)
             disturbers.cancel_scope.cancel()
         await self._read_everything(world)
@@ -315,7 +315,8 @@ class RandomPrograms:
 
 
 def _difference(one: bytes, other: bytes) -> int:
-    return next((at for at, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
+    end = min(len(one), len(other))
+    return next((at for at in range(end) if one[at] != other[at]), end)
 
 
 def _check_log(content: bytes, log: _Growth) -> None:

@@ -126,7 +126,7 @@ class World:
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
         self.service = Service(self.storage, ServiceOptions(), Epoch(1), self.rng.randbytes)
-        self.service.driver = Driver(self.service.tokens, SlowDisk(self.rng))
+        self.service.driver = Driver(self.service.tokens, self.service.locks, SlowDisk(self.rng))
 
     # --- making it ---
 
@@ -257,6 +257,9 @@ def simulate(options: Options, play: Play) -> World:
         trio.run(main, clock=MockClock(autojump_threshold=0), instruments=[conscience])
     except (Exception, BaseExceptionGroup) as exc:
         failure = exc
+    if not worlds:
+        assert failure is not None
+        raise failure
     world = worlds[0]
     violation = world.failure
     if failure is not None:
