@@ -67,6 +67,8 @@ class Reader:
                 fetch, entitled = await self._fetch(file, start, end, mode)
         finally:
             file.used(entitled)
+            if cached:
+                tokens.read_ended(start, end)
 
     async def _fetch(
         self, file: CachedFile, start: int, end: int, mode: TokenMode

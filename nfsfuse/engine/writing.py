@@ -127,7 +127,7 @@ class Writer:
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
             if first < last:
-                file.tokens.answered(first, last)
+                file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
     async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:

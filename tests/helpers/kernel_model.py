@@ -529,11 +529,11 @@ class KernelModel:
         """ftruncate(2): fuse_do_setattr."""
         inode = opened.inode
 
-        async def setattr() -> Attributes:
+        async def set_size() -> Attributes:
             known = self.fs.inodes[inode.node_id]
             return await self.fs.files.setattr(known, AttributeChanges(size=size))
 
-        await self._truncating(inode, size, setattr, lambda attributes: self._told(inode, attributes))
+        await self._truncating(inode, size, set_size, lambda attributes: self._told(inode, attributes))
 
     async def _truncating(
         self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]], trusted: Callable[[T], bool]
