@@ -53,6 +53,7 @@ class Program:
     steps: int
     grow: _Growth
     log: _Growth
+    cached_writes: bool
     _sizes_left: list[int]
 
     @property
@@ -118,7 +119,8 @@ class Program:
         self._note(mapping.opened, f"store {offset:#x}: {value:#x}")
 
     async def _call_words(self) -> None:
-        flags = self._rng.choice([os.O_RDWR, os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
+        through_cache = os.O_RDWR if self.cached_writes else os.O_RDONLY
+        flags = self._rng.choice([through_cache, through_cache, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
         opened = await self.client.kernel.open(b"words", flags)
         for _ in range(self._burst(6)):
             await self._one_call(opened, "words", WORDS_SIZE)
@@ -271,10 +273,12 @@ async def _disturb(world: World, client: Client) -> None:
 
 @dataclass(slots=True)
 class RandomPrograms:
-    """*processes* on every client make *steps* calls each; then all clients must see what the server has."""
+    """*processes* on every client make *steps* calls each; then all clients must see what the server has.
+    *cached_writes*: ``words`` is also written by write(2) through the page cache (see `tests.sim.test_known`)."""
 
     steps: int = 60
     processes: int = 2
+    cached_writes: bool = False
     handles: dict[bytes, InodeHandle] = field(default_factory=dict)
 
     async def __call__(self, world: World) -> None:
@@ -290,7 +294,7 @@ class RandomPrograms:
                 for client in world.clients:
                     for number in range(self.processes):
                         process = f"{client.name} process {number + 1}"
-                        program = Program(world, client, process, self.steps, grow, log, sizes)
+                        program = Program(world, client, process, self.steps, grow, log, self.cached_writes, sizes)
                         nursery.start_soon(program.run)
             disturbers.cancel_scope.cancel()
         await self._read_everything(world)
