@@ -127,18 +127,27 @@ class Files:
         """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
         is given back, the kernel's pages first, and comes again page by page as it is used."""
         while shared := file.tokens.shared():
-            start, end = shared[0]
-            revocation = file.tokens.revoke(start, end, TokenMode.NONE)
-            while ranges := file.tokens.invalidate(revocation):
-                for low, high in ranges:
-                    await self._kernel.invalidate_pages(file.inode.node_id, low, high, revocation.close)
-            file.pages.drop(start, end)
-            file.changes(start, end)
-            file.tokens.reduce(start, end, TokenMode.NONE)
-            file.tokens.revoked(revocation)
-            file.wake()
-            token = Token(file.inode.handle, Resource.DATA, start, end, TokenMode.NONE)
-            self._remote.post(m.ReturnTokens((token,)))
+            returned: list[Token] = []
+            revocation = file.tokens.revoke(*shared[0], TokenMode.NONE)
+            try:
+                while not file.tokens.may_begin(revocation):
+                    await file.changed()
+                while ranges := file.tokens.invalidate(revocation):
+                    for low, high in ranges:
+                        # Not closed before the last: an operation that comes may hold a folio of the next.
+                        on_returned = revocation.close if high == ranges[-1][1] else None
+                        await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
+                # Another program may have been granted some of it meanwhile, and have written there.
+                for start, end in file.tokens.shared_in(revocation.start, revocation.end):
+                    file.pages.drop(start, end)
+                    file.changes(start, end)
+                    file.tokens.reduce(start, end, TokenMode.NONE)
+                    returned.append(Token(file.inode.handle, Resource.DATA, start, end, TokenMode.NONE))
+            finally:
+                file.tokens.revoked(revocation)
+                file.wake()
+            if returned:
+                self._remote.post(m.ReturnTokens(tuple(returned)))
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, creds: Credentials
@@ -260,10 +269,7 @@ class Files:
     def _truncated(self, file: CachedFile, size: int) -> None:
         """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
         file.changes(size, RANGE_END)
-        for start, end in file.pages.writing.intervals(size):
-            # Under way since before the truncation: the server has put it before that, too.
-            file.pages.end_write_back(start, end, clean=True)
-        file.pages.drop(size, RANGE_END)
+        file.pages.cut(size)
         file.attributes.changed_here = bool(file.pages.dirty)
 
 
