@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from nfsfuse.machines.directory_cache import Listed
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
@@ -45,11 +47,12 @@ class _OpenDirectory:
         self.directory = directory
         self._entries: tuple[Listed, ...] = ()
         self._end = False
+        self.changes = -1  # `DirectoryCache.changes` when the piece was listed
         self.attributes: dict[InodeHandle, Attributes] = {}  # as the server told them with the piece
         self._index: dict[int, int] = {}  # cookie to the index of the entry that follows it
 
-    def replace(self, cookie: int, entries: tuple[Listed, ...], end: bool) -> None:
-        self._entries, self._end = entries, end
+    def replace(self, cookie: int, entries: tuple[Listed, ...], end: bool, changes: int) -> None:
+        self._entries, self._end, self.changes = entries, end, changes
         self._index = {after: index + 1 for index, (_, after, _) in enumerate(entries)}
         self._index[cookie] = 0
 
@@ -99,12 +102,18 @@ class Directories:
             entries = opened.after(cookie) or await self._piece(opened, cookie)
             entries = entries[:ITEMS_MAX]
             told: dict[InodeHandle, Attributes] = {}
+            gone = False
             for _, _, handle in entries:
                 inode = self._inodes.by_handle(handle)
                 if inode is not None and inode.attributes.known is None:
-                    told[handle] = await self._names.getattr(inode.node_id)
-            if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
-                entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
+                    try:
+                        told[handle] = await self._names.getattr(inode.node_id)
+                    except FsError as exc:
+                        if exc.errno != errno.ESTALE:
+                            raise
+                        gone = True  # removed since it was listed, with its last name
+            if gone or any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
+                entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # or the kernel forgot some meanwhile
             dots = [Item(b".", _AFTER_DOT)] if offset == 0 else []
             dots += [Item(b"..", _AFTER_DOT_DOT)] if offset in (0, _AFTER_DOT) else []
             return dots + [self._item(opened, entry, told) for entry in entries]
@@ -114,13 +123,16 @@ class Directories:
         inode = self._inodes.by_handle(handle)
         assert inode is not None
         attributes = inode.attributes.known or told.get(handle) or opened.attributes[handle]
-        return Item(name, cookie, inode, attributes, opened.directory.cache.learned(name, handle))
+        # A piece is shown as it was listed, but what has changed since then is not to be believed.
+        cache = opened.directory.cache
+        lasting = opened.changes == cache.changes and cache.learned(name, handle)
+        return Item(name, cookie, inode, attributes, lasting)
 
     async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
         known = opened.directory.cache.listing(cookie)
         if known is None:
             return await self._ask(opened, cookie)
-        opened.replace(cookie, *known)
+        opened.replace(cookie, *known, opened.directory.cache.changes)
         return known[0]
 
     async def _ask(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
@@ -139,7 +151,7 @@ class Directories:
                     self._holdings.found(entry.node, (token,))
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
-            opened.replace(cookie, entries, reply.end)
+            opened.replace(cookie, entries, reply.end, changes)
             opened.attributes = {e.node.handle: e.node.attributes for e in reply.entries if e.node is not None}
 
         message = m.ReadDir(opened.directory.inode.handle, cookie, LISTING_ENTRIES_MAX)
