@@ -57,7 +57,7 @@ class Filesystem:
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
-        self.names = Names(remote, self.inodes, self.holdings, self.write_back)
+        self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
         self.directories = Directories(remote, self.inodes, self.holdings, self.names)
         self.files = Files(
             remote,
