@@ -30,6 +30,7 @@ class AttributeCache:
         """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
         self.xattr_changes = 0
+        self._newest_told: Attributes | None = None  # by the server, while data are written back
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
 
@@ -76,12 +77,19 @@ class AttributeCache:
     def written_back(self, attributes: Attributes, *, all_of_it: bool) -> bool:
         """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
         has changed by that."""
+        newest, self._newest_told = self._newest_told, None
+        if newest is not None and newest.ctime_ns > attributes.ctime_ns:
+            attributes = newest  # parallel write-backs are answered in any order
         if not all_of_it:
+            self._newest_told = attributes
             return False
         was_changed, self.changed_here = self.changed_here, False
         if self.mode is TokenMode.NONE:
             return False
         if was_changed:  # the server's clock and this one may differ: its times replace ours
+            if self.known is not None:
+                # Not its size: the server may have looked before it took what another reply tells of.
+                attributes = replace(attributes, size=self.known.size)
             differs = self.known != attributes
             self.known = attributes
             return differs
