@@ -205,7 +205,9 @@ class _Mount:
         kernel = FuseKernel()
         kernel.bulk = BulkWriteBack(self._mountpoint)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
-        filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
+        filesystem = Filesystem(
+            session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
+        )
         session.on_recall = filesystem.recalls.arrived
         operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))

@@ -30,9 +30,9 @@ class AttributeCache:
         """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
         self.xattr_changes = 0
-        self._newest_told: Attributes | None = None  # by the server, while data are written back
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
+        self._written_back: Attributes | None = None  # the newest in the replies to write-backs
 
     def granted(self, mode: TokenMode) -> None:
         """A token has arrived."""
@@ -77,21 +77,20 @@ class AttributeCache:
     def written_back(self, attributes: Attributes, *, all_of_it: bool) -> bool:
         """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
         has changed by that."""
-        newest, self._newest_told = self._newest_told, None
-        if newest is not None and newest.ctime_ns > attributes.ctime_ns:
-            attributes = newest  # parallel write-backs are answered in any order
+        # Replies of parallel write-backs may overtake one another. The file only grows by them.
+        newest = self._written_back
+        if newest is None or (newest.size, newest.ctime_ns) < (attributes.size, attributes.ctime_ns):
+            newest = attributes
+        self._written_back = newest
         if not all_of_it:
-            self._newest_told = attributes
             return False
+        self._written_back = None
         was_changed, self.changed_here = self.changed_here, False
         if self.mode is TokenMode.NONE:
             return False
         if was_changed:  # the server's clock and this one may differ: its times replace ours
-            if self.known is not None:
-                # Not its size: the server may have looked before it took what another reply tells of.
-                attributes = replace(attributes, size=self.known.size)
-            differs = self.known != attributes
-            self.known = attributes
+            differs = self.known != newest
+            self.known = newest
             return differs
         return self.learned(attributes)
 
