@@ -170,3 +170,15 @@ async def test_a_lost_connection_ends_the_wait(autojump_clock):
             with pytest.raises(FsError, match="connection to the server is lost"):
                 await locks.set(request(WRITE), wait=True)
         locks.check()
+
+
+async def test_nothing_is_held_once_the_session_is_lost(autojump_clock):
+    async with serving() as server:
+        client = await server.client()
+        locks = locks_of(client)
+        await locks.set(request(WRITE, 0, 9), wait=False)
+        await locks.set(request(WRITE, kind=LockKind.FLOCK, owner=8), wait=False)
+        client.stream.cut()
+        locks.lost()
+        await locks.flush(ROOT, LockOwner(1), wait=True)  # which would have to fail
+        locks.check()
