@@ -8,9 +8,9 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Message
@@ -26,13 +26,13 @@ class Writer:
         remote: Remote,
         holdings: Holdings,
         write_back: WriteBack,
-        kernel: Kernel,
+        page_protocol: PageProtocol,
         wall_clock: Callable[[], int],
     ) -> None:
         self._remote = remote
         self._holdings = holdings
         self._write_back = write_back
-        self._kernel = kernel
+        self._page_protocol = page_protocol
         self._wall_clock = wall_clock
 
     async def write(
@@ -63,15 +63,43 @@ class Writer:
                     await file.changed()
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
+                elif direct and file.tokens.in_kernel.overlaps(start_page, end_page):
+                    file.used(entitled)
+                    entitled = None  # recalls that came before this one have to end first
+                    if await self._write_past_kernel(file, offset, data, extends):
+                        break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
                     break
         finally:
             file.used(entitled)
-        if direct and file.tokens.in_kernel.overlaps(start_page, end_page):
-            # The kernel's pages lack what was written past them (and an append may be elsewhere than it knows).
-            await self._kernel.invalidate_pages(file.inode.node_id, start_page, end_page)
         return len(data)
+
+    async def _write_past_kernel(
+        self, file: CachedFile, offset: int, data: bytes, extends: bool
+    ) -> bool:
+        """The kernel has pages that lack what is written past them. They are taken from it as if for another
+        client, or what programs store into them meanwhile would be written back over it, and the data are
+        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, or
+        the end of the file is elsewhere. Shielded, as it must not be left half-way; waits for the kernel."""
+        known = file.size()
+        start, end = pages_of(offset, len(data))
+        with trio.CancelScope(shield=True):
+            revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
+            while file.tokens.has_to_wait(revocation):
+                await file.changed()
+            await self._page_protocol.gather_all_mmap_users(file, revocation)
+            possible = (
+                file.size() == known
+                and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+                and (not extends or file.attributes.may_change_here())
+                and not file.pages.writing.overlaps(offset, offset + len(data))
+            )
+            if possible:
+                self._absorb(file, offset, data, keeps=False)
+            file.tokens.revoked(revocation)
+            file.wake()
+        return possible
 
     @staticmethod
     def _may_extend(file: CachedFile, end: int, page: bool, start_page: int, end_page: int) -> bool:
@@ -88,6 +116,7 @@ class Writer:
 
     def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
         end = offset + len(data)
+        assert file.tokens.holds(*pages_of(offset, len(data)), TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
         file.pages.write(offset, data, trio.current_time())
         if file.attributes.may_change_here():
@@ -98,7 +127,7 @@ class Writer:
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
             if first < last:
-                file.tokens.answered(first, last)
+                file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
     async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:

@@ -54,6 +54,7 @@ class DataTokens:
         self.revocations: list[Revocation] = []
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
+        self._reads: list[Interval] = []  # of the kernel's, not answered yet
         self._numbers = itertools.count(1)
 
     # --- may an operation run? ---
@@ -159,14 +160,29 @@ class DataTokens:
     # --- what the kernel caches ---
 
     def read_arrived(self, start: int, end: int) -> None:
-        """The kernel asks for these pages: they are not up to date there, and locked until it is answered.
-        So no invalidation may wait for them, and none needs to."""
+        """The kernel asks for these pages: they are not up to date there, and locked until it is answered, at
+        `read_ended`. So no invalidation may wait for them, and none needs to."""
         self.in_kernel.delete(start, end)
+        self._reads.append((start, end))
+
+    def read_ended(self, start: int, end: int) -> None:
+        """A read that arrived is answered, or has failed."""
+        self._reads.remove((start, end))
 
     def answered(self, start: int, end: int) -> None:
         """The kernel is about to have these pages up to date."""
         assert self.holds(start, end, TokenMode.SHARED), "K1: pages given to the kernel without a token"
         self.in_kernel.add(start, end)
+
+    def written(self, start: int, end: int) -> None:
+        """The kernel had these whole pages up to date when it sent a write of them. If it has lost them since,
+        it may be asking for them right now."""
+        pages = IntervalSet()
+        pages.add(start, end)
+        for low, high in self._reads:
+            pages.delete(low, high)
+        for low, high in pages.intervals():
+            self.answered(low, high)
 
     # --- open for writing ---
 
