@@ -92,6 +92,7 @@ class Filesystem:
 
     async def session_lost(self, *, has_epochs: bool) -> None:
         """The session with the server is over: nothing is served from any cache from now on."""
+        self.locks.lost()
         await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
 
     def check(self) -> None:
