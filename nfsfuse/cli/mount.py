@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -138,12 +138,15 @@ class _Mount:
         self._mountpoint = mountpoint
         self._options = options
         self._launch = launch
+        self._ending = False
+        self._fence: Callable[[], Awaitable[None]] | None = None
 
     async def run(self) -> None:
         session = Session(await self._connected(), ClientId(secrets.token_bytes(16)), socket.gethostname())
         async with trio.open_nursery() as nursery:
             welcome = await self._greet(nursery, session)
             await self._serve(session, welcome.root)
+            self._ending = True
             await session.goodbye()
             nursery.cancel_scope.cancel()
 
@@ -175,13 +178,18 @@ class _Mount:
                 greeted = True
                 task_status.started(value)
 
+        why = "closed by the server"
         try:
             await session.run(task_status=Status())  # type: ignore[arg-type]
         except* (ConnectionLost, ProtocolError) as group:
             if not greeted:
                 raise
+            why = str(_leaf(group))
+        if not self._ending:
             # The mount stays, and says EIO: an unmounted directory would look empty to a backup.
-            log.error("the connection to %s is lost: %s", self._address, _leaf(group))
+            log.error("the connection to %s is lost: %s", self._address, why)
+            if self._fence is not None:
+                await self._fence()
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
@@ -199,10 +207,11 @@ class _Mount:
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
         session.on_recall = filesystem.recalls.arrived
+        operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         try:
             mounted = mount(
-                Operations(filesystem, kernel.bulk),
+                operations,
                 self._mountpoint,
                 fuse_options,
                 InitOptions(locks=False),
@@ -219,6 +228,12 @@ class _Mount:
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 registry.register(self._mountpoint)
+                has_epochs = await kernel.has_epochs()
+                if has_epochs:
+                    operations.trust_names()
+                else:
+                    log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
+                self._fence = partial(filesystem.session_lost, has_epochs=has_epochs)
                 self._launch.ready()
         finally:
             mounted.close()

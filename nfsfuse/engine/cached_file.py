@@ -11,6 +11,7 @@ from nfsfuse.machines.inodes import Inode
 from nfsfuse.machines.page_cache import FilePages
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
+from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import OpenId
 
 
@@ -81,6 +82,17 @@ class CachedFile:
         """A write-back failed. Every open file is told once, by its next fsync or close (errseq_t of Linux)."""
         self.failures += 1
         self.failure = failure
+        self.wake()
+
+    def forget_everything(self) -> None:
+        """The session is over: no token is held, and nothing here may be believed."""
+        self.changes(0, RANGE_END)
+        for start, end in self.pages.writing.intervals():
+            self.pages.end_write_back(start, end, clean=False)
+        self.pages.drop(0, RANGE_END)
+        self.tokens.lost()
+        self.attr_entitled.clear()
+        self.open_ids.clear()
         self.wake()
 
     def check(self) -> None:

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
+from nfsfuse.engine.cached_directory import CachedDirectory
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.names import Names
+from nfsfuse.machines.directory_cache import Listed
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
-from nfsfuse.protocol.types import OFFSET_MAX, DirEntry
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle, Node
 
 # The server's cookies serve as offsets. Those of "." and ".." come from here; they are such as no filesystem
 # uses (ext4 clears the lowest bit of its hashes, others count up from small numbers).
 _AFTER_DOT: Final = OFFSET_MAX - 2
 _AFTER_DOT_DOT: Final = OFFSET_MAX - 4
 
+ITEMS_MAX: Final = 256
+"""Entries put together at once: more than the kernel's buffer for one request takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a listing. *inode* is None for "." and "..". *lasting* as in `names.Found`."""
+
+    name: bytes
+    cookie: int
+    inode: Inode | None = None
+    attributes: Attributes | None = None
+    lasting: bool = False
+
 
 class _OpenDirectory:
-    """One opendir(3). Keeps the last piece received, as the kernel asks for much less at a time."""
+    """One opendir(3). Keeps the last piece, as the kernel asks for much less at a time."""
 
-    def __init__(self, inode: Inode) -> None:
-        self.inode = inode
-        self._entries: tuple[DirEntry, ...] = ()
+    def __init__(self, directory: CachedDirectory) -> None:
+        self.directory = directory
+        self._entries: tuple[Listed, ...] = ()
         self._end = False
+        self.attributes: dict[InodeHandle, Attributes] = {}  # as the server told them with the piece
         self._index: dict[int, int] = {}  # cookie to the index of the entry that follows it
 
-    def replace(self, cookie: int, listing: m.Listing) -> None:
-        self._entries, self._end = listing.entries, listing.end
-        self._index = {entry.cookie: index + 1 for index, entry in enumerate(listing.entries)}
+    def replace(self, cookie: int, entries: tuple[Listed, ...], end: bool) -> None:
+        self._entries, self._end = entries, end
+        self._index = {after: index + 1 for index, (_, after, _) in enumerate(entries)}
         self._index[cookie] = 0
 
-    def after(self, cookie: int) -> tuple[DirEntry, ...] | None:
+    def after(self, cookie: int) -> tuple[Listed, ...] | None:
         """What follows *cookie* of the piece at hand; None if that must be asked for."""
         index = self._index.get(cookie)
         if index is None or (index == len(self._entries) and not self._end):
@@ -46,42 +69,97 @@ class _OpenDirectory:
 class Directories:
     """Open directories of a mount. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable) -> None:
+    def __init__(self, remote: Remote, inodes: InodeTable, holdings: Holdings, names: Names) -> None:
         self._remote = remote
         self._inodes = inodes
+        self._holdings = holdings
+        self._names = names
         self._open: dict[int, _OpenDirectory] = {}
         self._ids = itertools.count(1)
 
     def opendir(self, node_id: int) -> int:
         number = next(self._ids)
-        self._open[number] = _OpenDirectory(self._inodes[node_id])
+        self._open[number] = _OpenDirectory(self._holdings.directory(self._inodes[node_id]))
         return number
 
     def releasedir(self, number: int) -> None:
         del self._open[number]
 
     async def fsyncdir(self, number: int) -> None:
-        await self._remote.call(m.Fsync(self._open[number].inode.handle, False))
+        await self._remote.call(m.Fsync(self._open[number].directory.inode.handle, False))
 
-    async def read(self, number: int, offset: int) -> AsyncIterator[DirEntry]:
-        """The entries after *offset*, "." and ".." first (their node is None); offset 0 lists anew."""
-        directory = self._open[number]
-        if offset == 0:
-            directory.drop()
-            yield DirEntry(b".", _AFTER_DOT, None)
-        if offset in (0, _AFTER_DOT):
-            yield DirEntry(b"..", _AFTER_DOT_DOT, None)
-        cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset
-        while True:
-            entries = directory.after(cookie)
-            if entries is None:
-                message = m.ReadDir(directory.inode.handle, cookie, LISTING_ENTRIES_MAX)
-                listing, _ = await self._remote.call(message)
-                directory.replace(cookie, listing)
-                entries = listing.entries
-            if not entries:
-                return
-            for entry in entries:
-                cookie = entry.cookie
+    async def read(self, number: int, offset: int) -> list[Item]:
+        """Some entries after *offset*, "." and ".." first; none at the end. Offset 0 lists anew.
+
+        What is told of them is put together without waiting, last of all: so nothing in it was recalled
+        before the kernel gets it."""
+        opened = self._open[number]
+        with opened.directory.pending():
+            if offset == 0:
+                opened.drop()
+            cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset
+            dots = [Item(b".", _AFTER_DOT)] if offset == 0 else []
+            dots += [Item(b"..", _AFTER_DOT_DOT)] if offset in (0, _AFTER_DOT) else []
+            while True:
+                entries = (opened.after(cookie) or await self._piece(opened, cookie))[:ITEMS_MAX]
+                if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
+                    entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
+                told = await self._attributes(opened, entries)
+                items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
+                if items or not entries:
+                    return dots + items
+                cookie = entries[-1][1]  # all of them are gone: an empty answer would be the end
+
+    async def _attributes(
+        self, opened: _OpenDirectory, entries: tuple[Listed, ...]
+    ) -> dict[InodeHandle, Attributes]:
+        """The attributes of all *entries* but those that are gone."""
+        told: dict[InodeHandle, Attributes] = {}
+        for _, _, handle in entries:
+            inode = self._inodes.by_handle(handle)
+            known = opened.attributes.get(handle) if inode is None else inode.attributes.known
+            if known is not None:
+                told[handle] = known
+            elif inode is not None:
+                try:
+                    told[handle] = await self._names.getattr(inode.node_id)
+                except FsError as exc:
+                    if exc.errno != errno.ESTALE:
+                        raise
+        return told
+
+    def _item(self, opened: _OpenDirectory, entry: Listed, told: dict[InodeHandle, Attributes]) -> Item:
+        name, cookie, handle = entry
+        inode = self._inodes.by_handle(handle) or self._inodes.known(Node(handle, told[handle]))
+        attributes = inode.attributes.known or told[handle]
+        return Item(name, cookie, inode, attributes, opened.directory.cache.learned(name, handle))
+
+    async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
+        known = opened.directory.cache.listing(cookie)
+        if known is None:
+            return await self._ask(opened, cookie)
+        opened.replace(cookie, *known)
+        return known[0]
+
+    async def _ask(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
+        """Have the server list what follows *cookie*, with the attributes and the tokens for them."""
+        cache = opened.directory.cache
+        changes = cache.changes
+        entries: tuple[Listed, ...] = ()
+
+        def listed(reply: Message, _: bytes | bytearray) -> None:
+            nonlocal entries
+            assert isinstance(reply, m.Listing)
+            self._holdings.apply(reply.tokens)
+            for entry in reply.entries:
                 if entry.node is not None:
-                    yield entry
+                    token = Token(entry.node.handle, Resource.ATTR, 0, RANGE_END, TokenMode.SHARED)
+                    self._holdings.found(entry.node, (token,))
+            entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
+            cache.listed(cookie, entries, reply.end, changes)
+            opened.replace(cookie, entries, reply.end)
+            opened.attributes = {e.node.handle: e.node.attributes for e in reply.entries if e.node is not None}
+
+        message = m.ReadDir(opened.directory.inode.handle, cookie, LISTING_ENTRIES_MAX)
+        await self._remote.call(message, b"", listed)
+        return entries

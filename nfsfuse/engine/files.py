@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import trio
+
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
@@ -20,7 +22,7 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 
 
@@ -125,26 +127,38 @@ class Files:
 
     async def _give_up_shared(self, file: CachedFile) -> None:
         """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
-        is given back, the kernel's pages first, and comes again page by page as it is used."""
-        while shared := file.tokens.shared():
-            start, end = shared[0]
-            revocation = file.tokens.revoke(start, end, TokenMode.NONE)
-            while ranges := file.tokens.invalidate(revocation):
-                for low, high in ranges:
-                    await self._kernel.invalidate_pages(file.inode.node_id, low, high, revocation.close)
-            file.pages.drop(start, end)
-            file.changes(start, end)
-            file.tokens.reduce(start, end, TokenMode.NONE)
-            file.tokens.revoked(revocation)
-            file.wake()
-            token = Token(file.inode.handle, Resource.DATA, start, end, TokenMode.NONE)
-            self._remote.post(m.ReturnTokens((token,)))
+        is given up, the kernel's pages first, and comes again page by page as it is used.
+
+        The server is not told: a return would cross with grants that are on their way. That it believes too
+        much costs a recall that is acknowledged at once. Shielded, as half of it must not stay; it waits for
+        the kernel and for recalls only."""
+        with trio.CancelScope(shield=True):
+            while shared := file.tokens.shared():
+                await self._give_up(file, *shared[0])
+
+    async def _give_up(self, file: CachedFile, start: int, end: int) -> None:
+        revocation = file.tokens.revoke(start, end, TokenMode.NONE)
+        while file.tokens.has_to_wait(revocation):
+            await file.changed()
+        while ranges := file.tokens.invalidate(revocation):
+            for low, high in ranges:
+                on_returned = revocation.close if (low, high) == ranges[-1] else None
+                await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
+        for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
+            low, high = max(low, start), min(high, end)
+            if low < high:
+                file.pages.drop(low, high)
+                file.changes(low, high)
+                file.tokens.reduce(low, high, TokenMode.NONE)
+        file.tokens.revoked(revocation)
+        file.wake()
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, creds: Credentials
     ) -> tuple[int, Found]:
         """Create and open: the open file's number, and what was found or made."""
         made: list[Inode] = []
+        directory = self._holdings.directory(self._inodes[parent])
 
         def created(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Opened)
@@ -156,11 +170,13 @@ class Files:
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
+            directory.cache.changed(name, inode.handle)
             made.append(inode)
 
         message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
         try:
-            reply, _ = await self._remote.call(message, b"", created)
+            with directory.pending():
+                reply, _ = await self._remote.call(message, b"", created)
         except BaseException:
             if made:
                 self._closed(self._holdings.file(made[0]), flags & os.O_ACCMODE != os.O_RDONLY)
@@ -170,7 +186,9 @@ class Files:
         file = self._holdings.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             await self._give_up_shared(file)
-        return self._number(file, flags), Found(inode, reply.node.attributes)
+        lasting = directory.cache.find(name) == inode.handle
+        attributes = inode.attributes.known or reply.node.attributes
+        return self._number(file, flags), Found(inode, attributes, lasting)
 
     def _number(self, file: CachedFile, flags: int) -> int:
         number = next(self._ids)

@@ -9,6 +9,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
+from nfsfuse.engine.fence import fence
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Names
@@ -55,7 +56,7 @@ class Filesystem:
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back)
-        self.directories = Directories(remote, self.inodes)
+        self.directories = Directories(remote, self.inodes, self.holdings, self.names)
         self.files = Files(
             remote,
             self.inodes,
@@ -83,6 +84,10 @@ class Filesystem:
         assert self._nursery is not None
         inode.attributes.kernel_trusts = False
         self._nursery.start_soon(self._kernel.invalidate_attributes, inode.node_id)
+
+    async def session_lost(self, *, has_epochs: bool) -> None:
+        """The session with the server is over: nothing is served from any cache from now on."""
+        await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
 
     def check(self) -> None:
         """Assert every invariant of the client."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
@@ -25,6 +26,7 @@ class Holdings:
         self._cache = cache
         self._distrust = distrust
         self._files: dict[InodeHandle, CachedFile] = {}
+        self._directories: dict[InodeHandle, CachedDirectory] = {}
 
     def file(self, inode: Inode) -> CachedFile:
         """The state of a regular file; made when it is first asked for."""
@@ -38,29 +40,36 @@ class Holdings:
         """The state of a regular file that has been used."""
         return self._files.get(handle)
 
+    def directory(self, inode: Inode) -> CachedDirectory:
+        """The state of a directory; made when it is first asked for."""
+        directory = self._directories.get(inode.handle)
+        if directory is None:
+            directory = self._directories[inode.handle] = CachedDirectory(inode)
+        return directory
+
+    def existing_directory(self, handle: InodeHandle) -> CachedDirectory | None:
+        """The state of a directory that has been used."""
+        return self._directories.get(handle)
+
     def files(self) -> list[CachedFile]:
         """Every file that has been used."""
         return list(self._files.values())
 
     def apply(self, tokens: Iterable[Token]) -> None:
-        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back."""
-        unwanted = []
+        """Grants have arrived. Those that are of no use (for an inode that the kernel has forgotten meanwhile,
+        or SHARED while open for writing) are ignored and not returned: a return would cross with the next
+        grant and take that back, too. They cost a recall, if ever, that is acknowledged at once."""
         for token in tokens:
             inode = self._inodes.by_handle(token.handle)
-            if inode is None or not self._keep(inode, token):
-                unwanted.append(_nothing(token))
-        if unwanted:
-            self._remote.post(m.ReturnTokens(tuple(unwanted)))
-
-    def _keep(self, inode: Inode, token: Token) -> bool:
-        match token.resource:
-            case Resource.ATTR:
-                inode.attributes.granted(token.mode)
-                return True
-            case Resource.DATA:
-                return self.file(inode).tokens.granted(token.start, token.end, token.mode)
-            case Resource.DIR:
-                return False
+            if inode is None:
+                continue
+            match token.resource:
+                case Resource.ATTR:
+                    inode.attributes.granted(token.mode)
+                case Resource.DATA:
+                    self.file(inode).tokens.granted(token.start, token.end, token.mode)
+                case Resource.DIR:
+                    self.directory(inode).cache.granted(token.start, token.end)
 
     def learn(self, inode: Inode, attributes: Attributes) -> None:
         """The server told attributes."""
@@ -82,9 +91,17 @@ class Holdings:
             self.learn_node(other)
         return inode
 
+    def forget_directories(self) -> None:
+        """The session is over: no name may be believed."""
+        for directory in self._directories.values():
+            directory.cache.lost()
+
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
+        directory = self._directories.pop(inode.handle, None)
+        if directory is not None:
+            held.append(Token(inode.handle, Resource.DIR, 0, RANGE_END, TokenMode.NONE))
         file = self._files.pop(inode.handle, None)
         if file is not None:
             assert file.open_count == 0, "the kernel forgot an open file"
@@ -105,7 +122,5 @@ class Holdings:
         self._inodes.check()
         for file in self._files.values():
             file.check()
-
-
-def _nothing(token: Token) -> Token:
-    return Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE)
+        for directory in self._directories.values():
+            directory.cache.check()

@@ -6,22 +6,32 @@ import errno
 from dataclasses import dataclass
 from functools import partial
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.machines.directory_cache import UNKNOWN
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
-from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
+from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An inode as the kernel is told of it."""
+    """An inode as the kernel is told of it. *lasting*: its name may be believed until told otherwise."""
 
     inode: Inode
     attributes: Attributes
+    lasting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """There is no such name. *lasting* as in `Found`."""
+
+    lasting: bool
 
 
 class Names:
@@ -33,24 +43,43 @@ class Names:
         self._holdings = holdings
         self._write_back = write_back
 
+    def directory(self, node_id: int) -> CachedDirectory:
+        """The directory with this node id."""
+        return self._holdings.directory(self._inodes[node_id])
+
     # --- finding ---
 
-    def told(self, node: Node) -> Found:
-        """The kernel is told of *node*: from now on it counts as looked up once more."""
-        inode = self._inodes.known(node)
+    def told(self, inode: Inode, attributes: Attributes, *, lasting: bool) -> Found:
+        """The kernel is told of *inode*: from now on it counts as looked up once more."""
         inode.lookups += 1
-        return Found(inode, inode.attributes.known or node.attributes)
+        return Found(inode, inode.attributes.known or attributes, lasting)
 
-    def _entry(self, reply: Message, _: bytes | bytearray) -> None:
-        assert isinstance(reply, m.Entry)
-        self._holdings.found(reply.node, reply.tokens, reply.affected)
+    async def lookup(self, parent: int, name: bytes) -> Found | Absent:
+        """Find a name; without a round trip if it is known here."""
+        directory = self.directory(parent)
+        with directory.pending() as cache:
+            entry = cache.find(name)
+            if entry is None:
+                return Absent(lasting=True)
+            if entry is not UNKNOWN:
+                inode = self._inodes.by_handle(entry)
+                if inode is not None and inode.attributes.known is not None:
+                    return self.told(inode, inode.attributes.known, lasting=True)
 
-    async def _found(self, message: Request[m.Entry]) -> Found:
-        reply, _ = await self._remote.call(message, b"", self._entry)
-        return self.told(reply.node)
+            def answered(reply: Message, _: bytes | bytearray) -> None:
+                assert isinstance(reply, m.Entry)
+                if reply.node is None:
+                    self._holdings.apply(reply.tokens)
+                else:
+                    self._holdings.found(reply.node, reply.tokens)
+                cache.learned(name, None if reply.node is None else reply.node.handle)
 
-    async def lookup(self, parent: int, name: bytes) -> Found:
-        return await self._found(m.Lookup(self._inodes[parent].handle, name))
+            message = m.Lookup(directory.inode.handle, name)
+            reply, _ = await self._remote.call(message, b"", answered)
+            if reply.node is None:
+                return Absent(lasting=cache.find(name) is None)
+            inode = self._inodes.known(reply.node)
+            return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 
     def forget(self, node_id: int, count: int) -> None:
         inode = self._inodes.forget(node_id, count)
@@ -59,32 +88,66 @@ class Names:
 
     # --- making and removing ---
 
+    async def _made(self, parent: int, name: bytes, message: Request[m.Entry]) -> Found:
+        with self.directory(parent).pending() as cache:
+
+            def made(reply: Message, _: bytes | bytearray) -> None:
+                assert isinstance(reply, m.Entry)
+                assert reply.node is not None
+                self._holdings.found(reply.node, reply.tokens, reply.affected)
+                cache.changed(name, reply.node.handle)
+
+            reply, _ = await self._remote.call(message, b"", made)
+            assert reply.node is not None
+            inode = self._inodes.known(reply.node)
+            return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
+
     async def symlink(self, parent: int, name: bytes, target: bytes, creds: Credentials) -> Found:
-        return await self._found(m.SymLink(self._inodes[parent].handle, name, target, creds))
+        return await self._made(parent, name, m.SymLink(self._inodes[parent].handle, name, target, creds))
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, creds: Credentials) -> Found:
-        return await self._found(m.MkNod(self._inodes[parent].handle, name, mode, rdev, creds))
+        return await self._made(parent, name, m.MkNod(self._inodes[parent].handle, name, mode, rdev, creds))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, creds: Credentials) -> Found:
-        return await self._found(m.MkDir(self._inodes[parent].handle, name, mode, creds))
+        return await self._made(parent, name, m.MkDir(self._inodes[parent].handle, name, mode, creds))
 
     async def link(self, node_id: int, parent: int, name: bytes) -> Found:
-        return await self._found(m.Link(self._inodes[node_id].handle, self._inodes[parent].handle, name))
-
-    def _done(self, reply: Message, _: bytes | bytearray) -> None:
-        assert isinstance(reply, m.Done)
-        for node in reply.affected:
-            self._holdings.learn_node(node)
+        message = m.Link(self._inodes[node_id].handle, self._inodes[parent].handle, name)
+        return await self._made(parent, name, message)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        await self._remote.call(m.Unlink(self._inodes[parent].handle, name), b"", self._done)
+        await self._removed(parent, name, m.Unlink(self._inodes[parent].handle, name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        await self._remote.call(m.RmDir(self._inodes[parent].handle, name), b"", self._done)
+        await self._removed(parent, name, m.RmDir(self._inodes[parent].handle, name))
+
+    async def _removed(self, parent: int, name: bytes, message: Request[m.Done]) -> None:
+        with self.directory(parent).pending() as cache:
+
+            def removed(reply: Message, _: bytes | bytearray) -> None:
+                self._done(reply)
+                cache.changed(name, None)
+
+            await self._remote.call(message, b"", removed)
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
-        old, new = self._inodes[parent].handle, self._inodes[new_parent].handle
-        await self._remote.call(m.Rename(old, name, new, new_name, flags), b"", self._done)
+        old, new = self.directory(parent), self.directory(new_parent)
+
+        def renamed(reply: Message, _: bytes | bytearray) -> None:
+            self._done(reply)
+            # The kernel moves its own entries; what they are is asked again when it is needed here.
+            old.cache.changed(name, UNKNOWN)
+            new.cache.changed(new_name, UNKNOWN)
+
+        with old.pending(), new.pending():
+            message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)
+            await self._remote.call(message, b"", renamed)
+
+    def _done(self, reply: Message) -> None:
+        assert isinstance(reply, m.Done)
+        self._holdings.apply(reply.tokens)
+        for node in reply.affected:
+            self._holdings.learn_node(node)
 
     # --- attributes ---
 

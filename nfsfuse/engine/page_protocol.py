@@ -54,8 +54,9 @@ class PageProtocol:
 
     async def lock_page(self, file: CachedFile, recall: Revocation) -> None:
         """Wait for the operations that were granted these pages before the recall came: each gets to use
-        them once, or two clients could take a page from each other for ever."""
-        while recall.waits_for:
+        them once, or two clients could take a page from each other for ever. And for recalls of some of these
+        pages that came before."""
+        while file.tokens.has_to_wait(recall):
             await file.changed()
 
     def _in_kernel(self, file: CachedFile, recall: Revocation) -> list[Interval]:

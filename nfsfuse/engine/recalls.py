@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
 import trio
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
@@ -20,6 +23,9 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
 
 log = logging.getLogger(__name__)
+
+NAMES_DROPPED_MAX: Final = 64
+"""Names dropped one by one; for more a new epoch is cheaper, although every name is then looked up again."""
 
 Acknowledge = Callable[[m.Recalled], None]
 
@@ -58,12 +64,16 @@ class Recalls:
         token = recall.token
         inode = self._inodes.by_handle(token.handle)
         file = self._holdings.existing_file(token.handle)
+        directory = self._holdings.existing_directory(token.handle)
         if token.resource is Resource.DATA and file is not None:
             revocation = file.tokens.revoke(token.start, token.end, token.mode)
             self._nursery.start_soon(self._revoke_data, file, revocation, token, acknowledge)
         elif token.resource is Resource.ATTR and inode is not None:
             inode.attributes.revoking = True
             self._nursery.start_soon(self._revoke_attributes, inode, file, token, acknowledge)
+        elif token.resource is Resource.DIR and directory is not None:
+            names = directory.cache.revoke(token.start, token.end)
+            self._nursery.start_soon(self._revoke_names, directory, names, token, acknowledge)
         else:
             acknowledge(m.Recalled(()))  # given up already: the recall crossed with its return
 
@@ -115,3 +125,34 @@ class Recalls:
             log.error("inode %d: an open file was lost: %s", file.inode.node_id, exc)
         else:
             file.open_ids.append(reply.open_id)
+
+    async def _revoke_names(
+        self, directory: CachedDirectory, names: list[bytes], token: Token, acknowledge: Acknowledge
+    ) -> None:
+        if len(names) > NAMES_DROPPED_MAX:
+            await self._kernel.distrust_entries()
+        else:
+            for name in names:
+                await self._drop_name(directory, name)
+        directory.cache.revoked(token.start, token.end, names)
+        acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
+
+    async def _drop_name(self, directory: CachedDirectory, name: bytes) -> None:
+        """Have the kernel drop a name. That takes the directory's lock, and any operation in the directory
+        that is not answered yet may hold it, until the server has answered it: which may be waiting for this
+        very recall. Then a new epoch does it, which waits for nothing (deadlock 6)."""
+        dropped = trio.Event()
+
+        async def invalidate() -> None:
+            await self._kernel.invalidate_entry(directory.inode.node_id, name)
+            dropped.set()
+            directory.wake()
+
+        if not directory.cache.pending:
+            assert self._nursery is not None
+            self._nursery.start_soon(invalidate)
+        while not dropped.is_set():
+            if directory.cache.pending:
+                await self._kernel.distrust_entries()
+                return
+            await directory.changed()

@@ -133,14 +133,16 @@ class WriteBack:
 
         def written(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Written)
-            file.pages.end_write_back(start, end, clean=True)
+            if file.pages.writing.covers(start, end):  # not so if it was truncated, or fenced, meanwhile
+                file.pages.end_write_back(start, end, clean=True)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
 
         try:
             await self._remote.call(m.Write(file.inode.handle, start), data, written)
         except FsError as exc:
-            file.pages.end_write_back(start, end, clean=False)
+            if file.pages.writing.covers(start, end):
+                file.pages.end_write_back(start, end, clean=False)
             log.error(
                 "inode %d: write-back of %d bytes at %d failed: %s",
                 file.inode.node_id,

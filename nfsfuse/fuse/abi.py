@@ -39,6 +39,8 @@ class Opcode(IntEnum):
 
 
 class NotifyCode(IntEnum):
+    """enum fuse_notify_code."""
+
     INVAL_INODE = 2
     INVAL_ENTRY = 3
     STORE = 4

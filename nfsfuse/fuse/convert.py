@@ -8,7 +8,6 @@ from nfsfuse.protocol.types import (
     AttributeChanges,
     Attributes,
     Credentials,
-    DirEntry,
     FilesystemStatistics,
 )
 
@@ -39,12 +38,21 @@ def entry(
     return result
 
 
-def dot_entry(listed: DirEntry, node_id: int) -> pyfuse3.EntryAttributes:
+def dot_entry(node_id: int) -> pyfuse3.EntryAttributes:
     """The entry of "." and "..": the kernel takes only the type and a number, and counts no lookup."""
     result = pyfuse3.EntryAttributes()
     result.st_ino = pyfuse3.InodeT(node_id)
     result.st_mode = pyfuse3.ModeT(0o040755)
     result.entry_timeout = result.attr_timeout = 0
+    return result
+
+
+def absent(seconds: float) -> pyfuse3.EntryAttributes:
+    """There is no such name, and the kernel may believe that for so long: an entry with inode number 0."""
+    result = pyfuse3.EntryAttributes()
+    result.st_ino = pyfuse3.InodeT(0)
+    result.entry_timeout = seconds
+    result.attr_timeout = 0
     return result
 
 

@@ -107,6 +107,7 @@ class Negotiated:
 
 
 def decode(options: InitOptions, offered: bytes, granted: bytes) -> Negotiated:
+    """What came of FUSE_INIT, from the kernel's message and our answer to it."""
     major, minor, readahead_offered, flags, flags2 = abi.INIT_IN.unpack(offered)
     _, _, readahead, out_flags, background, congestion, write, _, pages, _, out_flags2 = abi.INIT_OUT.unpack(
         granted

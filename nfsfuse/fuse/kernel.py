@@ -52,3 +52,19 @@ class FuseKernel:
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         assert self.notifier is not None
         await self.notifier.inval_inode(node_id, -1, 0)
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        assert self.notifier is not None
+        log.debug("invalidate %r in directory %d", name, parent)
+        await self.notifier.inval_entry(parent, name)
+
+    async def distrust_entries(self) -> None:
+        assert self.notifier is not None
+        log.debug("a new epoch for all names")
+        notified = await self.notifier.inc_epoch()
+        assert notified.done, "names are trusted only where the kernel has epochs"
+
+    async def has_epochs(self) -> bool:
+        """Whether `distrust_entries` can be done: Linux 6.16 and later."""
+        assert self.notifier is not None
+        return (await self.notifier.inc_epoch()).done

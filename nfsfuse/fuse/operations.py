@@ -33,11 +33,18 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, filesystem: Filesystem, bulk: BulkWriteBack) -> None:
         super().__init__()
-        self._bulk = bulk
         self._fs = filesystem
+        self._bulk = bulk
+        self._for_good = 0.0
+
+    def trust_names(self) -> None:
+        """The kernel may believe names: it can be told to distrust them all at once. (Where it cannot, before
+        Linux 6.16, an invalidation could wait for ever for an operation that waits for it: names are then
+        looked up each time, which costs an upcall and no round trip.)"""
+        self._for_good = FOR_GOOD
 
     def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
-        return self._told(found.inode, found.attributes, 0.0)
+        return self._told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
     def _told(self, inode: Inode, attributes: Attributes, entry_seconds: float) -> pyfuse3.EntryAttributes:
         """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing."""
@@ -51,7 +58,10 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, request: Request, parent_inode: Ino, name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._fs.names.lookup(parent_inode, name))
+        found = await self._fs.names.lookup(parent_inode, name)
+        if isinstance(found, Found):
+            return self._entry(found)
+        return convert.absent(self._for_good if found.lasting else 0.0)
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
         for node_id, count in inode_list:
@@ -159,17 +169,16 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def readdir(self, request: Request, fh: Fh, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        async for listed in self._fs.directories.read(fh, start_id):
-            if listed.node is None:
-                told = convert.dot_entry(listed, pyfuse3.ROOT_INODE)
-                if not pyfuse3.readdir_reply(token, listed.name, told, listed.cookie):
-                    return
-                continue
-            found = self._fs.names.told(listed.node)
-            if not pyfuse3.readdir_reply(token, listed.name, self._entry(found), listed.cookie):
-                # It did not fit, so the kernel was not told of it after all.
-                self._fs.names.forget(found.inode.node_id, 1)
+        for item in await self._fs.directories.read(fh, start_id):
+            if item.inode is None:
+                told = convert.dot_entry(pyfuse3.ROOT_INODE)
+            else:
+                assert item.attributes is not None
+                told = self._told(item.inode, item.attributes, self._for_good if item.lasting else 0.0)
+            if not pyfuse3.readdir_reply(token, item.name, told, item.cookie):
                 return
+            if item.inode is not None:
+                item.inode.lookups += 1
 
     @handler
     async def releasedir(self, request: Request, fh: Fh) -> None:

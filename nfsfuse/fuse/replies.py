@@ -30,6 +30,7 @@ class StatxReply:
 
 
 def pack_attributes(entry: pyfuse3.EntryAttributes) -> bytes:
+    """struct fuse_attr."""
     seconds, nanoseconds = zip(
         *(divmod(ns, 1_000_000_000) for ns in (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns)),
         strict=True,
@@ -51,6 +52,7 @@ def pack_attributes(entry: pyfuse3.EntryAttributes) -> bytes:
 
 
 def pack_entry(entry: pyfuse3.EntryAttributes) -> bytes:
+    """struct fuse_entry_out."""
     entry_valid, entry_valid_ns = abi.split_seconds(entry.entry_timeout)
     attr_valid, attr_valid_ns = abi.split_seconds(entry.attr_timeout)
     head = abi.ENTRY_OUT.pack(
@@ -60,6 +62,7 @@ def pack_entry(entry: pyfuse3.EntryAttributes) -> bytes:
 
 
 def pack_open(info: pyfuse3.FileInfo) -> bytes:
+    """struct fuse_open_out."""
     flags = abi.FOPEN_DIRECT_IO if info.direct_io else 0
     flags |= abi.FOPEN_KEEP_CACHE if info.keep_cache else 0
     flags |= abi.FOPEN_NONSEEKABLE if info.nonseekable else 0
@@ -71,6 +74,7 @@ _STATX_BTIME: Final = 0x800
 
 
 def pack_statx(reply: StatxReply) -> bytes:
+    """struct fuse_statx_out."""
     entry = reply.attributes
     mask = _STATX_BASIC_STATS | (_STATX_BTIME if reply.btime_ns is not None else 0)
     times: list[int] = []
@@ -99,6 +103,7 @@ def pack_statx(reply: StatxReply) -> bytes:
 
 
 def pack_directory(entries: Iterable[DirectoryEntry], size: int) -> bytes:
+    """As many ``struct fuse_dirent`` as fit into *size* bytes."""
     packed = bytearray()
     for entry in entries:
         record = abi.DIRENT.pack(entry.ino, entry.cookie, len(entry.name), entry.mode >> 12) + entry.name

@@ -106,6 +106,11 @@ class AttributeCache:
         if self.mode is not TokenMode.NONE and not self.revoking and len(self.xattrs) < XATTRS_MAX:
             self.xattrs[name] = value
 
+    def lost(self) -> None:
+        """The session is over: no token is held."""
+        self.changed_here = False
+        self.reduced(TokenMode.NONE)
+
     def forget_value(self) -> None:
         """What was known may be out of date by an operation of this client; the token stays."""
         if not self.changed_here:

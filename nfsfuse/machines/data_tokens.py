@@ -87,18 +87,12 @@ class DataTokens:
 
     # --- grants ---
 
-    def granted(self, start: int, end: int, mode: TokenMode) -> bool:
-        """A grant has arrived. False if it must not be kept and goes back: SHARED, while open for writing."""
+    def granted(self, start: int, end: int, mode: TokenMode) -> None:
+        """A grant has arrived. SHARED is ignored while open for writing."""
         if mode is TokenMode.SHARED and self.writers:
-            stronger = [
-                (begin, stop)
-                for begin, stop, held in self.held.overlapping(start, end)
-                if held is TokenMode.EXCLUSIVE
-            ]
-            return bool(stronger)
+            return
         for begin, stop in self._weaker(start, end, mode):
             self.held.set(begin, stop, mode)
-        return True
 
     def _weaker(self, start: int, end: int, mode: TokenMode) -> list[Interval]:
         """The parts of ``[start, end)`` that are held at less than *mode*."""
@@ -128,6 +122,14 @@ class DataTokens:
         }
         self.revocations.append(revocation)
         return revocation
+
+    def has_to_wait(self, revocation: Revocation) -> bool:
+        """Whether it has to wait: for entitled operations, or for an earlier revocation that overlaps, whose
+        pages may still be in the kernel although they are no longer counted as such."""
+        earlier = self.revocations[: self.revocations.index(revocation)]
+        return bool(revocation.waits_for) or any(
+            other.start < revocation.end and revocation.start < other.end for other in earlier
+        )
 
     def invalidate(self, revocation: Revocation) -> list[Interval]:
         """What has to be invalidated in the kernel now; nothing, and the revocation closed, if nothing is
@@ -175,6 +177,14 @@ class DataTokens:
     def everything(self) -> list[tuple[int, int, TokenMode]]:
         """All that is held."""
         return list(self.held)
+
+    def lost(self) -> None:
+        """The session is over: nothing is held any more. Recalls under way end as they can."""
+        self.held.clear()
+        self.in_kernel.clear()
+        self._entitled.clear()
+        for revocation in self.revocations:
+            revocation.waits_for.clear()
 
     def is_idle(self) -> bool:
         """Whether nothing is held, under way or cached."""

@@ -7,6 +7,7 @@ the generation then differs, and the kernel tells them apart (``fuse_stale_inode
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NewType
 
@@ -38,6 +39,9 @@ class InodeTable:
 
     def __len__(self) -> int:
         return len(self._inodes)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._inodes.values()))
 
     def __getitem__(self, node_id: int) -> Inode:
         """The inode behind a node id that the kernel uses. A KeyError would be a bug."""

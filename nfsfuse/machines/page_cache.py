@@ -37,9 +37,8 @@ class Block:
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
     def protect(self, start: int, end: int, protection: int) -> None:
-        """mprotect(2) ``[start, end)`` of the block: whole pages."""
-        if start >= end:
-            return
+        """mprotect(2) the pages of ``[start, end)`` of the block."""
+        start = start // PAGE_SIZE * PAGE_SIZE
         if _libc.mprotect(ctypes.c_void_p(self._address + start), end - start, protection) != 0:
             raise OSError(ctypes.get_errno(), "mprotect")
 
@@ -193,18 +192,17 @@ class FilePages:
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
         self.writing.add(start, end)
-        # Whole pages only: a page of which some bytes are written back takes stores to the others.
-        self._protect(-(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE, mmap.PROT_READ)
+        self._guard(start, end)
         data = self.read(start, end)
         assert data is not None
         return bytes(data)
 
     def end_write_back(self, start: int, end: int, *, clean: bool) -> None:
-        """The server has it (*clean*), or refused it."""
+        """The server has it (*clean*), or refused it. What was ended before, by a truncation, stays so."""
+        ended = self.writing.intervals(start, end)
         self.writing.delete(start, end)
-        # Not only whole pages: after a truncation this may be what is left of an extent that had them.
-        low, high = start // PAGE_SIZE * PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE
-        self._protect(low, high, mmap.PROT_READ | mmap.PROT_WRITE)
+        for begin, stop in ended:
+            self._unguard(begin, stop)
         if clean:
             self._clean(start, end)
 
@@ -237,13 +235,24 @@ class FilePages:
             if not self.valid.overlaps(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE):
                 self._cache.release(self, index)
 
-    def _protect(self, start: int, end: int, protection: int) -> None:
+    def _guard(self, start: int, end: int) -> None:
+        """Write-protect the pages that are wholly on their way. Of others some bytes may still be stored."""
+        start, end = -(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+        if self._cache.guard:
+            for index, low, high in _pieces(start, end):
+                block = self._cache.block(self, index)
+                assert block is not None, "valid data without a block"
+                block.protect(low, high, mmap.PROT_READ)
+
+    def _unguard(self, start: int, end: int) -> None:
+        """Let the pages of ``[start, end)`` be written that are not on their way any more."""
         if not self._cache.guard:
             return
-        for index, low, high in _pieces(start, end):
+        for page in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
+            index, low = divmod(page, BLOCK_SIZE)
             block = self._cache.block(self, index)
-            assert block is not None
-            block.protect(low, high, protection)
+            if block is not None and not self.writing.overlaps(page, page + PAGE_SIZE):
+                block.protect(low, low + PAGE_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -24,3 +24,10 @@ class Kernel(Protocol):
 
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         """Have the attributes asked for again."""
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        """Drop what is believed of *name*. Waits for the directory's lock, which any operation of the kernel
+        in that directory may hold until it is answered."""
+
+    async def distrust_entries(self) -> None:
+        """Have every name of the mount looked up again before its next use. Waits for nothing."""

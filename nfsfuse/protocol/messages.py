@@ -50,6 +50,7 @@ class Done(Message):
     """It is done. *affected* are the inodes whose attributes it changed, as they are afterwards."""
 
     affected: tuple[Node, ...] = ()
+    tokens: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,10 @@ class Welcome(Message):
 
 @dataclass(frozen=True, slots=True)
 class Entry(Message):
-    """An inode that was looked up or made. *affected* as in `Done`."""
+    """An inode that was looked up or made; None: there is none of that name (that, too, may be cached under
+    the token). *affected* as in `Done`."""
 
-    node: Node
+    node: Node | None
     tokens: tuple[Token, ...]
     affected: tuple[Node, ...] = ()
 
@@ -117,10 +119,12 @@ class Target(Message):
 
 @dataclass(frozen=True, slots=True)
 class Listing(Message):
-    """Some entries of a directory, without ``.`` and ``..``."""
+    """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
+    attributes (not spelled out: a listing would be twice as long)."""
 
     entries: tuple[DirEntry, ...]
     end: bool
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True, slots=True)

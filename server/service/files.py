@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import replace
 from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
@@ -14,7 +15,7 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
 from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Slow, Use
-from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name
+from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 
 DATA: Final = Resource.DATA
 
@@ -77,8 +78,12 @@ def _create(call: Call) -> Handling:
     else:
         if r.flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
-        existing: m.Opened = yield from _opened(call, node.handle, r.flags, True, ())
-        return existing
+        tokens_of_name = (yield keep_name(r.parent, r.name)) or ()
+        existing: m.Opened | tuple[m.Opened, bytes] = yield from _opened(call, node.handle, r.flags, True, ())
+        opened, *content = existing if isinstance(existing, tuple) else (existing,)
+        assert isinstance(opened, m.Opened)
+        opened = replace(opened, tokens=opened.tokens + tokens_of_name)
+        return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
     node, _ = yield Quick(
         lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False)
@@ -88,6 +93,7 @@ def _create(call: Call) -> Handling:
     tokens: list[Token] = []
     tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
     tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
+    tokens += (yield keep_name(r.parent, r.name)) or ()
     call.storage.pin(node.handle)
     open_id = call.session.opened(node.handle)
     return m.Opened(open_id, node, tuple(tokens), False, (Node(r.parent, above),))

@@ -13,11 +13,12 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
-from nfsfuse.protocol.types import DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
 from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
 from server.storage.interface import Renamed, Storage
 
 ATTR: Final = Resource.ATTR
+DIR: Final = Resource.DIR
 SHARED: Final = TokenMode.SHARED
 EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
@@ -44,9 +45,16 @@ def _told(call: Call, handle: InodeHandle) -> Any:
 
 def _lookup(call: Call) -> Handling:
     request: m.Lookup = call.message
-    node: Node = yield Quick(lambda: call.storage.lookup(request.parent, request.name))
-    tokens, attributes = yield from _told(call, node.handle)
-    return m.Entry(Node(node.handle, attributes), tokens)
+    point = name_point(request.name)
+    tokens: tuple[Token, ...] = yield Acquire(request.parent, DIR, SHARED, point, point + 1)
+    try:
+        node: Node = yield Quick(lambda: call.storage.lookup(request.parent, request.name))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return m.Entry(None, tokens)
+    told, attributes = yield from _told(call, node.handle)
+    return m.Entry(Node(node.handle, attributes), tokens + told)
 
 
 def _getattr(call: Call) -> Handling:
@@ -68,7 +76,14 @@ def _setattr(call: Call) -> Handling:
 def hold_name(parent: InodeHandle, name: bytes) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, Resource.DIR, start=point, end=point + 1)
+    return Hold(parent, DIR, start=point, end=point + 1)
+
+
+def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
+    """A step: whoever has just changed this name, which it holds, may go on believing what it knows of it. Its
+    kernel does so already."""
+    point = name_point(name)
+    return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
 
 
 def _made(call: Call, make: Callable[[], Node]) -> Any:
@@ -78,9 +93,10 @@ def _made(call: Call, make: Callable[[], Node]) -> Any:
     yield Hold(parent, ATTR)
     node: Node = yield Quick(make)
     # Not waiting: an operation that holds it may itself wait for the parent that we hold.
-    tokens = yield Acquire(node.handle, ATTR, SHARED, wait=False)
+    tokens = (yield Acquire(node.handle, ATTR, SHARED, wait=False)) or ()
+    tokens += (yield keep_name(parent, call.message.name)) or ()
     above = yield Quick(lambda: call.storage.getattr(parent))
-    return m.Entry(node, tokens or (), (Node(parent, above),))
+    return m.Entry(node, tokens, (Node(parent, above),))
 
 
 def _symlink(call: Call) -> Handling:
@@ -119,7 +135,8 @@ def _link(call: Call) -> Handling:
     yield from _hold_attributes(r.handle, r.parent)
     node: Node = yield Quick(lambda: call.storage.link(r.handle, r.parent, r.name))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
-    return m.Entry(node, (), (node, Node(r.parent, above)))
+    tokens = (yield keep_name(r.parent, r.name)) or ()
+    return m.Entry(node, tokens, (node, Node(r.parent, above)))
 
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
@@ -130,7 +147,8 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     yield Unnaming(victim.handle)
     node: Node = yield Quick(lambda: remove(r.parent, r.name))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
-    return m.Done((node, Node(r.parent, above)))
+    tokens = (yield keep_name(r.parent, r.name)) or ()
+    return m.Done((node, Node(r.parent, above)), tokens)
 
 
 def _unlink(call: Call) -> Handling:
@@ -173,15 +191,36 @@ def _rename(call: Call) -> Handling:
     for parent in {r.parent, r.new_parent}:
         above = yield Quick(partial(call.storage.getattr, parent))
         affected.append(Node(parent, above))
-    return m.Done(tuple(affected))
+    tokens = (yield keep_name(r.parent, r.name)) or ()
+    tokens += (yield keep_name(r.new_parent, r.new_name)) or ()
+    return m.Done(tuple(affected), tokens)
 
 
 def _readdir(call: Call) -> Handling:
     request: m.ReadDir = call.message
     limit = max(1, min(request.limit, LISTING_ENTRIES_MAX))
-    entries: list[DirEntry]
-    entries, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
-    return m.Listing(tuple(entries), end)
+    tokens: tuple[Token, ...] = yield Acquire(request.handle, DIR, SHARED)
+    listed: list[DirEntry]
+    listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
+    # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
+    handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
+    attributes: dict[InodeHandle, Attributes] = {}
+    for handle in handles:
+        yield Acquire(handle, ATTR, SHARED)
+        try:
+            attributes[handle] = yield Quick(partial(call.storage.getattr, handle))
+        except FsError as exc:
+            if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
+                raise
+    return m.Listing(tuple(_as_now(entry, attributes) for entry in listed), end, tokens)
+
+
+def _as_now(entry: DirEntry, attributes: dict[InodeHandle, Attributes]) -> DirEntry:
+    """*entry* with the attributes that were read under their token; without a node if it is gone."""
+    if entry.node is None:
+        return entry
+    now = attributes.get(entry.node.handle)
+    return replace(entry, node=None if now is None else Node(entry.node.handle, now))
 
 
 def _set_xattr(call: Call) -> Handling:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toymount import Daemon, Mounter
+
+from tests.fuse.toymount import Daemon, Mounter
 
 
 @pytest.fixture

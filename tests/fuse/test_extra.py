@@ -8,7 +8,8 @@ import os
 import stat
 
 import pytest
-from toymount import Mounter
+
+from tests.fuse.toymount import Mounter
 
 OFFSET_MAX = 2**63 - 1
 F_OFD_SETLKW = 38

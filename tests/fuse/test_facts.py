@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from toymount import Mounter
+from tests.fuse.toymount import Mounter
 
 PAGE = 4096
 FSYNC_FDATASYNC = 1

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from toymount import ROOT, TIMEOUT_SECONDS, Daemon, Mounter, environment
 
 from nfsfuse.fuse.abi import InitFlag
 from nfsfuse.fuse.init import LOCKS, InitOptions
+from tests.fuse.toymount import ROOT, TIMEOUT_SECONDS, Daemon, Mounter, environment
 
 
 def granted(daemon: Daemon) -> str:

@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from toymount import Daemon, Mounter, Program
+
+from tests.fuse.toymount import Daemon, Mounter, Program
 
 HANDLED = "signal.signal(signal.SIGUSR1,lambda *_: None); signal.siginterrupt(signal.SIGUSR1,True)\n"
 KILL_SECONDS_MAX = 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
-from toymount import Daemon, Mounter
+
+from tests.fuse.toymount import Daemon, Mounter
 
 PAGE = 4096
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -19,7 +19,7 @@ from nfsfuse.rpc.streams import Buffer, ConnectionLost
 class _Direction:
     """Bytes under way from one end to the other, at most *capacity* of them."""
 
-    def __init__(self, capacity: int, delay_seconds: float) -> None:
+    def __init__(self, capacity: int, delay_seconds: float | Callable[[], float]) -> None:
         assert capacity > 0, capacity
         self.capacity = capacity
         self.delay_seconds = delay_seconds
@@ -28,7 +28,8 @@ class _Direction:
         self.changed = trio.lowlevel.ParkingLot()
 
     def put(self, buffers: Sequence[Buffer]) -> int:
-        arrives = trio.current_time() + self.delay_seconds
+        delay = self.delay_seconds if isinstance(self.delay_seconds, float) else self.delay_seconds()
+        arrives = trio.current_time() + delay  # a later one that arrives earlier waits for those before it
         before = self.held
         for buffer in buffers:
             taken = bytes(buffer[: self.capacity - self.held])
@@ -124,10 +125,14 @@ class MemoryByteStream:
 
 
 def memory_stream_pair(
-    capacity: int = 65536, *, there_seconds: float = 0.0, back_seconds: float = 0.0
+    capacity: int = 65536,
+    *,
+    there_seconds: float | Callable[[], float] = 0.0,
+    back_seconds: float | Callable[[], float] = 0.0,
 ) -> tuple[MemoryByteStream, MemoryByteStream]:
     """Two connected ends. Each direction holds at most *capacity* bytes that are not yet received; what the
-    first end sends arrives *there_seconds* of trio's time later, what the second sends *back_seconds*."""
+    first end sends arrives *there_seconds* of trio's time later, what the second sends *back_seconds*
+    (or what these draw for every send; the order stays)."""
     there, back = _Direction(capacity, there_seconds), _Direction(capacity, back_seconds)
     first, second = MemoryByteStream(there, back), MemoryByteStream(back, there)
     first.peer, second.peer = second, first

@@ -1,0 +1,129 @@
+"""What a client knows of one directory's entries, under its DIR tokens: a pure machine.
+
+DIR is a range over the points of names (`nfsfuse.protocol.tokens.name_point`). What is held is believed, here
+and by the kernel (K4): entries that are there, entries that are not, and, if all points are held, the listing.
+Another client that changes a name recalls its one point; the rest stays.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from nfsfuse.protocol.intervals import Interval, IntervalSet
+from nfsfuse.protocol.tokens import RANGE_END, name_point
+from nfsfuse.protocol.types import InodeHandle
+
+
+class Unknown(Enum):
+    """The kernel may believe something of this name, and the daemon does not remember what."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN = Unknown.UNKNOWN
+
+Listed = tuple[bytes, int, InodeHandle]
+"""One name of a listing, the cookie after it, and what it stands for."""
+
+Entry = InodeHandle | Unknown | None
+"""What a name stands for: an inode, nothing (None), or `UNKNOWN`."""
+
+
+class DirectoryCache:
+    """The entries of one directory. *pending* counts the kernel's unanswered operations in it: each may hold
+    the directory's lock, which an invalidation of an entry would wait for."""
+
+    def __init__(self) -> None:
+        self.held = IntervalSet()
+        self.pending = 0
+        self._entries: dict[bytes, Entry] = {}
+        self._revoking: list[Interval] = []
+        self._listing: dict[int, tuple[tuple[Listed, ...], bool]] = {}
+        self._changes = 0
+
+    # --- names ---
+
+    def holds(self, name: bytes) -> bool:
+        """Whether what is learned of *name* now may be believed."""
+        point = name_point(name)
+        return self.held.covers(point, point + 1) and not self._is_revoked(point)
+
+    def _is_revoked(self, point: int) -> bool:
+        return any(start <= point < end for start, end in self._revoking)
+
+    def find(self, name: bytes) -> Entry:
+        """What *name* stands for; `UNKNOWN` if only the server can tell."""
+        entry = self._entries.get(name, UNKNOWN)
+        return entry if self.holds(name) else UNKNOWN
+
+    def learned(self, name: bytes, entry: Entry) -> bool:
+        """The server told what *name* stands for; whether the kernel may believe it until told otherwise."""
+        if not self.holds(name):
+            return False
+        self._entries[name] = entry
+        return True
+
+    def changed(self, name: bytes, entry: Entry) -> None:
+        """This client has changed *name*."""
+        self._listing.clear()
+        self._changes += 1
+        if not self.learned(name, entry):
+            self._entries.pop(name, None)
+
+    # --- the listing ---
+
+    @property
+    def changes(self) -> int:
+        """Counts what makes a listing that was asked for earlier out of date."""
+        return self._changes
+
+    def listed(self, cookie: int, entries: tuple[Listed, ...], end: bool, changes: int) -> None:
+        """The server listed what follows *cookie*, asked for when `changes` was *changes*."""
+        if self.holds_all() and changes == self._changes:
+            self._listing[cookie] = (entries, end)
+
+    def listing(self, cookie: int) -> tuple[tuple[Listed, ...], bool] | None:
+        """What follows *cookie*, if that is known."""
+        return self._listing.get(cookie) if self.holds_all() else None
+
+    def holds_all(self) -> bool:
+        """Whether no name can be added or removed without this client being asked."""
+        return not self._revoking and self.held.covers(0, RANGE_END)
+
+    # --- tokens ---
+
+    def granted(self, start: int, end: int) -> None:
+        """A token has arrived."""
+        self.held.add(start, end)
+
+    def revoke(self, start: int, end: int) -> list[bytes]:
+        """A recall has arrived: nothing new of it is believed from now on. The names that the kernel may
+        believe something of."""
+        self._revoking.append((start, end))
+        self._listing.clear()
+        self._changes += 1
+        if end - start > 1:
+            return [name for name in self._entries if start <= name_point(name) < end]
+        return [name for name in self._entries if name_point(name) == start]
+
+    def revoked(self, start: int, end: int, names: list[bytes]) -> None:
+        """The kernel has dropped *names*: the recall may be acknowledged."""
+        for name in names:
+            self._entries.pop(name, None)
+        self._revoking.remove((start, end))
+        self.held.delete(start, end)
+
+    def lost(self) -> None:
+        """The session is over: nothing is held any more."""
+        self.held.clear()
+        self._entries.clear()
+        self._listing.clear()
+        self._changes += 1
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        self.held.check()
+        assert self.pending >= 0
+        for name in self._entries:
+            point = name_point(name)
+            assert self.held.covers(point, point + 1), f"K4: {name!r} is believed without a token"

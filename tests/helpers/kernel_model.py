@@ -1,0 +1,574 @@
+"""A model of the kernel of one client: the Kernel port on one side, what programs do on the other.
+
+It asks a real `Filesystem` as fs/fuse of Linux 6.18 asks a daemon, with the INIT flags of this project (no
+writeback cache, AUTO_INVAL_DATA off, EXPLICIT_INVAL_DATA and ATOMIC_O_TRUNC on). Requests take a while to
+reach the daemon and answers a while to take effect (`pause`), but the daemon's answer and the copy of its
+data are one step: "the answer must reach the kernel before anything else runs" is the engine's assumption.
+
+Not modelled: signals, several pages per folio, splice, O_DIRECT reads of a mapped range under write-back,
+memory pressure that waits for a write-back, dentries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+import trio
+
+from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.names import Found
+from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, Credentials
+from tests.helpers.kernel_pages import Folio, KernelInode
+
+T = TypeVar("T")
+
+_CREDENTIALS = Credentials(0, 0)
+
+WORD_SIZE = 8
+"""Bytes that a program loads or stores at once."""
+
+
+class Sigbus(Exception):
+    """A program touched its mapping beyond the end of the file, or its page could not be read."""
+
+
+@dataclass(slots=True, eq=False)
+class Descriptor:
+    """An open file. Mappings keep it open."""
+
+    inode: KernelInode
+    handle: int
+    flags: int
+    users: int = 1
+
+    @property
+    def direct(self) -> bool:
+        return bool(self.flags & (os.O_DIRECT | os.O_APPEND))
+
+    @property
+    def writing(self) -> bool:
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+@dataclass(slots=True, eq=False)
+class Mapping:
+    """mmap(2), MAP_SHARED, of a whole file."""
+
+    opened: Descriptor
+
+
+@dataclass(slots=True)
+class Delays:
+    """Seconds that things take, drawn anew each time; *read_ahead_pages_max* is the most that one read asks."""
+
+    random: Random
+    seconds_max: float = 0.0005
+    at_once: float = 0.3  # how often nothing is waited for at all
+    read_ahead_pages_max: int = 3
+
+    async def pause(self) -> None:
+        if self.random.random() >= self.at_once:
+            await trio.sleep(self.random.random() * self.seconds_max)
+
+
+@dataclass(slots=True, eq=False)
+class KernelModel:
+    """One client's kernel. *fs* is set once the engine behind it is made; *note* is told what happens."""
+
+    delays: Delays
+    note: Callable[[NodeId, str], None]
+    fs: Filesystem = field(init=False)
+    inodes: dict[NodeId, KernelInode] = field(default_factory=dict)
+    invalidations: list[tuple[NodeId, int, int]] = field(default_factory=list)
+    failed_write_backs: list[FsError] = field(default_factory=list)
+    _version: int = 1  # fc->attr_version
+
+    async def _pause(self) -> None:
+        await self.delays.pause()
+
+    # --- the Kernel port: FUSE_NOTIFY_INVAL_INODE ---
+
+    async def invalidate_pages(
+        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+    ) -> None:
+        """fuse_reverse_inval_inode: attributes, then invalidate_inode_pages2_range."""
+        await self._pause()  # the thread hop
+        inode = self.inodes[node_id]
+        self._forget_attributes(inode)
+        self.note(node_id, f"invalidation of [{start:#x}, {end:#x}) begins")
+        self.invalidations.append((node_id, start, end))
+        await self._invalidate_range(inode, start, end)
+        self.note(node_id, f"invalidation of [{start:#x}, {end:#x}) is done")
+        await self._pause()  # out of the system call
+        self.invalidations.remove((node_id, start, end))
+        if on_returned is not None:
+            on_returned()
+        await self._pause()  # back to the event loop
+
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        """sync_file_range(2): now and then it gets somewhere."""
+        if self.delays.random.random() < 0.5:
+            await self._pause()
+            await self._write_and_wait(self.inodes[node_id], start, end)
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        await self._pause()
+
+    async def distrust_entries(self) -> None:
+        await self._pause()
+
+    async def invalidate_attributes(self, node_id: NodeId) -> None:
+        await self._pause()
+        self._forget_attributes(self.inodes[node_id])
+        await self._pause()
+
+    async def _invalidate_range(self, inode: KernelInode, start: int, end: int) -> None:
+        for index in sorted(inode.folios):
+            folio = inode.folios.get(index)
+            if folio is None or not start <= index * PAGE_SIZE < end:
+                continue
+            if not await inode.lock_folio(folio):
+                continue
+            await inode.wait_write_back(folio)
+            folio.mapped.clear()  # unmap_mapping_folio: later faults wait for the folio lock
+            await self._pause()
+            if folio.dirty:  # fuse_launder_folio
+                await self._write_page(inode, folio)
+            inode.drop(folio)
+            inode.unlock_folio(folio)
+
+    # --- page write-back ---
+
+    async def _write_page(self, inode: KernelInode, folio: Folio) -> None:
+        """fuse_writepage and its answer; the folio is locked, or was when write-back was begun."""
+        self._begin_write_back(folio)
+        await self._send_page(inode, folio)
+
+    def _begin_write_back(self, folio: Folio) -> None:
+        folio.dirty = False
+        folio.protect()
+        folio.under_write_back = True
+
+    async def _send_page(self, inode: KernelInode, folio: Folio) -> None:
+        while inode.nowrite:
+            await inode.changed()
+        inode.write_backs += 1
+        start = folio.index * PAGE_SIZE
+        size = min(PAGE_SIZE, inode.size - start)  # fuse_send_writepage; <= 0: truncated off completely
+        try:
+            if size > 0:
+                await self._pause()
+                self.note(inode.node_id, f"FUSE_WRITE of page {folio.index}, write-back")
+                data = bytes(folio.data[:size])
+                await self.fs.files.write(inode.writing_handles[0], start, data, page=True)
+                await self._pause()
+        except FsError as exc:
+            self.failed_write_backs.append(exc)
+        finally:
+            inode.write_backs -= 1
+            folio.under_write_back = False
+            inode.wake()
+
+    async def write_back_some(self, inode: KernelInode, count: int) -> None:
+        """What the flusher thread does now and then."""
+        dirty = [folio for _, folio in sorted(inode.folios.items()) if folio.dirty]
+        for folio in self.delays.random.sample(dirty, min(count, len(dirty))):
+            await self._write_back_folio(inode, folio)
+
+    async def _write_back_folio(self, inode: KernelInode, folio: Folio) -> None:
+        if not await inode.lock_folio(folio):
+            return
+        await inode.wait_write_back(folio)
+        if not folio.dirty:
+            inode.unlock_folio(folio)
+            return
+        self._begin_write_back(folio)
+        inode.unlock_folio(folio)
+        await self._send_page(inode, folio)
+
+    async def _write_and_wait(self, inode: KernelInode, start: int = 0, end: int = 2**63) -> None:
+        """filemap_write_and_wait_range."""
+        for index in sorted(inode.folios):
+            folio = inode.folios.get(index)
+            if folio is not None and start < (index + 1) * PAGE_SIZE and index * PAGE_SIZE < end:
+                if folio.dirty:
+                    await self._write_back_folio(inode, folio)
+                await inode.wait_write_back(folio)
+
+    def evict_some(self, inode: KernelInode, count: int) -> None:
+        """Memory pressure: clean pages that nobody works on go, mapped or not."""
+        idle = [
+            folio
+            for _, folio in sorted(inode.folios.items())
+            if not (folio.dirty or folio.locked or folio.under_write_back or folio.writes_pending)
+        ]
+        for folio in self.delays.random.sample(idle, min(count, len(idle))):
+            inode.drop(folio)
+
+    # --- attributes ---
+
+    def _forget_attributes(self, inode: KernelInode) -> None:
+        self._version += 1
+        inode.attribute_version = self._version
+        inode.attributes_valid = False
+
+    def _told(self, inode: KernelInode, attributes: Attributes) -> bool:
+        """As the adapter answers (`Operations._told`): whether the kernel may trust them."""
+        known = self.fs.inodes[inode.node_id]
+        trusted = known.attributes.may_be_trusted(attributes)
+        known.attributes.kernel_trusts |= trusted
+        return trusted
+
+    async def _getattr(self, inode: KernelInode) -> int:
+        """FUSE_GETATTR and fuse_change_attributes; the size as the daemon said."""
+        version = self._version
+        await self._pause()
+        attributes = await self.fs.names.getattr(inode.node_id)
+        trusted = self._told(inode, attributes)
+        await self._pause()
+        if inode.attribute_version <= version and not inode.size_unstable:
+            await self._set_attributes(inode, attributes.size, trusted)
+        return attributes.size
+
+    async def _set_attributes(self, inode: KernelInode, size: int, trusted: bool) -> None:
+        self._version += 1
+        inode.attribute_version = self._version
+        inode.attributes_valid = trusted
+        before, inode.size = inode.size, size
+        if before != size:
+            await inode.truncate_pagecache(size)
+
+    async def stat_size(self, opened: Descriptor) -> int:
+        """fstat(2): st_size."""
+        inode = opened.inode
+        return inode.size if inode.attributes_valid else await self._getattr(inode)
+
+    # --- open and close ---
+
+    async def open(self, name: bytes, flags: int, *, create: bool = False) -> Descriptor:
+        """open(2) of a file in the root. O_TRUNC is part of FUSE_OPEN (ATOMIC_O_TRUNC)."""
+        version = self._version
+        await self._pause()
+        if create:
+            credentials = _CREDENTIALS
+            handle, found = await self.fs.files.create(1, name, 0o100644, flags, credentials)
+            inode = await self._found(found.inode.node_id, found.attributes, version)
+            return self._opened(inode, handle, flags)
+        found = await self.fs.names.lookup(1, name)
+        assert isinstance(found, Found), name
+        inode = await self._found(found.inode.node_id, found.attributes, version)
+        inode.opens_under_way += 1
+        try:
+            if flags & os.O_TRUNC:
+                handle = await self._truncating(
+                    inode, 0, lambda: self.fs.files.open(inode.node_id, flags), lambda _: False
+                )
+            else:
+                handle = await self.fs.files.open(inode.node_id, flags)
+        finally:
+            inode.opens_under_way -= 1
+        return self._opened(inode, handle, flags)
+
+    async def _found(self, node_id: NodeId, attributes: Attributes, version: int) -> KernelInode:
+        """fuse_iget, with what a lookup told."""
+        inode = self.inodes.get(node_id)
+        if inode is None:
+            inode = self.inodes[node_id] = KernelInode(node_id)
+        trusted = self._told(inode, attributes)
+        await self._pause()
+        if inode.attribute_version <= version and not inode.size_unstable:
+            await self._set_attributes(inode, attributes.size, trusted)
+        return inode
+
+    def _opened(self, inode: KernelInode, handle: int, flags: int) -> Descriptor:
+        opened = Descriptor(inode, handle, flags)
+        if opened.writing:
+            inode.writing_handles.append(handle)
+        return opened
+
+    def map(self, opened: Descriptor) -> Mapping:
+        """mmap(2)."""
+        opened.users += 1
+        return Mapping(opened)
+
+    async def unmap(self, mapping: Mapping) -> None:
+        """munmap(2): fuse_vma_close writes back."""
+        for folio in mapping.opened.inode.folios.values():
+            folio.mapped.pop(mapping, None)
+        await self._write_and_wait(mapping.opened.inode)
+        self._put(mapping.opened)
+
+    async def close(self, opened: Descriptor) -> None:
+        """close(2): fuse_flush, and FUSE_RELEASE with the last user."""
+        try:
+            await self._write_and_wait(opened.inode)
+            await self._pause()
+            await self.fs.files.flush(opened.handle)
+        finally:
+            self._put(opened)
+
+    def _put(self, opened: Descriptor) -> None:
+        opened.users -= 1
+        if opened.users == 0:
+            if opened.writing:
+                opened.inode.writing_handles.remove(opened.handle)
+            self.fs.files.release(opened.handle)
+
+    # --- loads and stores through a mapping ---
+
+    async def load(self, mapping: Mapping, offset: int) -> bytes:
+        """A load of a word. Once a page is mapped, nobody is asked."""
+        index, at = divmod(offset, PAGE_SIZE)
+        inode = mapping.opened.inode
+        while True:
+            folio = inode.folios.get(index)
+            if folio is not None and mapping in folio.mapped:
+                return bytes(folio.data[at : at + WORD_SIZE])
+            await self._fault(mapping, index, store=False)
+
+    async def store(self, mapping: Mapping, offset: int, word: bytes) -> None:
+        """A store of a word. The first one to a clean page tells nobody (fuse_page_mkwrite)."""
+        index, at = divmod(offset, PAGE_SIZE)
+        inode = mapping.opened.inode
+        while True:
+            folio = inode.folios.get(index)
+            if folio is not None and folio.mapped.get(mapping, False):
+                folio.data[at : at + WORD_SIZE] = word
+                return
+            await self._fault(mapping, index, store=True)
+
+    async def _fault(self, mapping: Mapping, index: int, *, store: bool) -> None:
+        """filemap_fault, and fuse_page_mkwrite for a store."""
+        inode = mapping.opened.inode
+        if index * PAGE_SIZE >= inode.size:
+            raise Sigbus(f"page {index} of {inode.size} bytes")
+        folio = inode.folios.get(index)
+        if folio is None:
+            await self._read_ahead(mapping.opened, index, Sigbus)
+            return
+        if not await inode.lock_folio(folio):
+            return
+        if not folio.uptodate:
+            await self._read_locked(mapping.opened, [folio], Sigbus)
+            return
+        if store:
+            await inode.wait_write_back(folio)
+            folio.dirty = True
+        folio.mapped[mapping] = store or folio.mapped.get(mapping, False)
+        inode.unlock_folio(folio)
+
+    # --- FUSE_READ into the cache ---
+
+    async def _read_ahead(
+        self, opened: Descriptor, index: int, failure: type[Exception] | None = None
+    ) -> None:
+        """Bring in the page, and some that follow it and are not cached."""
+        inode = opened.inode
+        folios: list[Folio] = []
+        for number in range(index, index + self.delays.random.randint(1, self.delays.read_ahead_pages_max)):
+            if number in inode.folios or (folios and number * PAGE_SIZE >= inode.size):
+                break
+            inode.folios[number] = Folio(number, locked=True)
+            folios.append(inode.folios[number])
+        await self._read_locked(opened, folios, failure)
+
+    async def _read_locked(
+        self, opened: Descriptor, folios: list[Folio], failure: type[Exception] | None
+    ) -> None:
+        """FUSE_READ of locked folios that follow one another; unlocked again at the end."""
+        inode, start = opened.inode, folios[0].index * PAGE_SIZE
+        version = self._version
+        try:
+            await self._pause()
+            self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
+            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE)
+            data = bytes(answer)
+            for folio in folios:
+                at = folio.index * PAGE_SIZE - start
+                folio.data[:] = data[at : at + PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
+            if len(data) < len(folios) * PAGE_SIZE:
+                self._short_read(inode, start + len(data), version)
+            if len(folios) == 1:
+                await self._pause()  # fuse_read_folio: it is up to date once the reader has woken up
+            for folio in folios:
+                folio.uptodate = True
+        except FsError as exc:
+            if failure is not None:
+                raise failure(str(exc)) from exc
+            raise
+        finally:
+            for folio in folios:
+                inode.unlock_folio(folio)
+
+    def _short_read(self, inode: KernelInode, size: int, version: int) -> None:
+        """fuse_read_update_size."""
+        if inode.attribute_version <= version and size < inode.size and not inode.size_unstable:
+            self._version += 1
+            inode.attribute_version = self._version
+            inode.size = size
+
+    # --- read(2) and write(2) ---
+
+    async def read(self, opened: Descriptor, offset: int, size: int) -> bytes:
+        """pread(2)."""
+        inode = opened.inode
+        if opened.direct:
+            await self._write_and_wait(inode, offset, offset + size)
+            await self._pause()
+            return bytes(await self.fs.files.read(opened.handle, offset, size))
+        if offset + size > inode.size and not inode.attributes_valid:
+            await self._getattr(inode)
+        found = bytearray()
+        while len(found) < size and offset + len(found) < inode.size:
+            index, at = divmod(offset + len(found), PAGE_SIZE)
+            folio = inode.folios.get(index)
+            if folio is None:
+                await self._read_ahead(opened, index)
+            elif not folio.uptodate:
+                if await inode.lock_folio(folio):
+                    if folio.uptodate:
+                        inode.unlock_folio(folio)
+                    else:
+                        await self._read_locked(opened, [folio], None)
+            else:
+                end = min(at + size - len(found), PAGE_SIZE, inode.size - index * PAGE_SIZE)
+                found += folio.data[at:end]
+        return bytes(found)
+
+    async def write(self, opened: Descriptor, offset: int, data: bytes) -> int:
+        """pwrite(2), or with O_APPEND write(2)."""
+        inode = opened.inode
+        async with inode.lock:
+            if opened.direct:
+                return await self._write_direct(opened, offset, data)
+            inode.size_unstable = offset + len(data) > inode.size
+            done = 0
+            try:
+                while done < len(data):
+                    done += await self._write_through(opened, offset + done, data[done:])
+            finally:
+                self._written(inode, offset + done)
+        return done
+
+    def _written(self, inode: KernelInode, end: int) -> None:
+        """fuse_write_update_attr."""
+        self._version += 1
+        inode.attribute_version = self._version
+        inode.size = max(inode.size, end)
+        inode.attributes_valid = False
+        inode.size_unstable = False
+
+    async def _write_direct(self, opened: Descriptor, offset: int, data: bytes) -> int:
+        """FOPEN_DIRECT_IO. Where O_APPEND ends up only the daemon knows; the kernel takes its own i_size."""
+        inode = opened.inode
+        if opened.flags & os.O_APPEND:
+            if not inode.attributes_valid:
+                await self._getattr(inode)  # generic_write_checks, after fuse_update_attributes
+            offset = inode.size
+        await self._write_and_wait(inode, offset, offset + len(data))
+        await self._invalidate_range(inode, offset // PAGE_SIZE * PAGE_SIZE, offset + len(data))
+        await self._pause()
+        written = await self.fs.files.write(opened.handle, offset, data, page=False)
+        await self._pause()
+        self._written(inode, offset + written)
+        return written
+
+    async def _write_through(self, opened: Descriptor, offset: int, data: bytes) -> int:
+        """fuse_fill_write_pages and fuse_send_write_pages: one FUSE_WRITE; the bytes written. A page that is
+        not up to date and only partly written ends it, and stays locked until the answer."""
+        inode = opened.inode
+        pieces: list[tuple[Folio, int, int]] = []
+        done, stays_locked = 0, False
+        while done < len(data) and not stays_locked:
+            index, at = divmod(offset + done, PAGE_SIZE)
+            folio = inode.folios.get(index)
+            if folio is None:
+                folio = inode.folios[index] = Folio(index, locked=True)
+            elif not await inode.lock_folio(folio):
+                continue
+            size = min(PAGE_SIZE - at, len(data) - done)
+            folio.data[at : at + size] = data[done : done + size]
+            folio.uptodate |= size == PAGE_SIZE
+            folio.writes_pending += 1
+            pieces.append((folio, at, at + size))
+            done += size
+            if folio.uptodate:
+                inode.unlock_folio(folio)
+            else:
+                stays_locked = True
+        try:
+            for folio, _, _ in pieces:
+                await inode.wait_write_back(folio)
+            await self._pause()
+            # The daemon reads the request, and with it the pages as they are by now.
+            content = b"".join(bytes(folio.data[low:high]) for folio, low, high in pieces)
+            self.note(inode.node_id, f"FUSE_WRITE of [{offset:#x}, {offset + done:#x})")
+            written = await self.fs.files.write(opened.handle, offset, content, page=False)
+            await self._pause()
+            return written
+        except FsError:
+            for folio, _, _ in pieces:
+                folio.uptodate = False
+            raise
+        finally:
+            for folio, _, _ in pieces:
+                folio.writes_pending -= 1
+            if stays_locked:
+                inode.unlock_folio(pieces[-1][0])
+
+    # --- truncate, fsync ---
+
+    async def truncate(self, opened: Descriptor, size: int) -> None:
+        """ftruncate(2): fuse_do_setattr."""
+        inode = opened.inode
+
+        async def setattr() -> Attributes:
+            known = self.fs.inodes[inode.node_id]
+            return await self.fs.files.setattr(known, AttributeChanges(size=size))
+
+        await self._truncating(inode, size, setattr, lambda attributes: self._told(inode, attributes))
+
+    async def _truncating(
+        self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]], trusted: Callable[[T], bool]
+    ) -> T:
+        """What truncate(2) and O_TRUNC have in common. Between fuse_set_nowrite and the answer no page is
+        written back; the answer's attributes are taken without a look at their age (fuse_do_setattr)."""
+        async with inode.lock:
+            inode.nowrite = inode.size_unstable = True
+            try:
+                while inode.write_backs:
+                    await inode.changed()
+                await self._pause()
+                self.note(inode.node_id, f"truncation to {size}")
+                answer = await ask()
+                valid = trusted(answer)
+                await self._pause()
+                self._version += 1
+                inode.attribute_version = self._version
+                inode.attributes_valid = valid
+                inode.size = size
+            finally:
+                inode.nowrite = inode.size_unstable = False
+                inode.wake()
+            await inode.truncate_pagecache(size)
+        return answer
+
+    async def fsync(self, opened: Descriptor) -> None:
+        """fsync(2)."""
+        async with opened.inode.lock:
+            await self._write_and_wait(opened.inode)
+            await self._pause()
+            await self.fs.files.fsync(opened.handle, False)
+
+    async def drop_everything(self, opened: Descriptor) -> None:
+        """posix_fadvise(DONTNEED) after an fsync: the next reads ask the daemon."""
+        with suppress(FsError):
+            await self._write_and_wait(opened.inode)
+        self.evict_some(opened.inode, len(opened.inode.folios))

@@ -1,0 +1,49 @@
+"""python -m tests.sim [--seed N] [--steps M] [--clients K] [--runs R]: random programs on the whole stack.
+
+The first line is the seed; the same seed and options give the same run, to the last step. A violation is told
+with the last events of its clients, kernels and server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+
+from tests.helpers.history import Violation
+from tests.sim.programs import RandomPrograms
+from tests.sim.world import Options, simulate
+
+
+def main() -> int:
+    """Run; the exit status is 1 after a violation."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--steps", type=int, default=60, help="system calls of each process")
+    parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2, help="on every client")
+    parser.add_argument("--runs", type=int, default=1, help="with this seed and those that follow")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    started, steps, failures = time.monotonic(), 0, 0
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        try:
+            world = simulate(
+                Options(seed, arguments.clients), RandomPrograms(arguments.steps, arguments.processes)
+            )
+        except Violation as exc:
+            failures += 1
+            print(f"seed {seed}: {exc}", flush=True)
+            if arguments.runs == 1:
+                print("\n".join(exc.__notes__))
+            continue
+        steps += world.steps
+        if arguments.runs == 1:
+            reads = world.history.early_reads
+            print(f"{world.steps} steps, trace {world.digest()}, {reads} reads of unanswered writes left out")
+    print(f"{arguments.runs} runs, {failures} failed, {steps} steps, {time.monotonic() - started:.1f} s")
+    return 1 if failures else 0
+
+
+sys.exit(main())

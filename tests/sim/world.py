@@ -1,0 +1,282 @@
+"""Clients, their kernels, a server and the links between them, in one deterministic run of trio.
+
+Same seed, same run: trio's clock is simulated and jumps; trio shuffles the tasks that are ready with a random
+number generator of its own (``trio._core._run._r``), which `simulate` seeds; everything else draws from the
+world's. Two deadlines at the same instant would be ordered by address (trio's heap), so nothing that repeats
+starts at the same time as another (`World.start_client`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import trio
+from trio._core import _run
+from trio.abc import Instrument
+from trio.testing import MockClock
+
+from nfsfuse.engine.filesystem import CacheOptions, Filesystem
+from nfsfuse.engine.session import Session
+from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
+from server.service.disk import Disk
+from server.service.driver import Driver
+from server.service.service import Service, ServiceOptions
+from server.storage.memory import MemoryStorage
+from tests.helpers.history import History, Violation
+from tests.helpers.kernel_model import Delays, KernelModel
+from tests.helpers.streams import memory_stream_pair
+from tests.sim.checks import check_client, check_clients_together
+
+T = TypeVar("T")
+
+STORY_LENGTH = 60
+"""Events told of the inode of a violation."""
+
+EVENTS_KEPT = 4000
+
+FINISH_SECONDS_MAX = 15.0
+"""Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
+
+
+STEPS_MAX = 200_000
+"""Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
+
+
+class SlowDisk(Disk):
+    """A disk without threads: every call takes its time, or is answered at once."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+
+    def quick(self, call: Callable[[], T]) -> T | Coroutine[Any, Any, T]:
+        if self._rng.random() < 0.9:
+            self.inline_calls += 1
+            return call()
+        return self.slow(call)
+
+    async def slow(self, call: Callable[[], T]) -> T:
+        self.thread_calls += 1
+        await trio.sleep(self._rng.random() * 0.001)
+        result = call()
+        await trio.sleep(self._rng.random() * 0.001)
+        return result
+
+
+@dataclass(slots=True)
+class Options:
+    """What a run is made of. Sizes are bytes, times are seconds."""
+
+    seed: int
+    clients: int = 2
+    link_seconds_max: float = 0.001
+    kernel_seconds_max: float = 0.0005
+    read_ahead_pages_max: int = 3
+    cache_bytes: int = 256 << 10
+    dirty_bytes_max: int = 128 << 10
+    checks: bool = True  # the invariants, after every step of every task
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One client: its kernel and the engine behind it."""
+
+    name: str
+    kernel: KernelModel
+    fs: Filesystem
+    session: Session
+
+
+class _Conscience(Instrument):
+    """Calls the checks after every step of a task. (trio would only log what an instrument raises.)"""
+
+    def __init__(self) -> None:
+        self.check: Callable[[], None] | None = None
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.check is not None:
+            self.check()
+
+
+@dataclass(eq=False)
+class World:
+    """The whole of it. Made by `simulate`."""
+
+    options: Options
+    rng: random.Random
+    nursery: trio.Nursery
+    scope: trio.CancelScope
+    history: History = field(default_factory=History)
+    clients: list[Client] = field(default_factory=list)
+    steps: int = 0
+    failure: Violation | None = None
+
+    def __post_init__(self) -> None:
+        self.events: deque[tuple[float, str, int | None, str]] = deque(maxlen=EVENTS_KEPT)
+        self._trace = hashlib.sha256()
+        ticks = iter(range(1, 1 << 60))
+        self.clock = lambda: next(ticks)
+        self.storage = MemoryStorage(self.clock)
+        self.service = Service(self.storage, ServiceOptions(), Epoch(1), self.rng.randbytes)
+        self.service.driver = Driver(self.service.tokens, SlowDisk(self.rng))
+
+    # --- making it ---
+
+    def make_file(self, name: bytes, content: bytes) -> InodeHandle:
+        """A file in the root, on the server."""
+        root = self.storage.root().handle
+        node, _ = self.storage.create(root, name, 0o644, Credentials(0, 0), exclusive=True, truncate=False)
+        if content:
+            self.storage.write(node.handle, 0, content)
+        return node.handle
+
+    async def start_client(self) -> Client:
+        """Connect and mount one more."""
+        await trio.sleep(self.rng.random())  # no two in step
+        name = f"client {len(self.clients) + 1}"
+        ours, theirs = memory_stream_pair(
+            1 << 22, there_seconds=self._link_seconds, back_seconds=self._link_seconds
+        )
+        self.nursery.start_soon(self.service.serve, theirs, name)
+        session = Session(ours, ClientId(self.rng.randbytes(16)), name)
+        welcome = await self.nursery.start(session.run)
+        delays = Delays(
+            self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
+        )
+        kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
+        cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
+        kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
+        session.on_recall = kernel.fs.recalls.arrived
+        await self.nursery.start(kernel.fs.run)
+        client = Client(name, kernel, kernel.fs, session)
+        self.clients.append(client)
+        return client
+
+    def _link_seconds(self) -> float:
+        return self.rng.random() * self.options.link_seconds_max
+
+    # --- watching it ---
+
+    def note(self, who: str, node: NodeId | None, text: str) -> None:
+        """Something happened."""
+        self.events.append((trio.current_time(), who, node, text))
+        self._trace.update(f"{trio.current_time()} {who} {node} {text} {self.steps}\n".encode())
+
+    def digest(self) -> str:
+        """Equal for equal runs."""
+        return self._trace.hexdigest()[:16]
+
+    def check(self) -> None:
+        """Every invariant, as far as it holds between two steps; the first failure ends the run."""
+        self.steps += 1
+        if self.failure is not None:
+            return
+        if self.steps > STEPS_MAX:
+            self.fail(f"programs have not ended after {STEPS_MAX} steps")
+        try:
+            self.service.tokens.manager.check()
+            for client in self.clients:
+                check_client(client.fs, client.kernel)
+            check_clients_together([(client.name, client.fs) for client in self.clients])
+        except AssertionError as exc:
+            self.fail(str(exc) or repr(exc))
+
+    def fail(self, text: str) -> None:
+        """The run is over, with a violation."""
+        if self.failure is None:
+            self.failure = Violation(text)
+            self.failure.add_note(self.story())  # now, while everybody is still there
+            self.scope.cancel()
+
+    def story(self) -> str:
+        """The last events, and where everything stands."""
+        lines = [
+            f"{when:.6f} {who}{'' if node is None else f' inode {node}'}: {text}"
+            for when, who, node, text in list(self.events)[-STORY_LENGTH:]
+        ]
+        for client in self.clients:
+            for file in client.fs.holdings.files():
+                lines.append(f"{client.name}: {_tokens(file)}")
+        for events in {handle: None for handle, _ in self.service.tokens.manager._states}:
+            told = self.service.tokens.manager.story(events).splitlines()[-STORY_LENGTH:]
+            lines.append(f"server, inode {events.hex()}:")
+            lines += [f"  {line}" for line in told]
+        return "\n".join(lines)
+
+
+def _tokens(file: Any) -> str:
+    tokens = file.tokens
+    return (
+        f"inode {file.inode.node_id}: held {tokens.held!r}, in the kernel {tokens.in_kernel!r}, "
+        f"recalls {tokens.revocations}, entitled {tokens._entitled}, writers {tokens.writers}, "
+        f"dirty {file.pages.dirty!r}, writing {file.pages.writing!r}, attributes {file.attributes.mode.name} "
+        f"{'revoking ' if file.attributes.revoking else ''}"
+        f"{'changed here ' if file.attributes.changed_here else ''}size {file.attributes.size()}"
+    )
+
+
+Play = Callable[[World], Awaitable[None]]
+"""What the programs of a run do. It returns when they have ended."""
+
+
+def simulate(options: Options, play: Play) -> World:
+    """Run *play* in a world of its own; the world, once all of it has ended. Raises Violation, with the story
+    as a note, for whatever is not as it should be."""
+    _run._r.seed(options.seed)
+    conscience = _Conscience()
+    worlds: list[World] = []
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            world = World(options, random.Random(options.seed), nursery, nursery.cancel_scope)
+            worlds.append(world)
+            for _ in range(options.clients):
+                await world.start_client()
+            if options.checks:
+                conscience.check = world.check
+            with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
+                await play(world)
+            if deadline.cancelled_caught:
+                world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
+            conscience.check = None
+            nursery.cancel_scope.cancel()
+
+    failure: BaseException | None = None
+    try:
+        trio.run(main, clock=MockClock(autojump_threshold=0), instruments=[conscience])
+    except (Exception, BaseExceptionGroup) as exc:
+        failure = exc
+    world = worlds[0]
+    violation = world.failure
+    if violation is None and failure is not None:
+        violation = _violation_in(failure)
+    if violation is None:
+        try:
+            world.history.check()
+        except Violation as exc:
+            violation = exc
+    if violation is not None:
+        violation.add_note(f"seed {options.seed}, {options}")
+        if violation is not world.failure:
+            violation.add_note(world.story())
+        raise violation from None
+    return world
+
+
+def _violation_in(failure: BaseException) -> Violation:
+    leaf = failure
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    if isinstance(leaf, Violation):
+        return leaf
+    where = traceback.extract_tb(leaf.__traceback__)[-6:]
+    return Violation(f"an exception: {leaf!r}\n" + "".join(traceback.format_list(where)))
