@@ -44,6 +44,8 @@ class Reader:
                 if tokens.parked(start, end):
                     file.used(entitled)
                     entitled = None
+                    # What came for it is of before the recall, even if the pages are held again after it.
+                    fetch = None
                     await file.changed()
                     continue
                 held = tokens.holds(start, end, mode)
