@@ -196,7 +196,7 @@ class _Mount:
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
         from nfsfuse.fuse.boundary import UPCALLS
         from nfsfuse.fuse.bulk import BulkWriteBack
-        from nfsfuse.fuse.extra import ExtraOperations
+        from nfsfuse.fuse.extras import Extras
         from nfsfuse.fuse.init import InitOptions
         from nfsfuse.fuse.kernel import FuseKernel
         from nfsfuse.fuse.operations import Operations
@@ -205,18 +205,22 @@ class _Mount:
         kernel = FuseKernel()
         kernel.bulk = BulkWriteBack(self._mountpoint)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
-        filesystem = Filesystem(session, root, kernel, CacheOptions(guard=guard), time.time_ns)
+        filesystem = Filesystem(
+            session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
+        )
         session.on_recall = filesystem.recalls.arrived
         operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
+        background = self._options.max_background
+        init = InitOptions(
+            locks=self._options.locks,
+            max_background=background,
+            congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
+        )
+        operations = Operations(filesystem, kernel.bulk)
+        extras = Extras(filesystem, operations.told)
         try:
-            mounted = mount(
-                operations,
-                self._mountpoint,
-                fuse_options,
-                InitOptions(locks=False),
-                ExtraOperations(),
-            )
+            mounted = mount(operations, self._mountpoint, fuse_options, init, extras)
         except (RuntimeError, SupplementError) as exc:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier
@@ -227,6 +231,12 @@ class _Mount:
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
+                if not self._options.locks:
+                    log.warning(
+                        "%s: nolock: locks are local to this machine and exclude nobody elsewhere",
+                        self._mountpoint,
+                    )
+                self._set_read_ahead()
                 registry.register(self._mountpoint)
                 has_epochs = await kernel.has_epochs()
                 if has_epochs:
@@ -238,6 +248,16 @@ class _Mount:
         finally:
             mounted.close()
             registry.unregister(self._mountpoint)
+
+    def _set_read_ahead(self) -> None:
+        from nfsfuse.fuse.read_ahead import set_read_ahead
+
+        try:
+            if not set_read_ahead(self._mountpoint, self._options.read_ahead_kb):
+                log.info("%s: not allowed to set read_ahead_kb; it stays as it is", self._mountpoint)
+        except OSError as exc:
+            # It only makes reading slower.
+            log.warning("%s: read_ahead_kb cannot be set: %s", self._mountpoint, exc)
 
     async def _until_unmounted(
         self,

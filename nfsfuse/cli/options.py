@@ -26,8 +26,27 @@ mount options (-o, separated by commas; those of mount(8) work too):
   log=FILE|syslog|stderr
                    where the daemon logs (default: syslog in the background, stderr in the foreground)
   loglevel=LEVEL   debug, info, warning or error (default: info)
+  nolock           locks are granted by this machine alone and exclude nobody on the others; for programs that
+                   take locks where it does not matter, and want them fast. The log says so at every mount
+  read_ahead_kb=N  how far the kernel reads ahead, 0 to 65536 KiB (default: 1024; needs the right to write to
+                   /sys/class/bdi, else it stays at the kernel's 128)
+  max_background=N requests for read-ahead and write-back under way at once, 1 to 65535 (default: 64)
+  cache_mib=N      memory of the daemon's own page cache, 1 to 1048576 MiB (default: 256)
+  dirty_mib=N      how much of it may be data that are still to be written back; writers wait at the limit
+                   (default: a quarter of the cache)
   ro, noexec, nodev, nosuid, noatime, ...
                    as in mount(8); nodev and nosuid are on unless dev and suid are given"""
+
+
+READ_AHEAD_KB_MAX: Final = 65536
+"""KiB. More than that at once is no read-ahead but the file."""
+
+BACKGROUND_MAX: Final = 0xFFFF
+"""What FUSE_INIT has room for."""
+
+
+CACHE_MIB_MAX: Final = 1 << 20
+"""MiB: a terabyte is a slip of the finger."""
 
 
 class BadOption(Exception):
@@ -42,7 +61,17 @@ class MountOptions:
     default_permissions: bool = True
     log: str | None = None
     log_level: str = "info"
+    locks: bool = True
+    read_ahead_kb: int = 1024
+    max_background: int = 64
+    cache_mib: int = 256
+    dirty_mib: int | None = None
     kernel: tuple[str, ...] = ()
+
+    def cache(self) -> tuple[int, int]:
+        """The budget of the page cache, and how much of it may be dirty, in bytes."""
+        dirty = max(1, self.cache_mib // 4) if self.dirty_mib is None else min(self.dirty_mib, self.cache_mib)
+        return self.cache_mib << 20, dirty << 20
 
     def fuse(self, source: str) -> set[str]:
         """The options for libfuse: mount(8) then shows *source* with type fuse.nfsfuse."""
@@ -74,8 +103,24 @@ def _with(options: MountOptions, option: str) -> MountOptions:
             return replace(options, log=value)
         case "loglevel", "debug" | "info" | "warning" | "error":
             return replace(options, log_level=value)
+        case (("lock" | "nolock"), ""):
+            return replace(options, locks=name == "lock")
+        case "read_ahead_kb", value if value:
+            return replace(options, read_ahead_kb=_number(option, value, 0, READ_AHEAD_KB_MAX))
+        case "max_background", value if value:
+            return replace(options, max_background=_number(option, value, 1, BACKGROUND_MAX))
+        case "cache_mib", value if value:
+            return replace(options, cache_mib=_number(option, value, 1, CACHE_MIB_MAX))
+        case "dirty_mib", value if value:
+            return replace(options, dirty_mib=_number(option, value, 1, CACHE_MIB_MAX))
     if not equals and name in KERNEL_OPTIONS:
         return replace(options, kernel=(*options.kernel, name))
     if name in IGNORED_OPTIONS or name.startswith("x-"):
         return options
     raise BadOption(f"unknown mount option {option!r}; see nfsfuse mount --help")
+
+
+def _number(option: str, text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise BadOption(f"mount option {option!r}: a number from {least} to {most} is needed")
+    return int(text)

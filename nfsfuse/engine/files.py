@@ -191,6 +191,8 @@ class Files:
         return self._number(file, flags), Found(inode, attributes, lasting)
 
     def _number(self, file: CachedFile, flags: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY and not file.tokens.revocations:
+            assert not file.tokens.shared(), "K2: open for writing with SHARED tokens"
         number = next(self._ids)
         self._open[number] = OpenFile(file, flags, file.failures)
         return number

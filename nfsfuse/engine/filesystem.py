@@ -12,8 +12,10 @@ from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.fence import fence
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.names import Names
 from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.write_back import WriteBack
@@ -67,6 +69,9 @@ class Filesystem:
             self.write_back,
         )
 
+        self.locks = Locks(remote, self.inodes)
+        self.ranges = Ranges(remote, self.holdings, self.write_back)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is done in the background, until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -92,3 +97,4 @@ class Filesystem:
     def check(self) -> None:
         """Assert every invariant of the client."""
         self.holdings.check()
+        self.locks.check()

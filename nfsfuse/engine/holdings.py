@@ -9,7 +9,6 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.remote import Remote
-from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
 
@@ -56,12 +55,13 @@ class Holdings:
         return list(self._files.values())
 
     def apply(self, tokens: Iterable[Token]) -> None:
-        """Grants have arrived. Those that are of no use (for an inode that the kernel has forgotten meanwhile,
-        or SHARED while open for writing) are ignored and not returned: a return would cross with the next
-        grant and take that back, too. They cost a recall, if ever, that is acknowledged at once."""
+        """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back. SHARED data
+        while open for writing are ignored: they cost a recall, if ever, that is acknowledged at once."""
+        unwanted = []
         for token in tokens:
             inode = self._inodes.by_handle(token.handle)
             if inode is None:
+                unwanted.append(Token(token.handle, token.resource, token.start, token.end, TokenMode.NONE))
                 continue
             match token.resource:
                 case Resource.ATTR:
@@ -70,10 +70,17 @@ class Holdings:
                     self.file(inode).tokens.granted(token.start, token.end, token.mode)
                 case Resource.DIR:
                     self.directory(inode).cache.granted(token.start, token.end)
+        if unwanted:
+            self._remote.return_tokens(tuple(unwanted))
 
     def learn(self, inode: Inode, attributes: Attributes) -> None:
         """The server told attributes."""
         if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
+            self._distrust(inode)
+
+    def distrust(self, inode: Inode) -> None:
+        """The kernel is not to believe what it was told of the attributes."""
+        if inode.attributes.kernel_trusts:
             self._distrust(inode)
 
     def learn_node(self, node: Node) -> None:
@@ -115,7 +122,7 @@ class Holdings:
                 for start, end, _ in file.tokens.everything()
             ]
         if inode.attributes.mode is not TokenMode.NONE or len(held) > 1:
-            self._remote.post(m.ReturnTokens(tuple(held)))
+            self._remote.return_tokens(tuple(held))
 
     def check(self) -> None:
         """Assert every invariant of the client."""

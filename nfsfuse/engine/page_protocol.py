@@ -49,8 +49,18 @@ class PageProtocol:
             await self.gather_all_mmap_users(file, recall, cached)
         await self.write_back_page(file, recall)
         kept = self.clear_page_uptodate(file, recall)
+        self._check_k5(file, recall, kept)
         self.unlock_page(file, recall)
         return kept
+
+    @staticmethod
+    def _check_k5(file: CachedFile, recall: Revocation, kept: TokenMode) -> None:
+        """Nothing beyond what is kept is left, anywhere, and everything dirty has been taken by the server."""
+        start, end = recall.start, recall.end
+        assert not file.pages.dirty.overlaps(start, end), "K5: dirty data are left"
+        if kept is TokenMode.NONE:
+            assert not file.tokens.in_kernel.overlaps(start, end), "K5: pages are left in the kernel"
+            assert not file.pages.valid.overlaps(start, end), "K5: pages are left in the daemon"
 
     async def lock_page(self, file: CachedFile, recall: Revocation) -> None:
         """Wait for the operations that were granted these pages before the recall came: each gets to use

@@ -15,6 +15,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION
 from nfsfuse.protocol.messages import SERVER_REQUESTS, Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange, Payload, RequestArrived
@@ -50,16 +51,20 @@ class Session:
         message: Request[R],
         payload: Payload = b"",
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
         self.requests[type(message).__name__] += 1
         try:
-            return await self._channel.call(message, payload, apply)
+            return await self._channel.call(message, payload, apply, failed)
         except ConnectionLost as exc:
             raise FsError(errno.EIO, f"the connection to the server is lost: {exc}") from exc
 
     def post(self, message: Request[Message]) -> None:
         self.requests[type(message).__name__] += 1
         self._channel.post(message)
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self._channel.post(m.ReturnTokens(tokens, self._channel.frames_received))
 
     @property
     def requests_sent(self) -> int:

@@ -97,13 +97,17 @@ class Negotiated:
     congestion_threshold: int
 
     def __str__(self) -> str:
+        """One line for the log: what matters to whoever looks into a problem."""
         missing = self.asked & ~self.granted
         return (
-            f"FUSE {self.protocol[0]}.{self.protocol[1]} offered={self.offered!r} granted={self.granted!r} "
-            f"not_offered={missing!r} max_write={self.max_write} max_pages={self.max_pages} "
-            f"max_readahead={self.max_readahead} max_background={self.max_background} "
-            f"congestion_threshold={self.congestion_threshold}"
+            f"FUSE {self.protocol[0]}.{self.protocol[1]}; on: {_names(self.granted & DECIDED)}; "
+            f"not offered: {_names(missing) or 'nothing that was asked for'}; max_write={self.max_write} "
+            f"max_readahead={self.max_readahead} max_background={self.max_background}"
         )
+
+
+def _names(flags: InitFlag) -> str:
+    return " ".join(flag.name.lower() for flag in InitFlag if flag in flags and flag.name is not None)
 
 
 def decode(options: InitOptions, offered: bytes, granted: bytes) -> Negotiated:

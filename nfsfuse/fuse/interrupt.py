@@ -115,6 +115,21 @@ def fatal_signal_pending(thread_id: int) -> bool:
     return True
 
 
+_EXIT_CODE_FIELD: Final = 52  # of /proc/PID/stat, counted from 1: proc_pid_stat(5)
+
+
+def died_of_signal(thread_id: int) -> bool:
+    """Is the thread on its way out because a signal killed it? The FLUSHes of its open files then cannot be
+    interrupted any more (the kernel has taken the signal off), yet nobody sees what they return. False for
+    one that cannot be looked at: then its end waits for them."""
+    try:
+        with open(f"/proc/{thread_id}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    return int(fields[_EXIT_CODE_FIELD - 3]) & 0x7F != 0  # as wait(2) has it
+
+
 INTERRUPTS: Final = Interrupts()
 """Of this process's one mount, as in pyfuse3: `interruptible` is applied before there is a mount."""
 

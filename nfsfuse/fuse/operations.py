@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.ranges import without_privileges
 from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.bulk import BulkWriteBack
-from nfsfuse.fuse.interrupt import waiting
+from nfsfuse.fuse.interrupt import died_of_signal, waiting
 from nfsfuse.machines.inodes import Inode
-from nfsfuse.protocol.types import Attributes
+from nfsfuse.protocol.types import Attributes, LockOwner
 
 Context = pyfuse3.RequestContext
 Fh = pyfuse3.FileHandleT
@@ -44,9 +46,9 @@ class Operations(pyfuse3.Operations):
         self._for_good = FOR_GOOD
 
     def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
-        return self._told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
+        return self.told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
-    def _told(self, inode: Inode, attributes: Attributes, entry_seconds: float) -> pyfuse3.EntryAttributes:
+    def told(self, inode: Inode, attributes: Attributes, entry_seconds: float) -> pyfuse3.EntryAttributes:
         """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing."""
         held = inode.attributes.may_be_trusted(attributes)
         inode.attributes.kernel_trusts |= held
@@ -74,7 +76,7 @@ class Operations(pyfuse3.Operations):
         known = self._fs.inodes[inode]
         if request.pid in self._bulk.threads and known.attributes.known is None:
             raise pyfuse3.FUSEError(errno.EINTR)  # see nfsfuse.fuse.bulk
-        return self._told(known, await self._fs.names.getattr(inode), 0.0)
+        return self.told(known, await self._fs.names.getattr(inode), 0.0)
 
     @handler
     async def setattr(
@@ -87,7 +89,11 @@ class Operations(pyfuse3.Operations):
         ctx: Context,
     ) -> pyfuse3.EntryAttributes:
         known = self._fs.inodes[inode]
-        return self._told(known, await self._fs.files.setattr(known, convert.changes(attr, fields)), 0.0)
+        changes = convert.changes(attr, fields)
+        if request.kill_suidgid and changes.size is not None and changes.mode is None:
+            mode = without_privileges((await self._fs.names.getattr(inode)).mode)
+            changes = replace(changes, mode=mode)
+        return self.told(known, await self._fs.files.setattr(known, changes), 0.0)
 
     @handler
     async def readlink(self, request: Request, inode: Ino, ctx: Context) -> bytes:
@@ -174,7 +180,7 @@ class Operations(pyfuse3.Operations):
                 told = convert.dot_entry(pyfuse3.ROOT_INODE)
             else:
                 assert item.attributes is not None
-                told = self._told(item.inode, item.attributes, self._for_good if item.lasting else 0.0)
+                told = self.told(item.inode, item.attributes, self._for_good if item.lasting else 0.0)
             if not pyfuse3.readdir_reply(token, item.name, told, item.cookie):
                 return
             if item.inode is not None:
@@ -196,7 +202,9 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.FileInfo:
         if request.pid in self._bulk.threads:
             return self._opened(self._fs.files.open_for_write_back(inode))
-        return self._opened(await self._fs.files.open(inode, flags))
+        number = await self._fs.files.open(inode, flags)
+        await self._drop_privileges(number, request)
+        return self._opened(number)
 
     @handler
     async def create(
@@ -210,7 +218,17 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
+        await self._drop_privileges(number, request)
         return self._opened(number), self._entry(found)
+
+    async def _drop_privileges(self, number: int, request: Request) -> None:
+        """O_TRUNC is a change by a program that may not leave the file set-user-ID."""
+        if request.kill_suidgid:
+            try:
+                await self._fs.ranges.drop_privileges(self._fs.files[number].file)
+            except BaseException:
+                self._fs.files.release(number)
+                raise
 
     def _opened(self, number: int) -> pyfuse3.FileInfo:
         # What the kernel has cached of the file is good: the tokens see to it.
@@ -226,14 +244,25 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: Fh, off: int, buf: bytes) -> int:
         request = current_request()
         with waiting(request):
+            if request.kill_suidgid:
+                await self._fs.ranges.drop_privileges(self._fs.files[fh].file)
             return await self._fs.files.write(fh, off, buf, page=request.is_write_back)
 
     @handler
     async def flush(self, request: Request, fh: Fh) -> None:
-        await self._fs.files.flush(fh)
+        # Of a killed program nobody hears, and its end must not wait for a server that is away.
+        killed = died_of_signal(request.pid)
+        try:
+            if not killed:
+                await self._fs.files.flush(fh)
+        finally:
+            if request.lock_owner is not None:
+                await self._fs.locks.flush(request.nodeid, LockOwner(request.lock_owner), wait=not killed)
 
     @handler
     async def release(self, request: Request, fh: Fh) -> None:
+        owner = None if request.lock_owner is None else LockOwner(request.lock_owner)
+        self._fs.locks.release(request.nodeid, fh, owner)
         self._fs.files.release(fh)
 
     @handler

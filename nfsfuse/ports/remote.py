@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.rpc.exchange import Payload
 
 R = TypeVar("R", bound=Message)
@@ -19,9 +20,13 @@ class Remote(Protocol):
         message: Request[R],
         payload: Payload = b"",
         apply: Callable[[Message, bytes | bytearray], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
-        """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply* and cancellation. Raises FsError
-        only."""
+        """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply*, *failed* and cancellation.
+        Raises FsError only."""
 
     def post(self, message: Request[Message]) -> None:
         """Tell the server something whose reply nobody waits for."""
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        """Tell the server that *tokens* were given up unasked. Grants that are on their way are not meant."""

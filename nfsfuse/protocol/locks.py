@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId
 
 
-class LockKind(Enum):
+class LockKind(IntEnum):
     """Two families of locks that take no notice of each other (flock(2), on Linux since 2.0).
 
     OFD locks are POSIX here: Linux sends them to FUSE as the same request, with the open file description in
@@ -27,7 +27,7 @@ class LockKind(Enum):
     FLOCK = 2
 
 
-class LockMode(Enum):
+class LockMode(IntEnum):
     """What fcntl(2) calls F_RDLCK, F_WRLCK, F_UNLCK and flock(2) LOCK_SH, LOCK_EX, LOCK_UN."""
 
     READ = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
@@ -20,6 +21,7 @@ from nfsfuse.protocol.types import (
     Epoch,
     FilesystemStatistics,
     InodeHandle,
+    LockOwner,
     Node,
     OpenId,
     RequestId,
@@ -166,6 +168,13 @@ class Recalled(Message):
     """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
 
     returned: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LockFound(Message):
+    """Answers `GetLock`: a lock in the way, None if there is none."""
+
+    lock: HeldLock | None
 
 
 # --- session ---------------------------------------------------------------------------------------------
@@ -454,9 +463,11 @@ class GetToken(Request[TokenGrant]):
 
 @dataclass(frozen=True, slots=True)
 class ReturnTokens(Request[Done]):
-    """The client gave up, unasked, what of *tokens* exceeds their mode."""
+    """The client gave up, unasked, what of *tokens* exceeds their mode. It had received so many frames of
+    this connection by then: a grant in a later one is not what it gave up."""
 
     tokens: tuple[Token, ...]
+    frames_received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,19 +478,73 @@ class Recall(Request[Recalled]):
     token: Token
 
 
+# --- locks -----------------------------------------------------------------------------------------------
+
+# Ranges are inclusive at both ends (see `nfsfuse.protocol.locks`). *open_file* is a number that the client
+# gives each of its open files; an owner and an open file belong to the session that names them.
+
+
+@dataclass(frozen=True, slots=True)
+class GetLock(Request[LockFound]):
+    """F_GETLK. EINVAL for what is no range."""
+
+    handle: InodeHandle
+    owner: LockOwner
+    kind: LockKind
+    mode: LockMode
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetLock(Request[Done]):
+    """Lock, convert or unlock; a flock always the whole file. With *wait* it queues until it is granted or
+    cancelled (`Cancel`: EINTR), and holds up nothing else; without, EAGAIN if it would have to wait. EDEADLK
+    if it would wait for ever, ENOLCK past a limit, EINVAL for what is no range."""
+
+    handle: InodeHandle
+    open_file: OpenId
+    owner: LockOwner
+    kind: LockKind
+    mode: LockMode
+    start: int
+    end: int
+    pid: int
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLocks(Request[Done]):
+    """A process closed a descriptor: all POSIX locks of *owner* on the file go (fcntl(2))."""
+
+    handle: InodeHandle
+    owner: LockOwner
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLocks(Request[Done]):
+    """The last close of an open file: what was locked through it and is still held goes (OFD locks), and the
+    flock of *owner*, through whichever open file that came."""
+
+    handle: InodeHandle
+    open_file: OpenId
+    owner: LockOwner | None
+
+
 CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Hello, Heartbeat, Goodbye, Cancel,
     Lookup, GetAttr, SetAttr, ReadLink, SymLink, MkNod, MkDir, Link, Unlink, RmDir, Rename, ReadDir, StatFs,
     GetXattr, SetXattr, ListXattr, RemoveXattr,
     Open, Create, Release, Read, Write, Fsync, Fallocate, Seek, CopyRange,
     GetToken, ReturnTokens,
+    GetLock, SetLock, FlushLocks, ReleaseLocks,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled,
+    TokenGrant, Recalled, LockFound,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {
@@ -495,6 +560,6 @@ CODES: Final[dict[type[Message], int]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek,
+    Seek, GetLock,
 })  # fmt: skip
 """May be done again on a retry; the replies of all others are kept until the client has acknowledged them."""

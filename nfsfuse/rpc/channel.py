@@ -33,6 +33,7 @@ QUEUED_BYTES_MAX: Final = 8 << 20
 
 R = TypeVar("R", bound=Message)
 Applied = Callable[[Message, bytes | bytearray], None]
+Failed = Callable[[FsError | ConnectionLost], None]
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class _Call:
 
     task: trio.lowlevel.Task | None
     apply: Applied | None
+    failed: Failed | None = None
     posted: Message | None = None
 
 
@@ -69,6 +71,7 @@ class Channel:
         self._tracing = log.isEnabledFor(logging.DEBUG)  # asked once: it is on the path of every message
         self._failure: ConnectionLost | ProtocolError | None = None  # the first that was met
         self.frames_sent = -1  # the greeting is none
+        self.frames_received = 0
         self._transmit([MAGIC])
 
     @property
@@ -107,6 +110,7 @@ class Channel:
                     raise ConnectionLost("the stream ended inside a frame")
                 return
             for frame in self._reader.received(count):
+                self.frames_received += 1
                 self._apply(self._exchange.received(frame))
 
     def _apply(self, event: RequestArrived | ReplyArrived | FailureArrived) -> None:
@@ -122,6 +126,8 @@ class Channel:
             result: outcome.Outcome[object] = outcome.Value((event.message, event.payload))
         else:
             failure = FsError(event.errno, event.detail)
+            if call.failed is not None:
+                call.failed(failure)
             if call.posted is not None:
                 log.warning("the peer failed %s: %s", call.posted, failure)
             result = outcome.Error(failure)
@@ -141,26 +147,35 @@ class Channel:
         self._drained.set()
         calls, self._calls = self._calls, {}
         for call in calls.values():
+            if call.failed is not None:
+                call.failed(ConnectionLost(why))
             if call.task is not None:
                 trio.lowlevel.reschedule(call.task, outcome.Error(ConnectionLost(why)))
 
     # --- asking ---
 
     async def call(
-        self, message: Request[R], payload: Payload = b"", apply: Applied | None = None
+        self,
+        message: Request[R],
+        payload: Payload = b"",
+        apply: Applied | None = None,
+        failed: Failed | None = None,
     ) -> tuple[R, bytes | bytearray]:
         """Ask, and wait for the reply and its payload.
 
         *apply* is run with them synchronously when they arrive, before anything later on the connection is
-        looked at, and also when the caller was cancelled meanwhile. A cancelled caller stops waiting at once,
-        and *on_abandoned* is told. Raises FsError for an errno, ConnectionLost.
+        looked at, and also when the caller was cancelled meanwhile; *failed* likewise with what the call
+        raises instead. A cancelled caller stops waiting at once, and *on_abandoned* is told. Raises FsError
+        for an errno, ConnectionLost.
         """
         if self._lost is not None:
+            if failed is not None:
+                failed(ConnectionLost(self._lost))
             await trio.lowlevel.checkpoint()
             raise ConnectionLost(self._lost)
         number, frame = self._exchange.request(message, payload)
         self._trace("ask", number, message)
-        call = _Call(trio.lowlevel.current_task(), apply)
+        call = _Call(trio.lowlevel.current_task(), apply, failed)
         self._calls[number] = call
         self._transmit(frame)
 
@@ -179,7 +194,7 @@ class Channel:
         if self._lost is None:
             number, frame = self._exchange.request(message)
             self._trace("ask", number, message)
-            self._calls[number] = _Call(None, apply, message)
+            self._calls[number] = _Call(None, apply, posted=message)
             self._transmit(frame)
 
     # --- answering ---

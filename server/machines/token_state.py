@@ -167,6 +167,8 @@ class ResourceTokens:
         holder = self.holders[request.session]
         if not holder.holds(start, end, request.mode):
             start, end = self._largest(request.session, start, end, request.mode)
+            wider = Request(request.ticket, request.session, ((start, end),), request.mode, False)
+            assert not self._conflicts_with_held(wider), f"K0: {self.token(start, end, request.mode)}"
             holder.strengthen(start, end, request.mode)
         holder.in_flight[request.ticket] = (start, end)
         tokens = tuple(self.token(*piece) for piece in holder.tokens.overlapping(start, end))

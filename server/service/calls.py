@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
@@ -82,7 +83,17 @@ class Slow:
     call: Callable[[], Any]
 
 
-Step = Acquire | Hold | Use | Unnaming | Quick | Slow
+LockMessage = m.GetLock | m.SetLock | m.FlushLocks | m.ReleaseLocks
+
+
+@dataclass(frozen=True, slots=True)
+class Locking:
+    """A step: what the client asks of the lock manager; the reply. Waits where the request may wait."""
+
+    message: LockMessage
+
+
+Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow
 Handling = Generator[Step, Any, Reply]
 
 
@@ -97,6 +108,7 @@ class Call:
     storage: Storage
     granted: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
+    granted_handles: list[InodeHandle] = field(default_factory=list)
     attributes_changed: list[InodeHandle] = field(default_factory=list)
 
 

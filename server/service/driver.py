@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
 
-from server.service.calls import Acquire, Call, Handling, Hold, Quick, Reply, Slow, Step, Unnaming, Use
+from server.service.calls import (
+    Acquire,
+    Call,
+    Handling,
+    Hold,
+    Locking,
+    Quick,
+    Reply,
+    Slow,
+    Step,
+    Unnaming,
+    Use,
+)
 from server.service.disk import Disk
+from server.service.locks import Locks, LockWaiting
 from server.service.tokens import Tokens, Waiting
 
 Wait = Coroutine[Any, Any, Any]
@@ -15,8 +28,9 @@ Wait = Coroutine[Any, Any, Any]
 class Driver:
     """Drives handlers. An exception out of a step is raised at its ``yield``."""
 
-    def __init__(self, tokens: Tokens, disk: Disk) -> None:
+    def __init__(self, tokens: Tokens, locks: Locks, disk: Disk) -> None:
         self._tokens = tokens
+        self._locks = locks
         self._disk = disk
 
     def advance(self, call: Call, handling: Handling) -> Reply | Wait:
@@ -71,6 +85,9 @@ class Driver:
                 got = self._tokens.hold(call, step)
             case Use():
                 return self._tokens.use(call, step)
+            case Locking(message=message):
+                reply = self._locks.begin(call.session, message)
+                return reply.wait() if isinstance(reply, LockWaiting) else reply
             case Unnaming(handle=handle):
                 return self._tokens.pin_if_held(handle)
             case _:

@@ -28,6 +28,7 @@ from server.service.calls import Call, Handler, Reply
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.files import FILE_HANDLERS
+from server.service.locks import LOCK_HANDLERS, Locks
 from server.service.names import NAME_HANDLERS
 from server.service.session import Session
 from server.service.tokens import Tokens
@@ -69,7 +70,8 @@ class Service:
         self._root = storage.root()
         self.sessions: dict[SessionId, Session] = {}
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin)
-        self.driver = Driver(self.tokens, Disk())
+        self.locks = Locks()
+        self.driver = Driver(self.tokens, self.locks, Disk())
 
     async def serve(self, stream: ByteStream, peer: str) -> None:
         """Serve one connection until it ends. Whatever its peer does wrong ends it, with a line in the log,
@@ -111,6 +113,7 @@ class Service:
     def _end(self, session: Session) -> None:
         """Release what a session that is over held."""
         del self.sessions[session.id]
+        self.locks.dropped(session)
         self.tokens.dropped(session)
         for handle in session.open_files.values():
             self._storage.unpin(handle)
@@ -169,7 +172,9 @@ class _Connection:
             reply_or_wait = self._service.driver.advance(call, handling)
             if isinstance(reply_or_wait, Coroutine):
                 assert self._nursery is not None
-                self._nursery.start_soon(self._wait_for, event, call, reply_or_wait)
+                # Registered here and not in the task: its cancellation may be the very next request.
+                scope = call.session.running[event.id] = trio.CancelScope()
+                self._nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
                 return
             self._reply(event.id, reply_or_wait)
         self._ended(call)
@@ -187,12 +192,17 @@ class _Connection:
         if isinstance(message, m.Cancel):
             self.session.cancel(message.request)
         elif isinstance(message, m.ReturnTokens):
-            self._service.tokens.given_back(self.session, message.tokens)
+            self._service.tokens.given_back(self.session, message.tokens, message.frames_received)
         return m.Done()
 
-    async def _wait_for(self, event: RequestArrived, call: Call, waiting: Coroutine[Any, Any, Reply]) -> None:
-        with trio.CancelScope() as scope:
-            call.session.running[event.id] = scope
+    async def _wait_for(
+        self,
+        event: RequestArrived,
+        call: Call,
+        waiting: Coroutine[Any, Any, Reply],
+        scope: trio.CancelScope,
+    ) -> None:
+        with scope:
             try:
                 with self._answering(event, call):
                     self._reply(event.id, await waiting)
@@ -230,7 +240,7 @@ class _Connection:
             self._channel.reply(number, reply)
 
 
-HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS}
+HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}
 assert set(HANDLERS) | set(SESSION_MESSAGES) == set(
     cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
 ), "every request has its handler"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import ClientId, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
+
+GRANTS_REMEMBERED_MAX: Final = 4096
+"""Inodes: more than a client's requests in flight can be about."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +28,10 @@ class Session:
     channel: Channel
     open_files: dict[OpenId, InodeHandle] = field(default_factory=dict)
     running: dict[RequestId, trio.CancelScope] = field(default_factory=dict)
+    granted_in: OrderedDict[InodeHandle, int] = field(default_factory=OrderedDict)
+    """In which frame of the connection tokens of an inode were last granted, oldest first."""
+    granted_in_floor: int = 0
+    """Grants in frames up to this one may be missing there."""
     _open_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def opened(self, handle: InodeHandle) -> OpenId:
@@ -37,6 +46,20 @@ class Session:
         if handle is None:
             raise FsError(errno.EBADF, f"open file {open_id} of {self.client_name}")
         return handle
+
+    def granted(self, handle: InodeHandle) -> None:
+        """The frame just queued grants tokens of *handle*."""
+        self.granted_in[handle] = self.channel.frames_sent
+        self.granted_in.move_to_end(handle)
+        if len(self.granted_in) > GRANTS_REMEMBERED_MAX:
+            _, self.granted_in_floor = self.granted_in.popitem(last=False)
+
+    def knows_of_grants(self, handle: InodeHandle, frames_received: int) -> bool:
+        """Whether the client had seen all that it was granted of *handle* when it had received so many
+        frames. If in doubt not: then the server believes too much, which is harmless."""
+        while self.granted_in and next(iter(self.granted_in.values())) <= frames_received:
+            self.granted_in.popitem(last=False)
+        return handle not in self.granted_in and self.granted_in_floor <= frames_received
 
     def cancel(self, request: RequestId) -> None:
         """Give up on a request that is still waiting; one that is answered already stays so."""

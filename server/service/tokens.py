@@ -70,6 +70,7 @@ class Tokens:
     def acquire(self, call: Call, step: Acquire) -> tuple[Token, ...] | Waiting | None:
         """Carry out an Acquire step."""
         ticket = next(self._tickets)
+        call.granted_handles.append(step.handle)
         effects = self.manager.acquire(
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             wait=step.wait,
@@ -114,6 +115,8 @@ class Tokens:
 
     def ended(self, call: Call) -> None:
         """The call's reply is queued for sending (or it failed): what it took may go to others."""
+        for handle in call.granted_handles:
+            call.session.granted(handle)
         for ticket in call.granted:
             self._waiting.pop(ticket, None)
             self._carry_out(self.manager.settle(ticket))
@@ -144,8 +147,9 @@ class Tokens:
 
     # --- what clients say ---
 
-    def given_back(self, session: Session, tokens: tuple[Token, ...]) -> None:
-        """The client gave up *tokens* unasked."""
+    def given_back(self, session: Session, returned: tuple[Token, ...], frames_received: int) -> None:
+        """The client gave up *returned* unasked, except what it was granted in frames it had not seen."""
+        tokens = tuple(token for token in returned if session.knows_of_grants(token.handle, frames_received))
         self._carry_out(self.manager.give_back(session.id, tokens))
         for handle in {token.handle for token in tokens}:
             self._unpin_if_free(handle)

@@ -7,13 +7,14 @@ map a file of a mount here: a page fault holds the interpreter's lock. Programs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from scripts.proof.programs import Programs
+from scripts.proof.programs import FLAGS, SOURCES, Programs
 from scripts.rig.rig import Rig, Server
 
 TEST_SECONDS_MAX = 120.0
@@ -57,6 +58,20 @@ def mounts() -> Iterator[Mounts]:
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
         for log in made.directory.glob("mount-*.log"):
             assert "Traceback" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles a program of tests/programs, once; where it is."""
+    directory = tmp_path_factory.mktemp("programs")
+
+    def compiled(name: str) -> Path:
+        made = directory / name
+        if not made.exists():
+            subprocess.run(["cc", *FLAGS, "-o", made, SOURCES / f"{name}.c"], check=True)
+        return made
+
+    return compiled
 
 
 @pytest.fixture

@@ -1,0 +1,217 @@
+"""Locks on the client: asked of the server, never granted here; and dropped there when a file is closed.
+
+What this client holds is recorded, for three uses: a close that has nothing to drop costs no round trip; a
+grant that nobody waits for any more is undone exactly; and after a restart of the server it can be reclaimed.
+The record is never less than what the server has granted, as it is kept in the hooks that see the replies in
+the order sent.
+
+A program that is interrupted while it waits is told EINTR only once the server has said that the request left
+the queue. Were it told at once, the grant that crossed with the cancellation would have to be undone later,
+and the undoing could hit the lock that the program, trying again, has taken meanwhile. Where the server does
+not answer, the program still has to die when it is killed: then the request is abandoned, the undoing is left
+to the reply, and whatever the same owner asks for on this file waits until that has come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from nfsfuse.machines.inodes import InodeTable
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.intervals import Interval, IntervalMap
+from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId
+
+CANCEL_SECONDS_MAX: Final = 0.5
+"""How long an interrupted program waits to hear that its request is cancelled: many round trips of any
+network, and still well below the second within which a killed program has to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """What a program asks for; *open_file* is the number of the open file it asks through."""
+
+    node_id: int
+    open_file: int
+    owner: LockOwner
+    kind: LockKind
+    mode: LockMode
+    range: LockRange
+    pid: int
+
+
+@dataclass(slots=True, eq=False)
+class _Holder:
+    """What one owner holds on one file, as half-open ranges; *through* are the open files it used for it."""
+
+    held: IntervalMap[LockMode] = field(default_factory=IntervalMap)
+    through: set[int] = field(default_factory=set)
+    unanswered: int = 0  # abandoned requests
+
+
+_Who = tuple[LockKind, LockOwner]
+
+
+class _Pending:
+    """One request under way, seen from both sides: whoever waits for it, and its reply."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.granted = False
+        self.abandoned = False
+
+
+class Locks:
+    """The locks of a mount. Raises FsError."""
+
+    def __init__(self, remote: Remote, inodes: InodeTable) -> None:
+        self._remote = remote
+        self._inodes = inodes
+        self._holders: dict[InodeHandle, dict[_Who, _Holder]] = {}
+        self._answers = trio.lowlevel.ParkingLot()
+
+    # --- what programs ask for ---
+
+    async def find(self, request: LockRequest) -> HeldLock | None:
+        """F_GETLK: a lock in the way."""
+        handle = self._inodes[request.node_id].handle
+        span = request.range
+        reply, _ = await self._remote.call(
+            m.GetLock(handle, request.owner, request.kind, request.mode, span.start, span.end)
+        )
+        return reply.lock
+
+    async def set(self, request: LockRequest, *, wait: bool) -> None:
+        """F_SETLK, or with *wait* F_SETLKW; flock(2) likewise. Cancelled, nothing is held that was not held
+        before - unless the lock was granted just before: then this returns as if it had not been cancelled."""
+        handle, who = self._inodes[request.node_id].handle, (request.kind, request.owner)
+        while (holder := self._holder(handle, who)) is not None and holder.unanswered:
+            await self._answers.park()
+        pending = _Pending()
+
+        def granted(_reply: Message, _payload: bytes | bytearray) -> None:
+            pending.granted = True
+            if pending.abandoned:
+                self._undo(handle, who, request)
+            else:
+                self._record(handle, who, request)
+            self._answered(handle, who, pending)
+
+        def failed(_failure: Exception) -> None:
+            self._answered(handle, who, pending)
+
+        span = request.range
+        message = m.SetLock(
+            handle, OpenId(request.open_file), request.owner, request.kind, request.mode,
+            span.start, span.end, request.pid, wait,
+        )  # fmt: skip
+        try:
+            await self._remote.call(message, b"", granted, failed)
+        except trio.Cancelled:
+            with trio.move_on_after(CANCEL_SECONDS_MAX, shield=True):
+                await pending.answered.wait()
+            if pending.granted:
+                return  # the grant crossed with the cancellation: the program has its lock
+            if not pending.answered.is_set():
+                pending.abandoned = True
+                self._made(handle, who).unanswered += 1
+            raise
+
+    # --- closes ---
+
+    async def flush(self, node_id: int, owner: LockOwner, *, wait: bool) -> None:
+        """A process closed a descriptor of the file: its POSIX locks on it go, whichever descriptor they
+        came through (fcntl(2)). Without *wait* they are on their way when this returns."""
+        handle, who = self._inodes[node_id].handle, (LockKind.POSIX, owner)
+        holder = self._holder(handle, who)
+        if holder is None or not holder.held:
+            return
+        holder.held.clear()
+        holder.through.clear()
+        self._tidy(handle, who)
+        if wait:
+            await self._remote.call(m.FlushLocks(handle, owner))
+        else:
+            self._remote.post(m.FlushLocks(handle, owner))
+
+    def release(self, node_id: int, open_file: int, owner: LockOwner | None) -> None:
+        """The last close of an open file: what was locked through it and is still held goes: OFD locks, and
+        the flock of *owner*. Nobody waits for it, in the kernel either."""
+        handle = self._inodes[node_id].handle
+        found = False
+        for who, holder in list(self._holders.get(handle, {}).items()):
+            if open_file in holder.through:
+                found = True
+                holder.through.discard(open_file)
+                if not holder.through:
+                    holder.held.clear()
+                self._tidy(handle, who)
+        if found or owner is not None:
+            self._remote.post(m.ReleaseLocks(handle, OpenId(open_file), owner))
+
+    # --- the record ---
+
+    def _holder(self, handle: InodeHandle, who: _Who) -> _Holder | None:
+        return self._holders.get(handle, {}).get(who)
+
+    def _made(self, handle: InodeHandle, who: _Who) -> _Holder:
+        return self._holders.setdefault(handle, {}).setdefault(who, _Holder())
+
+    def _record(self, handle: InodeHandle, who: _Who, request: LockRequest) -> None:
+        start, end = _half_open(request.range)
+        holder = self._made(handle, who)
+        if request.mode is LockMode.UNLOCK:
+            holder.held.delete(start, end)
+            if not holder.held:
+                holder.through.clear()
+            self._tidy(handle, who)
+        else:
+            holder.held.set(start, end, request.mode)
+            holder.through.add(request.open_file)
+
+    def _undo(self, handle: InodeHandle, who: _Who, request: LockRequest) -> None:
+        """A lock was granted that nobody waits for: back to what the record says, which is never more than
+        was granted, so none of this can be refused or wait."""
+        kind, owner = who
+        start, end = _half_open(request.range)
+        held = self._made(handle, who).held
+        before: list[tuple[int, int, LockMode]] = held.overlapping(start, end)
+        before += [(low, high, LockMode.UNLOCK) for low, high in held.gaps(start, end)]
+        for low, high, mode in sorted(before):
+            self._remote.post(
+                m.SetLock(
+                    handle, OpenId(request.open_file), owner, kind, mode, low, high - 1, request.pid, False
+                )
+            )
+
+    def _answered(self, handle: InodeHandle, who: _Who, pending: _Pending) -> None:
+        pending.answered.set()
+        if pending.abandoned:
+            self._made(handle, who).unanswered -= 1
+            self._tidy(handle, who)
+            self._answers.unpark_all()
+
+    def _tidy(self, handle: InodeHandle, who: _Who) -> None:
+        holder = self._holder(handle, who)
+        if holder is not None and not holder.held and not holder.unanswered:
+            del self._holders[handle][who]
+            if not self._holders[handle]:
+                del self._holders[handle]
+
+    def check(self) -> None:
+        """Assert that nobody is recorded for nothing, and that what is held was taken through something."""
+        for handle, holders in self._holders.items():
+            assert holders, handle
+            for who, holder in holders.items():
+                holder.held.check()
+                assert holder.held or holder.unanswered, (handle, who)
+                assert bool(holder.through) == bool(holder.held), (handle, who)
+
+
+def _half_open(span: LockRange) -> Interval:
+    return span.start, span.end + 1

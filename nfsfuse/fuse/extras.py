@@ -1,0 +1,99 @@
+"""The operations that pyfuse3 lacks, as the mount has them: each translates, asks the engine, translates back.
+
+O_TMPFILE is not among them: the server's storage cannot make an inode without a name that may still be given
+one (linkat(2) of an unlinked file is ENOENT), so programs are told EOPNOTSUPP and fall back to a named file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from typing import Final
+
+from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.locks import LockRequest
+from nfsfuse.fuse.binding import Request, pyfuse3
+from nfsfuse.fuse.boundary import translated
+from nfsfuse.fuse.extra import ExtraOperations, FileLock
+from nfsfuse.fuse.replies import StatxReply
+from nfsfuse.machines.inodes import Inode
+from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
+from nfsfuse.protocol.types import Attributes, LockOwner
+
+_MODES: Final = {
+    fcntl.F_RDLCK: LockMode.READ,
+    fcntl.F_WRLCK: LockMode.WRITE,
+    fcntl.F_UNLCK: LockMode.UNLOCK,
+}
+_TYPES: Final = {mode: kind for kind, mode in _MODES.items()}
+
+Told = Callable[[Inode, Attributes, float], pyfuse3.EntryAttributes]
+"""`Operations.told`: attributes as the kernel is told them."""
+
+
+def _request(
+    node_id: int, fh: int, owner: LockOwner, lock: FileLock, *, kind: LockKind = LockKind.POSIX
+) -> LockRequest:
+    span = LockRange(lock.start, lock.end)
+    return LockRequest(node_id, fh, owner, kind, _MODES[lock.type], span, lock.pid)
+
+
+class Extras(ExtraOperations):
+    """The mount's locks, ranges and birth times."""
+
+    def __init__(self, filesystem: Filesystem, told: Told) -> None:
+        self._fs = filesystem
+        self._told = told
+
+    @translated
+    async def getlk(
+        self, request: Request, nodeid: int, fh: int, owner: LockOwner, lock: FileLock
+    ) -> FileLock | None:
+        found = await self._fs.locks.find(_request(nodeid, fh, owner, lock))
+        return None if found is None else FileLock(found.start, found.end, _TYPES[found.mode], found.pid)
+
+    @translated
+    async def setlk(
+        self,
+        request: Request,
+        nodeid: int,
+        fh: int,
+        owner: LockOwner,
+        lock: FileLock,
+        *,
+        is_flock: bool,
+        wait: bool,
+    ) -> None:
+        kind = LockKind.FLOCK if is_flock else LockKind.POSIX
+        await self._fs.locks.set(_request(nodeid, fh, owner, lock, kind=kind), wait=wait)
+
+    @translated
+    async def fallocate(
+        self, request: Request, nodeid: int, fh: int, offset: int, length: int, mode: int
+    ) -> None:
+        await self._fs.ranges.fallocate(self._fs.files[fh].file, mode, offset, length)
+
+    @translated
+    async def lseek(self, request: Request, nodeid: int, fh: int, offset: int, whence: int) -> int:
+        return await self._fs.ranges.seek(self._fs.files[fh].file, offset, whence)
+
+    @translated
+    async def copy_file_range(
+        self,
+        request: Request,
+        nodeid_in: int,
+        fh_in: int,
+        offset_in: int,
+        nodeid_out: int,
+        fh_out: int,
+        offset_out: int,
+        length: int,
+    ) -> int:
+        source, target = self._fs.files[fh_in].file, self._fs.files[fh_out].file
+        return await self._fs.ranges.copy(source, offset_in, target, offset_out, length)
+
+    @translated
+    async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:
+        attributes = await self._fs.names.getattr(nodeid)
+        entry = self._told(self._fs.inodes[nodeid], attributes, 0.0)
+        return StatxReply(entry, attributes.btime_ns or None)

@@ -1,0 +1,74 @@
+"""Whatever a program waits for on a mount, it dies when it is killed, also while the server does not answer."""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import Mounts, Pair
+
+OPERATIONS = (
+    "open", "create", "stat", "read", "write", "load", "store", "fsync", "close", "truncate", "chmod",
+    "readdir", "fcntl", "flock", "getlk", "rename", "unlink", "mkdir", "rmdir", "link", "symlink", "statfs",
+    "getxattr", "fallocate", "lseek",
+)  # fmt: skip
+
+OWN_CHANGES = ("fsync", "close")
+"""Operations that are to find this client's own changes not written back."""
+
+DEATH_SECONDS_MAX = 1.0
+
+BLOCKS_SECONDS = 0.3
+"""A system call that has not returned by then waits for the server."""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_killed_program_dies_while_the_server_is_stopped(
+    mounts: Mounts, pair: Pair, program: Callable[[str], Path], operation: str
+) -> None:
+    (pair.export / "file").write_bytes(b"x" * 65536)
+    (pair.export / "other").touch()
+    (pair.export / "sub").mkdir()
+    victim = subprocess.Popen(
+        [program("stuck"), operation, pair.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    with victim:
+        assert victim.stdout.read(6) == b"ready\n"
+        if operation not in OWN_CHANGES:
+            with (pair.two / "file").open("r+b") as file:  # takes every token from the first client
+                file.write(b"y" * 65537)
+        mounts.server.process.send_signal(signal.SIGSTOP)
+        try:
+            victim.stdin.write(b"\n")
+            assert not select.select([victim.stdout], [], [], BLOCKS_SECONDS)[0], victim.stdout.read(100)
+            began = time.monotonic()
+            victim.kill()
+            victim.wait(10)
+            assert time.monotonic() - began < DEATH_SECONDS_MAX
+        finally:
+            mounts.server.process.send_signal(signal.SIGCONT)
+            victim.kill()
+    assert (pair.one / "file").stat().st_size == (pair.two / "file").stat().st_size, "the mount goes on"
+
+
+def test_what_a_killed_program_has_written_is_not_lost(
+    mounts: Mounts, pair: Pair, program: Callable[[str], Path]
+) -> None:
+    """write(2) has returned; the death does not wait for the write-back, which takes place all the same."""
+    (pair.export / "file").write_bytes(bytes(65536))
+    victim = subprocess.Popen(
+        [program("stuck"), "fsync", pair.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert victim.stdout is not None
+    with victim:
+        assert victim.stdout.read(6) == b"ready\n"
+        victim.kill()
+    assert (pair.two / "file").read_bytes()[:2] == b"x\0"
