@@ -13,6 +13,7 @@ from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
@@ -41,6 +42,8 @@ class Writer:
         """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
         the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page."""
         entitled: int | None = None
+        # The write-back of a page carries what the page holds: no page that is read anew lacks it.
+        passed = IntervalSet() if page else file.tokens.watch()
         try:
             while True:
                 known = file.size()
@@ -63,15 +66,62 @@ class Writer:
                     await file.changed()
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
+                elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
+                    file.used(entitled)
+                    entitled = None  # the invalidation may wait for a read that waits for the server (K6)
+                    if await self._past_the_kernel(file, offset, data, lacking, keeps=not direct):
+                        break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
                     break
         finally:
             file.used(entitled)
-        if direct and file.tokens.in_kernel.overlaps(start_page, end_page):
-            # The kernel's pages lack what was written past them (and an append may be elsewhere than it knows).
-            await self._kernel.invalidate_pages(file.inode.node_id, start_page, end_page)
+            file.tokens.unwatch(passed)
         return len(data)
+
+    @staticmethod
+    def _lacking(
+        file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
+    ) -> list[Interval]:
+        """The pages that the kernel may have up to date, and without what is written: those of a file that is
+        written past its pages (an append may even be elsewhere than it knows), and those it has read since
+        the write came. None of them is locked by the write itself: that would have kept reads away."""
+        if direct:
+            return file.tokens.in_kernel.intervals(start, end)
+        return [
+            common
+            for low, high in passed.intervals(start, end)
+            for common in file.tokens.in_kernel.intervals(low, high)
+        ]
+
+    async def _past_the_kernel(
+        self, file: CachedFile, offset: int, data: bytes, lacking: list[Interval], *, keeps: bool
+    ) -> bool:
+        """Take *data* in while the kernel has none of the pages *lacking* them; whether that was possible.
+
+        First the pages, then the data: what programs have stored into such a page comes back whole, with old
+        bytes where these belong. It is a recall by ourselves, of which everything is kept."""
+        start, end = pages_of(offset, len(data))
+        tokens = file.tokens
+        gates = [tokens.revoke(low, high, TokenMode.EXCLUSIVE) for low, high in lacking]
+        try:
+            for gate in gates:
+                while ranges := tokens.invalidate(gate):
+                    for low, high in ranges:
+                        on_returned = gate.close if (low, high) == ranges[-1] else None
+                        await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
+            if (
+                not tokens.holds(start, end, TokenMode.EXCLUSIVE)
+                or tokens.parked(start, end, apart_from=gates)
+                or file.pages.writing.overlaps(offset, offset + len(data))
+            ):
+                return False
+            self._absorb(file, offset, data, keeps=keeps)
+            return True
+        finally:
+            for gate in gates:
+                tokens.revoked(gate)
+            file.wake()
 
     @staticmethod
     def _may_extend(file: CachedFile, end: int, page: bool, start_page: int, end_page: int) -> bool:

@@ -14,6 +14,7 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -54,6 +55,7 @@ class DataTokens:
         self.revocations: list[Revocation] = []
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
+        self._passed: list[IntervalSet] = []
         self._numbers = itertools.count(1)
 
     # --- may an operation run? ---
@@ -67,11 +69,12 @@ class DataTokens:
             at = stop
         return at >= end
 
-    def parked(self, start: int, end: int) -> bool:
+    def parked(self, start: int, end: int, apart_from: Sequence[Revocation] = ()) -> bool:
         """Whether operations on ``[start, end)`` have to wait for a recall to end."""
         return any(
             revocation.phase is Phase.CLOSED and revocation.start < end and start < revocation.end
             for revocation in self.revocations
+            if revocation not in apart_from
         )
 
     def invalidating(self, start: int, end: int) -> bool:
@@ -167,6 +170,23 @@ class DataTokens:
         """The kernel is about to have these pages up to date."""
         assert self.holds(start, end, TokenMode.SHARED), "K1: pages given to the kernel without a token"
         self.in_kernel.add(start, end)
+        for passed in self._passed:
+            passed.add(start, end)
+
+    def watch(self) -> IntervalSet:
+        """For a write(2) that has to wait: the pages that the kernel is given from now on, until `unwatch`.
+
+        The kernel has put the written bytes into its pages before it asks, and lets go of those that were up
+        to date. If such a page is dropped and read again before the write is taken in, it lacks the bytes.
+        """
+        passed = IntervalSet()
+        self._passed.append(passed)
+        return passed
+
+    def unwatch(self, passed: IntervalSet) -> None:
+        """The write has been taken in, or given up."""
+        # By identity: sets that say the same are equal.
+        self._passed = [other for other in self._passed if other is not passed]
 
     # --- open for writing ---
 
