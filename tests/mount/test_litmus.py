@@ -16,7 +16,7 @@ SECONDS = 0.25
 SEED = 7
 
 EARLY = (
-    "a write(2) is seen by programs of its own mount from the moment the kernel has put it into a page that is up "
+    "a write(2) is seen by programs of its own mount once the kernel has put it into a page that is up "
     "to date, before the daemon is asked (fuse_fill_write_pages unlocks the folio); if the page is recalled in "
     "between, other mounts see it later"
 )
