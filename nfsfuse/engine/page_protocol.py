@@ -45,10 +45,17 @@ class PageProtocol:
         """Give up ``[recall.start, recall.end)`` down to *recall.keep*; the mode that is left. When this
         returns the recall may be acknowledged, and must be before anything else runs (K5)."""
         await self.lock_page(file, recall)
-        while cached := self._in_kernel(file, recall):
-            await self.gather_all_mmap_users(file, recall, cached)
-        await self.write_back_page(file, recall)
-        kept = self.clear_page_uptodate(file, recall)
+        # Decided once: somebody may begin to open the file for writing while this goes on. That waits for it.
+        if recall.keep is TokenMode.SHARED and not file.tokens.writers:
+            recall.phase = Phase.CLOSED  # nobody can write: clean pages may stay where they are
+            kept = TokenMode.SHARED
+        else:
+            await self.gather_all_mmap_users(file, recall)
+            kept = TokenMode.NONE
+        if not await self.write_back_page(file, recall) and kept:
+            await self.gather_all_mmap_users(file, recall)  # what is lost must not stay in the kernel
+            kept = TokenMode.NONE
+        self.clear_page_uptodate(file, recall, kept)
         self._check_k5(file, recall, kept)
         self.unlock_page(file, recall)
         return kept
@@ -69,23 +76,14 @@ class PageProtocol:
         while file.tokens.has_to_wait(recall):
             await file.changed()
 
-    def _in_kernel(self, file: CachedFile, recall: Revocation) -> list[Interval]:
-        """What is to be invalidated next: what the kernel had at first, then what operations that ran during
-        the invalidation have put there."""
-        if self._may_stay_shared(file, recall):
-            recall.phase = Phase.CLOSED  # nobody can write: clean pages may stay where they are
-            return []
-        return file.tokens.invalidate(recall)
-
-    @staticmethod
-    def _may_stay_shared(file: CachedFile, recall: Revocation) -> bool:
-        return recall.keep is TokenMode.SHARED and file.tokens.writers == 0
-
-    async def gather_all_mmap_users(
-        self, file: CachedFile, recall: Revocation, cached: list[Interval]
-    ) -> None:
+    async def gather_all_mmap_users(self, file: CachedFile, recall: Revocation) -> None:
         """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
-        FUSE_WRITEs that are taken at once) and drops it. Parked from the instant it has returned."""
+        FUSE_WRITEs that are taken at once) and drops it. Operations are parked from the instant it has
+        returned; what those that ran meanwhile have put there is taken in a further pass."""
+        while cached := file.tokens.invalidate(recall):
+            await self._invalidate(file, recall, cached)
+
+    async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:
         last = cached[-1]
         inode = file.inode
         for start, end in cached:
@@ -94,26 +92,23 @@ class PageProtocol:
             on_returned = recall.close if (start, end) == last else None
             await self._kernel.invalidate_pages(inode.node_id, start, end, on_returned)
 
-    async def write_back_page(self, file: CachedFile, recall: Revocation) -> None:
-        """What is dirty goes to the server, which takes it from the holder that is being recalled. What it
-        refuses is lost, and its file's next fsync or close says so."""
+    async def write_back_page(self, file: CachedFile, recall: Revocation) -> bool:
+        """What is dirty goes to the server, which takes it from the holder that is being recalled. False if
+        it refuses: that is lost, and its file's next fsync or close says so."""
         try:
             await self._write_back.write_back(file, recall.start, recall.end)
         except FsError as exc:
             log.error(
                 "inode %d: a write-back that was recalled failed, data are lost: %s", file.inode.node_id, exc
             )
+        return not file.pages.dirty.overlaps(recall.start, recall.end)
 
-    def clear_page_uptodate(self, file: CachedFile, recall: Revocation) -> TokenMode:
+    def clear_page_uptodate(self, file: CachedFile, recall: Revocation, kept: TokenMode) -> None:
         """The daemon's own copy goes too, or stays as a clean one."""
-        kept = TokenMode.NONE
-        if self._may_stay_shared(file, recall) and not file.pages.dirty.overlaps(recall.start, recall.end):
-            kept = TokenMode.SHARED
-        else:
+        if kept is TokenMode.NONE:
             file.pages.drop(recall.start, recall.end)
             file.changes(recall.start, recall.end)
         file.tokens.reduce(recall.start, recall.end, kept)
-        return kept
 
     def unlock_page(self, file: CachedFile, recall: Revocation) -> None:
         """The client can go wild."""

@@ -31,7 +31,12 @@ class Reader:
     ) -> bytes | bytearray | memoryview:
         """The bytes of ``[offset, offset + size)``, fewer only at the end of the file. *cached*: the kernel
         is going to keep them (not so for O_DIRECT). The answer must reach the kernel before anything else
-        runs: the token is checked right before this returns."""
+        runs: the token is checked right before this returns.
+
+        EAGAIN: an invalidation may be waiting for the folio lock of one of several pages, and another of them
+        would have to be asked for, which the server may only grant when the invalidation is over. Several
+        pages at once are read-ahead: the kernel drops its error and asks again page by page
+        (`fuse_readpages_end` and `filemap_update_page`), and each is then either held or not in the way."""
         start, end = pages_of(offset, size)
         tokens = file.tokens
         if cached:
@@ -40,7 +45,9 @@ class Reader:
         entitled: int | None = None
         try:
             while True:
-                mode = tokens.reading_mode()
+                locked = cached and tokens.invalidating(start, end)
+                # In an invalidation's way a read is answered under what is held; a further pass takes it back.
+                mode = TokenMode.SHARED if locked else tokens.reading_mode()
                 if tokens.parked(start, end):
                     file.used(entitled)
                     entitled = None
@@ -55,8 +62,11 @@ class Reader:
                         if cached:
                             tokens.answered(start, end)
                         return data
+                elif locked and end - start > PAGE_SIZE:
+                    raise FsError(EAGAIN, "read-ahead across the edge of what is being recalled")
                 file.used(entitled)
-                fetch, entitled = await self._fetch(file, start, end, TokenMode.NONE if held else mode)
+                mode = TokenMode.NONE if held else tokens.reading_mode()
+                fetch, entitled = await self._fetch(file, start, end, mode)
         finally:
             file.used(entitled)
 

@@ -138,7 +138,6 @@ class Writer:
 
     def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
         end = offset + len(data)
-        assert file.tokens.holds(*pages_of(offset, len(data)), TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
         file.pages.write(offset, data, trio.current_time())
         if file.attributes.may_change_here():

@@ -32,6 +32,7 @@ class AttributeCache:
         self.xattr_changes = 0
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
+        self._written_back: Attributes | None = None  # the newest in the replies to write-backs
 
     def granted(self, mode: TokenMode) -> None:
         """A token has arrived."""
@@ -76,14 +77,20 @@ class AttributeCache:
     def written_back(self, attributes: Attributes, *, all_of_it: bool) -> bool:
         """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
         has changed by that."""
+        # Replies of parallel write-backs may overtake one another. The file only grows by them.
+        newest = self._written_back
+        if newest is None or (newest.size, newest.ctime_ns) < (attributes.size, attributes.ctime_ns):
+            newest = attributes
+        self._written_back = newest
         if not all_of_it:
             return False
+        self._written_back = None
         was_changed, self.changed_here = self.changed_here, False
         if self.mode is TokenMode.NONE:
             return False
         if was_changed:  # the server's clock and this one may differ: its times replace ours
-            differs = self.known != attributes
-            self.known = attributes
+            differs = self.known != newest
+            self.known = newest
             return differs
         return self.learned(attributes)
 

@@ -351,7 +351,7 @@ class KernelModel:
             raise Sigbus(f"page {index} of {inode.size} bytes")
         folio = inode.folios.get(index)
         if folio is None:
-            await self._read_ahead(mapping.opened, index, Sigbus)
+            await self._read_ahead(mapping.opened, index)
             return
         if not await inode.lock_folio(folio):
             return
@@ -366,10 +366,9 @@ class KernelModel:
 
     # --- FUSE_READ into the cache ---
 
-    async def _read_ahead(
-        self, opened: Descriptor, index: int, failure: type[Exception] | None = None
-    ) -> None:
-        """Bring in the page, and some that follow it and are not cached."""
+    async def _read_ahead(self, opened: Descriptor, index: int) -> None:
+        """Bring in the page, and some that follow it and are not cached. An error leaves folios that are not
+        up to date; whoever needs one then asks for it alone, and is told."""
         inode = opened.inode
         folios: list[Folio] = []
         for number in range(index, index + self.delays.random.randint(1, self.delays.read_ahead_pages_max)):
@@ -377,7 +376,8 @@ class KernelModel:
                 break
             inode.folios[number] = Folio(number, locked=True)
             folios.append(inode.folios[number])
-        await self._read_locked(opened, folios, failure)
+        with suppress(FsError):
+            await self._read_locked(opened, folios, None)
 
     async def _read_locked(
         self, opened: Descriptor, folios: list[Folio], failure: type[Exception] | None

@@ -28,6 +28,10 @@ class Folio:
     mapped: dict[object, bool] = field(default_factory=dict)  # the mapping: whether its PTE is writable
     writes_pending: int = 0  # write(2)s that have copied into it and are not answered yet
 
+    def __str__(self) -> str:
+        flags = ("uptodate", "dirty", "locked", "under_write_back", "mapped", "writes_pending")
+        return f"{self.index}: {' '.join(flag for flag in flags if getattr(self, flag))}"
+
     def protect(self) -> None:
         """page_mkclean: the next store faults."""
         for mapping in self.mapped:
@@ -50,6 +54,19 @@ class KernelInode:
         self.nowrite = False  # FUSE_NOWRITE: page write-backs wait until a truncation is answered
         self.write_backs = 0
         self._changed = trio.lowlevel.ParkingLot()
+
+    def __str__(self) -> str:
+        folios = ", ".join(str(folio) for _, folio in sorted(self.folios.items()))
+        flags = [
+            name
+            for name, is_set in (
+                ("locked", self.lock.locked()),
+                ("nowrite", self.nowrite),
+                ("attributes valid", self.attributes_valid),
+            )
+            if is_set
+        ]
+        return f"inode {self.node_id}: {self.size} bytes, {' '.join(flags)}, folios [{folios}]"
 
     async def changed(self) -> None:
         """Wait until some folio, or what page write-backs wait for, has changed."""

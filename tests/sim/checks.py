@@ -39,7 +39,7 @@ def _check_kernel(file: CachedFile, inode: KernelInode) -> None:
             assert file.tokens.in_kernel.overlaps(start, end) or any(
                 revocation.phase is Phase.INVALIDATING and revocation.start < end and start < revocation.end
                 for revocation in file.tokens.revocations
-            ), f"K1: page {index} is up to date in the kernel, and the daemon does not know"
+            ), f"K1: page {index} is up to date in the kernel, and the daemon does not know: {inode}"
         if (folio.dirty or folio.under_write_back) and not folio.writes_pending:
             assert file.tokens.holds(start, end, TokenMode.EXCLUSIVE), (
                 f"K3: page {index} is dirty in the kernel and not held exclusively"

@@ -37,7 +37,7 @@ from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
 
-STORY_LENGTH = 60
+STORY_LENGTH = 4000
 """Events told of the inode of a violation."""
 
 EVENTS_KEPT = 4000
@@ -205,6 +205,8 @@ class World:
         for client in self.clients:
             for file in client.fs.holdings.files():
                 lines.append(f"{client.name}: {_tokens(file)}")
+            for inode in client.kernel.inodes.values():
+                lines.append(f"{client.name}: kernel, {inode}")
         for events in {handle: None for handle, _ in self.service.tokens.manager._states}:
             told = self.service.tokens.manager.story(events).splitlines()[-STORY_LENGTH:]
             lines.append(f"server, inode {events.hex()}:")
@@ -257,7 +259,8 @@ def simulate(options: Options, play: Play) -> World:
         failure = exc
     world = worlds[0]
     violation = world.failure
-    if violation is None and failure is not None:
+    if failure is not None:
+        # A task that died is the cause; that a check failed in the same instant is what followed.
         violation = _violation_in(failure)
     if violation is None:
         try:
