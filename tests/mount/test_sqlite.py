@@ -21,7 +21,7 @@ WORKERS = (("writer", 0), ("writer", 1), ("reader", 0), ("reader", 1))
 @pytest.mark.xfail(
     strict=False,
     reason="every FUSE_NOTIFY_INVAL_INODE raises the inode's attr_version (fuse_reverse_inval_inode), and the "
-    "kernel ignores the size in the reply to a FUSE_GETATTR that was under way: a read(2) up to the new end comes back "
+    "kernel ignores the size in the reply to a FUSE_GETATTR that was under way: a read(2) up to the new end is "
     "short, and a store or load there is SIGBUS, though the daemon has told the new size",
 )
 @pytest.mark.parametrize(("journal", "mmap_size"), [("wal", 0), ("delete", 0), ("delete", 64 << 20)])
