@@ -65,7 +65,7 @@ class Filesystem:
             self.holdings,
             kernel,
             Reader(remote, self.holdings),
-            Writer(remote, self.holdings, self.write_back, kernel, wall_clock),
+            Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
             self.write_back,
         )
 

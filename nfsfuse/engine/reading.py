@@ -50,9 +50,7 @@ class Reader:
                 mode = TokenMode.SHARED if locked else tokens.reading_mode()
                 if tokens.parked(start, end):
                     file.used(entitled)
-                    entitled = None
-                    # What came for it is of before the recall, even if the pages are held again after it.
-                    fetch = None
+                    fetch, entitled = None, None  # what was fetched is no better than what is being recalled
                     await file.changed()
                     continue
                 held = tokens.holds(start, end, mode)
@@ -69,6 +67,8 @@ class Reader:
                 fetch, entitled = await self._fetch(file, start, end, mode)
         finally:
             file.used(entitled)
+            if cached:
+                tokens.read_ended(start, end)
 
     async def _fetch(
         self, file: CachedFile, start: int, end: int, mode: TokenMode

@@ -8,9 +8,9 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval, IntervalSet
@@ -27,13 +27,13 @@ class Writer:
         remote: Remote,
         holdings: Holdings,
         write_back: WriteBack,
-        kernel: Kernel,
+        page_protocol: PageProtocol,
         wall_clock: Callable[[], int],
     ) -> None:
         self._remote = remote
         self._holdings = holdings
         self._write_back = write_back
-        self._kernel = kernel
+        self._page_protocol = page_protocol
         self._wall_clock = wall_clock
 
     async def write(
@@ -68,8 +68,8 @@ class Writer:
                     await self._write_back.room()
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
                     file.used(entitled)
-                    entitled = None  # the invalidation may wait for a read that waits for the server (K6)
-                    if await self._past_the_kernel(file, offset, data, lacking, keeps=not direct):
+                    entitled = None  # recalls that came before this one have to end first
+                    if await self._write_past_kernel(file, offset, data, extends, lacking, keeps=not direct):
                         break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
@@ -79,49 +79,45 @@ class Writer:
             file.tokens.unwatch(passed)
         return len(data)
 
+    async def _write_past_kernel(
+        self, file: CachedFile, offset: int, data: bytes, extends: bool, lacking: Interval, *, keeps: bool
+    ) -> bool:
+        """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
+        for another client, or what programs store into them would be written back over it, and the data are
+        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, or
+        the end of the file is elsewhere. Shielded, as it must not be left half-way; waits for the kernel."""
+        known = file.size()
+        start, end = pages_of(offset, len(data))
+        with trio.CancelScope(shield=True):
+            revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
+            while file.tokens.has_to_wait(revocation):
+                await file.changed()
+            await self._page_protocol.gather_all_mmap_users(file, revocation)
+            possible = (
+                file.size() == known
+                and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+                and (not extends or file.attributes.may_change_here())
+                and not file.pages.writing.overlaps(offset, offset + len(data))
+            )
+            if possible:
+                self._absorb(file, offset, data, keeps=keeps)
+            file.tokens.revoked(revocation)
+            file.wake()
+        return possible
+
     @staticmethod
     def _lacking(
         file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
-    ) -> list[Interval]:
-        """The pages that the kernel may have up to date, and without what is written: those of a file that is
-        written past its pages (an append may even be elsewhere than it knows), and those it has read since
-        the write came. None of them is locked by the write itself: that would have kept reads away."""
-        if direct:
-            return file.tokens.in_kernel.intervals(start, end)
-        return [
-            common
-            for low, high in passed.intervals(start, end)
-            for common in file.tokens.in_kernel.intervals(low, high)
-        ]
-
-    async def _past_the_kernel(
-        self, file: CachedFile, offset: int, data: bytes, lacking: list[Interval], *, keeps: bool
-    ) -> bool:
-        """Take *data* in while the kernel has none of the pages *lacking* them; whether that was possible.
-
-        First the pages, then the data: what programs have stored into such a page comes back whole, with old
-        bytes where these belong. It is a recall by ourselves, of which everything is kept."""
-        start, end = pages_of(offset, len(data))
-        tokens = file.tokens
-        gates = [tokens.revoke(low, high, TokenMode.EXCLUSIVE) for low, high in lacking]
-        try:
-            for gate in gates:
-                while ranges := tokens.invalidate(gate):
-                    for low, high in ranges:
-                        on_returned = gate.close if (low, high) == ranges[-1] else None
-                        await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
-            if (
-                not tokens.holds(start, end, TokenMode.EXCLUSIVE)
-                or tokens.parked(start, end, apart_from=gates)
-                or file.pages.writing.overlaps(offset, offset + len(data))
-            ):
-                return False
-            self._absorb(file, offset, data, keeps=keeps)
-            return True
-        finally:
-            for gate in gates:
-                tokens.revoked(gate)
-            file.wake()
+    ) -> Interval | None:
+        """The range of pages that the kernel may have up to date without what is written: those of a file that
+        is written past its pages (an append may even be elsewhere than it knows), and those it has read since
+        the write came. The write itself has none of them locked: that would have kept reads away, and only
+        its last page can be."""
+        found = file.tokens.in_kernel.intervals(start, end)
+        if not direct:
+            read = passed.intervals(start, end)
+            found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
+        return (found[0][0], found[-1][1]) if found else None
 
     @staticmethod
     def _may_extend(file: CachedFile, end: int, page: bool, start_page: int, end_page: int) -> bool:
@@ -138,6 +134,7 @@ class Writer:
 
     def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
         end = offset + len(data)
+        assert file.tokens.holds(*pages_of(offset, len(data)), TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
         file.pages.write(offset, data, trio.current_time())
         if file.attributes.may_change_here():
@@ -148,7 +145,7 @@ class Writer:
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
             if first < last:
-                file.tokens.answered(first, last)
+                file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
     async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:

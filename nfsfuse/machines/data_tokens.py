@@ -14,7 +14,6 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -56,6 +55,7 @@ class DataTokens:
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
         self._passed: list[IntervalSet] = []
+        self._reads: list[Interval] = []  # of the kernel's, not answered yet
         self._numbers = itertools.count(1)
 
     # --- may an operation run? ---
@@ -69,12 +69,11 @@ class DataTokens:
             at = stop
         return at >= end
 
-    def parked(self, start: int, end: int, apart_from: Sequence[Revocation] = ()) -> bool:
+    def parked(self, start: int, end: int) -> bool:
         """Whether operations on ``[start, end)`` have to wait for a recall to end."""
         return any(
             revocation.phase is Phase.CLOSED and revocation.start < end and start < revocation.end
             for revocation in self.revocations
-            if revocation not in apart_from
         )
 
     def invalidating(self, start: int, end: int) -> bool:
@@ -162,9 +161,14 @@ class DataTokens:
     # --- what the kernel caches ---
 
     def read_arrived(self, start: int, end: int) -> None:
-        """The kernel asks for these pages: they are not up to date there, and locked until it is answered.
-        So no invalidation may wait for them, and none needs to."""
+        """The kernel asks for these pages: they are not up to date there, and locked until it is answered, at
+        `read_ended`. So no invalidation may wait for them, and none needs to."""
         self.in_kernel.delete(start, end)
+        self._reads.append((start, end))
+
+    def read_ended(self, start: int, end: int) -> None:
+        """A read that arrived is answered, or has failed."""
+        self._reads.remove((start, end))
 
     def answered(self, start: int, end: int) -> None:
         """The kernel is about to have these pages up to date."""
@@ -187,6 +191,16 @@ class DataTokens:
         """The write has been taken in, or given up."""
         # By identity: sets that say the same are equal.
         self._passed = [other for other in self._passed if other is not passed]
+
+    def written(self, start: int, end: int) -> None:
+        """The kernel had these whole pages up to date when it sent a write of them. If it has lost them since,
+        it may be asking for them right now."""
+        pages = IntervalSet()
+        pages.add(start, end)
+        for low, high in self._reads:
+            pages.delete(low, high)
+        for low, high in pages.intervals():
+            self.answered(low, high)
 
     # --- open for writing ---
 

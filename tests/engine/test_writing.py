@@ -10,6 +10,7 @@ import trio.testing
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import InodeTable
@@ -68,7 +69,7 @@ def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
     file.tokens.granted(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
     inode.attributes.learned(node(b"file", 2).attributes)
-    return Writer(Silent(), holdings, write_back, kernel, lambda: 1), file
+    return Writer(Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:

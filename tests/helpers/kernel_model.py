@@ -261,9 +261,9 @@ class KernelModel:
             handle, found = await self.fs.files.create(1, name, 0o100644, flags, credentials)
             inode = await self._found(found.inode.node_id, found.attributes, version)
             return self._opened(inode, handle, flags)
-        found = await self.fs.names.lookup(1, name)
-        assert isinstance(found, Found), name
-        inode = await self._found(found.inode.node_id, found.attributes, version)
+        entry = await self.fs.names.lookup(1, name)
+        assert isinstance(entry, Found), name
+        inode = await self._found(entry.inode.node_id, entry.attributes, version)
         inode.opens_under_way += 1
         try:
             if flags & os.O_TRUNC:
@@ -529,11 +529,11 @@ class KernelModel:
         """ftruncate(2): fuse_do_setattr."""
         inode = opened.inode
 
-        async def setattr() -> Attributes:
+        async def set_size() -> Attributes:
             known = self.fs.inodes[inode.node_id]
             return await self.fs.files.setattr(known, AttributeChanges(size=size))
 
-        await self._truncating(inode, size, setattr, lambda attributes: self._told(inode, attributes))
+        await self._truncating(inode, size, set_size, lambda attributes: self._told(inode, attributes))
 
     async def _truncating(
         self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]], trusted: Callable[[T], bool]

@@ -24,14 +24,17 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="on every client")
     parser.add_argument("--runs", type=int, default=1, help="with this seed and those that follow")
+    parser.add_argument(
+        "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
+    )
+    parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     started, steps, failures = time.monotonic(), 0, 0
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
-            world = simulate(
-                Options(seed, arguments.clients), RandomPrograms(arguments.steps, arguments.processes)
-            )
+            programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
+            world = simulate(Options(seed, arguments.clients, check_every=arguments.check_every), programs)
         except Violation as exc:
             failures += 1
             print(f"seed {seed}: {exc}", flush=True)

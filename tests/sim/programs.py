@@ -53,6 +53,7 @@ class Program:
     steps: int
     grow: _Growth
     log: _Growth
+    cached_writes: bool
     _sizes_left: list[int]
 
     @property
@@ -118,7 +119,8 @@ class Program:
         self._note(mapping.opened, f"store {offset:#x}: {value:#x}")
 
     async def _call_words(self) -> None:
-        flags = self._rng.choice([os.O_RDWR, os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
+        through_cache = os.O_RDWR if self.cached_writes else os.O_RDONLY
+        flags = self._rng.choice([through_cache, through_cache, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
         opened = await self.client.kernel.open(b"words", flags)
         for _ in range(self._burst(6)):
             await self._one_call(opened, "words", WORDS_SIZE)
@@ -271,10 +273,12 @@ async def _disturb(world: World, client: Client) -> None:
 
 @dataclass(slots=True)
 class RandomPrograms:
-    """*processes* on every client make *steps* calls each; then all clients must see what the server has."""
+    """*processes* on every client make *steps* calls each; then all clients must see what the server has.
+    *cached_writes*: ``words`` is also written by write(2) through the page cache (see `tests.sim.test_known`)."""
 
     steps: int = 60
     processes: int = 2
+    cached_writes: bool = False
     handles: dict[bytes, InodeHandle] = field(default_factory=dict)
 
     async def __call__(self, world: World) -> None:
@@ -289,8 +293,8 @@ class RandomPrograms:
             async with trio.open_nursery() as nursery:
                 for client in world.clients:
                     for number in range(self.processes):
-                        name = f"{client.name} process {number + 1}"
-                        program = Program(world, client, name, self.steps, grow, log, sizes)
+                        process = f"{client.name} process {number + 1}"
+                        program = Program(world, client, process, self.steps, grow, log, self.cached_writes, sizes)
                         nursery.start_soon(program.run)
             disturbers.cancel_scope.cancel()
         await self._read_everything(world)
@@ -315,7 +319,8 @@ class RandomPrograms:
 
 
 def _difference(one: bytes, other: bytes) -> int:
-    return next((at for at, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
+    end = min(len(one), len(other))
+    return next((at for at in range(end) if one[at] != other[at]), end)
 
 
 def _check_log(content: bytes, log: _Growth) -> None:
