@@ -13,6 +13,7 @@ from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
@@ -41,6 +42,8 @@ class Writer:
         """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
         the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page."""
         entitled: int | None = None
+        # The write-back of a page carries what the page holds: no page that is read anew lacks it.
+        passed = IntervalSet() if page else file.tokens.watch()
         try:
             while True:
                 known = file.size()
@@ -63,29 +66,30 @@ class Writer:
                     await file.changed()
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
-                elif direct and file.tokens.in_kernel.overlaps(start_page, end_page):
+                elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
                     file.used(entitled)
                     entitled = None  # recalls that came before this one have to end first
-                    if await self._write_past_kernel(file, offset, data, extends):
+                    if await self._write_past_kernel(file, offset, data, extends, lacking, keeps=not direct):
                         break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
                     break
         finally:
             file.used(entitled)
+            file.tokens.unwatch(passed)
         return len(data)
 
     async def _write_past_kernel(
-        self, file: CachedFile, offset: int, data: bytes, extends: bool
+        self, file: CachedFile, offset: int, data: bytes, extends: bool, lacking: Interval, *, keeps: bool
     ) -> bool:
-        """The kernel has pages that lack what is written past them. They are taken from it as if for another
-        client, or what programs store into them meanwhile would be written back over it, and the data are
+        """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
+        for another client, or what programs store into them would be written back over it, and the data are
         absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, or
         the end of the file is elsewhere. Shielded, as it must not be left half-way; waits for the kernel."""
         known = file.size()
         start, end = pages_of(offset, len(data))
         with trio.CancelScope(shield=True):
-            revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
+            revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
             while not file.tokens.may_begin(revocation):
                 await file.changed()
             await self._page_protocol.gather_all_mmap_users(file, revocation)
@@ -96,10 +100,24 @@ class Writer:
                 and not file.pages.writing.overlaps(offset, offset + len(data))
             )
             if possible:
-                self._absorb(file, offset, data, keeps=False)
+                self._absorb(file, offset, data, keeps=keeps)
             file.tokens.revoked(revocation)
             file.wake()
         return possible
+
+    @staticmethod
+    def _lacking(
+        file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
+    ) -> Interval | None:
+        """The range of pages that the kernel may have up to date without what is written: those of a file that
+        is written past its pages (an append may even be elsewhere than it knows), and those it has read since
+        the write came. The write itself has none of them locked: that would have kept reads away, and only
+        its last page can be."""
+        found = file.tokens.in_kernel.intervals(start, end)
+        if not direct:
+            read = passed.intervals(start, end)
+            found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
+        return (found[0][0], found[-1][1]) if found else None
 
     @staticmethod
     def _may_extend(file: CachedFile, end: int, page: bool, start_page: int, end_page: int) -> bool:

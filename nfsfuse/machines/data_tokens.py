@@ -56,6 +56,7 @@ class DataTokens:
         self.revocations: list[Revocation] = []
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
+        self._passed: list[IntervalSet] = []
         self._reads: list[Interval] = []  # of the kernel's, not answered yet
         self._numbers = itertools.count(1)
 
@@ -174,6 +175,23 @@ class DataTokens:
         """The kernel is about to have these pages up to date."""
         assert self.holds(start, end, TokenMode.SHARED), "K1: pages given to the kernel without a token"
         self.in_kernel.add(start, end)
+        for passed in self._passed:
+            passed.add(start, end)
+
+    def watch(self) -> IntervalSet:
+        """For a write(2) that has to wait: the pages that the kernel is given from now on, until `unwatch`.
+
+        The kernel has put the written bytes into its pages before it asks, and lets go of those that were up
+        to date. If such a page is dropped and read again before the write is taken in, it lacks the bytes.
+        """
+        passed = IntervalSet()
+        self._passed.append(passed)
+        return passed
+
+    def unwatch(self, passed: IntervalSet) -> None:
+        """The write has been taken in, or given up."""
+        # By identity: sets that say the same are equal.
+        self._passed = [other for other in self._passed if other is not passed]
 
     def written(self, start: int, end: int) -> None:
         """The kernel had these whole pages up to date when it sent a write of them. If it has lost them since,

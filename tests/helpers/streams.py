@@ -28,7 +28,7 @@ class _Direction:
         self.changed = trio.lowlevel.ParkingLot()
 
     def put(self, buffers: Sequence[Buffer]) -> int:
-        delay = self.delay_seconds if isinstance(self.delay_seconds, float) else self.delay_seconds()
+        delay = self.delay_seconds() if callable(self.delay_seconds) else self.delay_seconds
         arrives = trio.current_time() + delay  # a later one that arrives earlier waits for those before it
         before = self.held
         for buffer in buffers:

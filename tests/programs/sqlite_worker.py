@@ -22,7 +22,11 @@ def main() -> None:
     database = sqlite3.connect(path, timeout=BUSY_SECONDS_MAX, isolation_level=None)
     database.execute(f"pragma mmap_size = {int(os.environ.get('NFSFUSE_TEST_MMAP_SIZE', '0'))}")
     end = time.monotonic() + seconds
-    print((write if role == "writer" else read)(database, number, end))
+    try:
+        print((write if role == "writer" else read)(database, number, end))
+    except sqlite3.Error as exc:
+        exc.add_note(f"{exc.sqlite_errorname} ({role} {number})")
+        raise
 
 
 def write(database: sqlite3.Connection, writer: int, end: float) -> int:

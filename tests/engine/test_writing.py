@@ -1,0 +1,147 @@
+"""Writes that had to wait: what the kernel has read in the meantime lacks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+import trio.testing
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.write_back import WriteBack
+from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.inodes import InodeTable
+from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
+
+
+def node(handle: bytes, ino: int) -> Node:
+    return Node(InodeHandle(handle), Attributes(ino, 0o100644, 1, 0, 0, 0, PAGE_SIZE, 8, 0, 0, 0, 0))
+
+
+class Silent:
+    """A server that nobody should ask."""
+
+    async def call(self, message: Any, payload: Any = b"", apply: Any = None) -> Any:
+        raise AssertionError(message)
+
+    def post(self, message: Any) -> None:
+        raise AssertionError(message)
+
+
+class Kernel:
+    """Notes what is invalidated; *on_invalidate* is what happens during it."""
+
+    def __init__(self) -> None:
+        self.invalidated: list[tuple[int, int]] = []
+        self.on_invalidate: Callable[[], None] = lambda: None
+
+    async def invalidate_pages(
+        self, node_id: int, start: int, end: int, on_returned: Callable[[], None] | None = None
+    ) -> None:
+        self.invalidated.append((start, end))
+        await trio.lowlevel.checkpoint()
+        action, self.on_invalidate = self.on_invalidate, lambda: None
+        action()
+        if on_returned is not None:
+            on_returned()
+
+    async def write_back_pages(self, node_id: int, generation: int, start: int, end: int) -> None:
+        raise AssertionError
+
+    async def invalidate_attributes(self, node_id: int) -> None:
+        raise AssertionError
+
+
+def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
+    """A file of one page, held exclusively, open for writing, its size known."""
+    inodes = InodeTable(node(b"root", 1))
+    cache = PageCache(1 << 20, guard=False)
+    holdings = Holdings(Silent(), inodes, cache, lambda inode: None)
+    write_back = WriteBack(Silent(), cache, 1 << 20, lambda file: None)
+    inode = inodes.known(node(b"file", 2))
+    file = holdings.file(inode)
+    file.tokens.writers = 1
+    file.tokens.granted(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+    inode.attributes.granted(TokenMode.EXCLUSIVE)
+    inode.attributes.learned(node(b"file", 2).attributes)
+    return Writer(Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
+
+
+async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:
+    """A write comes while a recall is closed; *meanwhile* is what happens before it runs."""
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
+    recall.close()
+
+    async def write() -> None:
+        await writer.write(file, 0, b"new", append=False, direct=False, page=False)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        assert file.pages.read(0, 3) is None
+        file.tokens.reduce(0, PAGE_SIZE, TokenMode.NONE)
+        file.tokens.revoked(recall)
+        file.tokens.granted(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+        meanwhile()
+        file.wake()
+    assert file.pages.read(0, 3) == b"new"
+    file.check()
+
+
+async def test_a_page_read_while_a_write_was_parked_is_dropped_before_the_write_is_taken_in() -> None:
+    """The kernel's page had the bytes, was dropped by the recall, and has been read again without them."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    await write_parked(writer, file, lambda: file.tokens.answered(0, PAGE_SIZE))
+    assert kernel.invalidated == [(0, PAGE_SIZE)]
+    assert not file.tokens.in_kernel
+
+
+async def test_what_a_program_stored_into_that_page_does_not_undo_the_write() -> None:
+    """The page comes back whole, with the old bytes, and is taken in first."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+
+    def launder() -> None:
+        assert file.pages.read(0, 3) is None, "the write was taken in before the page that lacks it"
+        file.pages.write(0, b"old" + b"stored".ljust(PAGE_SIZE - 3), 0.0)
+
+    kernel.on_invalidate = launder
+    await write_parked(writer, file, lambda: file.tokens.answered(0, PAGE_SIZE))
+    assert file.pages.read(0, 9) == b"newstored"
+
+
+async def test_a_page_read_again_during_the_invalidation_is_dropped_again() -> None:
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
+    await write_parked(writer, file, lambda: file.tokens.answered(0, PAGE_SIZE))
+    assert kernel.invalidated == [(0, PAGE_SIZE)] * 2
+    assert not file.tokens.in_kernel
+
+
+async def test_a_write_that_nobody_overtook_costs_no_invalidation() -> None:
+    """Its page may be locked by itself, so that an invalidation would wait for ever."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    await write_parked(writer, file, lambda: None)
+    assert kernel.invalidated == []
+
+
+async def test_a_write_past_the_kernels_pages_drops_them_first() -> None:
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    file.tokens.answered(0, PAGE_SIZE)
+
+    def launder() -> None:
+        file.pages.write(0, b"old" + b"stored".ljust(PAGE_SIZE - 3), 0.0)
+
+    kernel.on_invalidate = launder
+    await writer.write(file, 0, b"new", append=False, direct=True, page=False)
+    assert file.pages.read(0, 9) == b"newstored"
+    assert kernel.invalidated == [(0, PAGE_SIZE)]
