@@ -274,7 +274,7 @@ async def _disturb(world: World, client: Client) -> None:
 @dataclass(slots=True)
 class RandomPrograms:
     """*processes* on every client make *steps* calls each; then all clients must see what the server has.
-    *cached_writes*: ``words`` is also written by write(2) through the page cache (see `tests.sim.test_known`)."""
+    *cached_writes*: ``words`` is also written by write(2) through the page cache (`tests.sim.test_known`)."""
 
     steps: int = 60
     processes: int = 2
@@ -294,7 +294,9 @@ class RandomPrograms:
                 for client in world.clients:
                     for number in range(self.processes):
                         process = f"{client.name} process {number + 1}"
-                        program = Program(world, client, process, self.steps, grow, log, self.cached_writes, sizes)
+                        program = Program(
+                            world, client, process, self.steps, grow, log, self.cached_writes, sizes
+                        )
                         nursery.start_soon(program.run)
             disturbers.cancel_scope.cancel()
         await self._read_everything(world)
