@@ -87,9 +87,7 @@ class CachedFile:
     def forget_everything(self) -> None:
         """The session is over: no token is held, and nothing here may be believed."""
         self.changes(0, RANGE_END)
-        for start, end in self.pages.writing.intervals():
-            self.pages.end_write_back(start, end, clean=False)
-        self.pages.drop(0, RANGE_END)
+        self.pages.cut(0)
         self.tokens.lost()
         self.attr_entitled.clear()
         self.open_ids.clear()

@@ -47,11 +47,12 @@ class _OpenDirectory:
         self.directory = directory
         self._entries: tuple[Listed, ...] = ()
         self._end = False
+        self.changes = -1  # `DirectoryCache.changes` when the piece was listed
         self.attributes: dict[InodeHandle, Attributes] = {}  # as the server told them with the piece
         self._index: dict[int, int] = {}  # cookie to the index of the entry that follows it
 
-    def replace(self, cookie: int, entries: tuple[Listed, ...], end: bool) -> None:
-        self._entries, self._end = entries, end
+    def replace(self, cookie: int, entries: tuple[Listed, ...], end: bool, changes: int) -> None:
+        self._entries, self._end, self.changes = entries, end, changes
         self._index = {after: index + 1 for index, (_, after, _) in enumerate(entries)}
         self._index[cookie] = 0
 
@@ -138,7 +139,7 @@ class Directories:
         known = opened.directory.cache.listing(cookie)
         if known is None:
             return await self._ask(opened, cookie)
-        opened.replace(cookie, *known)
+        opened.replace(cookie, *known, opened.directory.cache.changes)
         return known[0]
 
     async def _ask(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
@@ -157,7 +158,7 @@ class Directories:
                     self._holdings.found(entry.node, (token,))
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
-            opened.replace(cookie, entries, reply.end)
+            opened.replace(cookie, entries, reply.end, changes)
             opened.attributes = {e.node.handle: e.node.attributes for e in reply.entries if e.node is not None}
 
         message = m.ReadDir(opened.directory.inode.handle, cookie, LISTING_ENTRIES_MAX)

@@ -138,7 +138,7 @@ class Files:
 
     async def _give_up(self, file: CachedFile, start: int, end: int) -> None:
         revocation = file.tokens.revoke(start, end, TokenMode.NONE)
-        while file.tokens.has_to_wait(revocation):
+        while not file.tokens.may_begin(revocation):
             await file.changed()
         while ranges := file.tokens.invalidate(revocation):
             for low, high in ranges:
@@ -275,10 +275,7 @@ class Files:
     def _truncated(self, file: CachedFile, size: int) -> None:
         """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
         file.changes(size, RANGE_END)
-        for start, end in file.pages.writing.intervals(size):
-            # Under way since before the truncation: the server has put it before that, too.
-            file.pages.end_write_back(start, end, clean=True)
-        file.pages.drop(size, RANGE_END)
+        file.pages.cut(size)
         file.attributes.changed_here = bool(file.pages.dirty)
 
 

@@ -57,7 +57,7 @@ class Filesystem:
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
-        self.names = Names(remote, self.inodes, self.holdings, self.write_back)
+        self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
         self.directories = Directories(remote, self.inodes, self.holdings, self.names)
         self.files = Files(
             remote,
@@ -92,6 +92,7 @@ class Filesystem:
 
     async def session_lost(self, *, has_epochs: bool) -> None:
         """The session with the server is over: nothing is served from any cache from now on."""
+        self.locks.lost()
         await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
 
     def check(self) -> None:

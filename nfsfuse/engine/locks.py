@@ -154,6 +154,14 @@ class Locks:
         if found or owner is not None:
             self._remote.post(m.ReleaseLocks(handle, OpenId(open_file), owner))
 
+    def lost(self) -> None:
+        """The session is over, and with it every lock at the server."""
+        for handle, holders in list(self._holders.items()):
+            for who, holder in list(holders.items()):
+                holder.held.clear()
+                holder.through.clear()
+                self._tidy(handle, who)
+
     # --- the record ---
 
     def _holder(self, handle: InodeHandle, who: _Who) -> _Holder | None:

@@ -11,6 +11,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.directory_cache import UNKNOWN
 from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -37,8 +38,11 @@ class Absent:
 class Names:
     """Everything that is about names, attributes and links. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable, holdings: Holdings, write_back: WriteBack) -> None:
+    def __init__(
+        self, remote: Remote, inodes: InodeTable, holdings: Holdings, write_back: WriteBack, kernel: Kernel
+    ) -> None:
         self._remote = remote
+        self._kernel = kernel
         self._inodes = inodes
         self._holdings = holdings
         self._write_back = write_back
@@ -142,6 +146,10 @@ class Names:
         with old.pending(), new.pending():
             message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)
             await self._remote.call(message, b"", renamed)
+            if not (old.cache.holds(name) and new.cache.holds(new_name)):
+                # Somebody else wants one of them already, so it was not left to us. But the kernel is about to
+                # move what it believes of the one to the other: it must not believe it there (K4).
+                await self._kernel.distrust_entries()
 
     def _done(self, reply: Message) -> None:
         assert isinstance(reply, m.Done)

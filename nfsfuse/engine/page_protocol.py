@@ -71,9 +71,9 @@ class PageProtocol:
 
     async def lock_page(self, file: CachedFile, recall: Revocation) -> None:
         """Wait for the operations that were granted these pages before the recall came: each gets to use
-        them once, or two clients could take a page from each other for ever. And for recalls of some of these
-        pages that came before."""
-        while file.tokens.has_to_wait(recall):
+        them once, or two clients could take a page from each other for ever. And for earlier recalls of any
+        of these pages, which the kernel may still be dropping for them."""
+        while not file.tokens.may_begin(recall):
             await file.changed()
 
     async def gather_all_mmap_users(self, file: CachedFile, recall: Revocation) -> None:

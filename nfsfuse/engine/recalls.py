@@ -69,7 +69,7 @@ class Recalls:
             revocation = file.tokens.revoke(token.start, token.end, token.mode)
             self._nursery.start_soon(self._revoke_data, file, revocation, token, acknowledge)
         elif token.resource is Resource.ATTR and inode is not None:
-            inode.attributes.revoking = True
+            inode.attributes.recalls += 1
             self._nursery.start_soon(self._revoke_attributes, inode, file, token, acknowledge)
         elif token.resource is Resource.DIR and directory is not None:
             names = directory.cache.revoke(token.start, token.end)
@@ -100,7 +100,7 @@ class Recalls:
             attributes.kernel_trusts = False
             await self._kernel.invalidate_attributes(inode.node_id)
         attributes.reduced(token.mode)
-        attributes.revoking = False
+        attributes.recalls -= 1
         if file is not None:
             file.wake()
         acknowledge(m.Recalled(()))

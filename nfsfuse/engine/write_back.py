@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.machines.page_cache import Outgoing, PageCache
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -119,35 +119,31 @@ class WriteBack:
                 start = extent[1]
                 continue
             self._in_flight += 1
-            data = file.pages.begin_write_back(*extent)
-            self._nursery.start_soon(self._send, file, extent, data)
+            self._nursery.start_soon(self._send, file, file.pages.begin_write_back(*extent))
             began = True
         if not file.pages.dirty:
             self._dirty_files.pop(file, None)
         return began
 
-    async def _send(self, file: CachedFile, extent: tuple[int, int], data: bytes) -> None:
-        start, end = extent
+    async def _send(self, file: CachedFile, outgoing: Outgoing) -> None:
         self.writes_sent += 1
-        self.bytes_sent += len(data)
+        self.bytes_sent += len(outgoing.data)
 
         def written(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Written)
-            if file.pages.writing.covers(start, end):  # not so if it was truncated, or fenced, meanwhile
-                file.pages.end_write_back(start, end, clean=True)
+            file.pages.end_write_back(outgoing, clean=True)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
 
         try:
-            await self._remote.call(m.Write(file.inode.handle, start), data, written)
+            await self._remote.call(m.Write(file.inode.handle, outgoing.start), outgoing.data, written)
         except FsError as exc:
-            if file.pages.writing.covers(start, end):
-                file.pages.end_write_back(start, end, clean=False)
+            file.pages.end_write_back(outgoing, clean=False)
             log.error(
                 "inode %d: write-back of %d bytes at %d failed: %s",
                 file.inode.node_id,
-                end - start,
-                start,
+                len(outgoing.data),
+                outgoing.start,
                 exc,
             )
             file.failed(exc)

@@ -86,7 +86,7 @@ class Writer:
         start, end = pages_of(offset, len(data))
         with trio.CancelScope(shield=True):
             revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
-            while file.tokens.has_to_wait(revocation):
+            while not file.tokens.may_begin(revocation):
                 await file.changed()
             await self._page_protocol.gather_all_mmap_users(file, revocation)
             possible = (

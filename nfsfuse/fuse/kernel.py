@@ -27,6 +27,7 @@ class FuseKernel:
         self.notifier: Notifier | None = None
         self.bulk: BulkWriteBack | None = None
         self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
+        self._epochs = False
         self.invalidations = 0
         self.invalidation_seconds = 0.0
 
@@ -60,11 +61,14 @@ class FuseKernel:
 
     async def distrust_entries(self) -> None:
         assert self.notifier is not None
+        if not self._epochs:
+            return  # no name is believed: see `Operations.trust_names`
         log.debug("a new epoch for all names")
         notified = await self.notifier.inc_epoch()
-        assert notified.done, "names are trusted only where the kernel has epochs"
+        assert notified.done, "the kernel had epochs before"
 
     async def has_epochs(self) -> bool:
         """Whether `distrust_entries` can be done: Linux 6.16 and later."""
         assert self.notifier is not None
-        return (await self.notifier.inc_epoch()).done
+        self._epochs = (await self.notifier.inc_epoch()).done
+        return self._epochs

@@ -24,8 +24,8 @@ class AttributeCache:
         self.known: Attributes | None = None
         self.changed_here = False
         """Size or times differ from the server's: data are still to be written back."""
-        self.revoking = False
-        """A recall is in progress: no change may be made here any more."""
+        self.recalls = 0
+        """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
         self.xattrs: dict[bytes, bytes | None] = {}
         """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
@@ -33,6 +33,11 @@ class AttributeCache:
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
+
+    @property
+    def revoking(self) -> bool:
+        """A recall is in progress: no change may be made here any more, and nothing be believed for good."""
+        return self.recalls > 0
 
     def granted(self, mode: TokenMode) -> None:
         """A token has arrived."""

@@ -7,6 +7,8 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
 * An operation runs if its range is held and is not *revoked*: a recall in progress lets operations in until
   its first invalidation has returned, and during every further invalidation (an operation that arrives then
   may hold the very folio lock that the invalidation waits for); at all other times they are parked.
+* Recalls of one page are carried out one after the other (`may_begin`): an invalidation takes pages off the
+  books before the kernel has dropped them, so that a second recall would take them for gone.
 * An operation whose token was just granted is *entitled*: recalls of that range wait for it, so that whoever
   asked for a page gets to use it once. An entitled operation never waits for the server.
 """
@@ -24,7 +26,7 @@ from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 class Phase(Enum):
     """Where a recall is."""
 
-    PENDING = "it waits for the operations that were granted what it takes"
+    PENDING = "it waits for the operations that were granted what it takes, and for earlier recalls of it"
     INVALIDATING = "an invalidation is under way in the kernel"
     CLOSED = "operations are parked"
 
@@ -124,13 +126,12 @@ class DataTokens:
         self.revocations.append(revocation)
         return revocation
 
-    def has_to_wait(self, revocation: Revocation) -> bool:
-        """Whether it has to wait: for entitled operations, or for an earlier revocation that overlaps, whose
-        pages may still be in the kernel although they are no longer counted as such."""
-        earlier = self.revocations[: self.revocations.index(revocation)]
-        return bool(revocation.waits_for) or any(
-            other.start < revocation.end and revocation.start < other.end for other in earlier
-        )
+    def may_begin(self, revocation: Revocation) -> bool:
+        """Whether *revocation* need not wait: all it waits for have run, and no earlier one of any of its
+        range is in progress."""
+        earlier = itertools.takewhile(lambda other: other is not revocation, self.revocations)
+        overlapping = any(r.start < revocation.end and revocation.start < r.end for r in earlier)
+        return not revocation.waits_for and not overlapping
 
     def invalidate(self, revocation: Revocation) -> list[Interval]:
         """What has to be invalidated in the kernel now; nothing, and the revocation closed, if nothing is
@@ -188,7 +189,15 @@ class DataTokens:
 
     def shared(self) -> list[Interval]:
         """What is held SHARED."""
-        return [(start, end) for start, end, mode in self.held if mode is TokenMode.SHARED]
+        return self.shared_in(0, RANGE_END)
+
+    def shared_in(self, start: int, end: int) -> list[Interval]:
+        """What of ``[start, end)`` is held SHARED."""
+        return [
+            (begin, stop)
+            for begin, stop, mode in self.held.overlapping(start, end)
+            if mode is TokenMode.SHARED
+        ]
 
     def everything(self) -> list[tuple[int, int, TokenMode]]:
         """All that is held."""

@@ -3,18 +3,22 @@
 Blocks are aligned pieces of a file; which bytes of them mean something is kept as extents per file: *valid*
 (as good as the server's, or newer), *dirty* (newer), *writing* (dirty and on the way to the server). An extent
 under write-back is write-protected, by its state always, and in guard mode by a real mprotect(2): then a store
-that slips past the page lock is a crash in a test and not a lost update in the field. A block that holds
-nothing valid is PROT_NONE in guard mode.
+that slips past the page lock is a crash in a test and not a lost update in the field. That protects the pages
+that lie wholly in the extent: beside it, in the page where it begins or ends, stores are allowed. A block that
+holds nothing valid is PROT_NONE in guard mode.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
-from nfsfuse.protocol.intervals import Interval, IntervalSet
+from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import PAGE_SIZE
 
 BLOCK_SIZE: Final = 64 * 1024
@@ -50,7 +54,7 @@ class PageCache:
     """The blocks of all files of a mount. *budget* is in bytes; *guard* turns on memory protection.
 
     Clean blocks beyond the budget are dropped, least recently used first; dirty ones never are, so whoever
-    makes data dirty has to heed `over_budget` (back-pressure).
+    makes data dirty has to heed `dirty_bytes` (back-pressure).
     """
 
     def __init__(self, budget: int, guard: bool) -> None:
@@ -79,6 +83,10 @@ class PageCache:
             return None
         self._blocks.move_to_end((file.number, index))
         return found[1]
+
+    def has_block(self, file: FilePages, index: int) -> bool:
+        """Whether a file has this block; asking does not count as a use."""
+        return (file.number, index) in self._blocks
 
     def block_for_writing(self, file: FilePages, index: int) -> Block:
         """A file's block, made if need be."""
@@ -117,6 +125,16 @@ class PageCache:
             self._free.append(found[1])
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An extent on its way to the server, and what it contains."""
+
+    number: int
+    start: int
+    end: int
+    data: bytes
+
+
 class FilePages:
     """The cached data of one file."""
 
@@ -127,6 +145,8 @@ class FilePages:
         self.dirty = IntervalSet()
         self.writing = IntervalSet()
         self.dirty_since: float | None = None
+        self._outgoing: IntervalMap[int] = IntervalMap()  # writing, by number
+        self._numbers = itertools.count(1)
 
     @property
     def dirty_bytes(self) -> int:
@@ -187,24 +207,28 @@ class FilePages:
 
     # --- write-back ---
 
-    def begin_write_back(self, start: int, end: int) -> bytes:
+    def begin_write_back(self, start: int, end: int) -> Outgoing:
         """Dirty ``[start, end)`` is on its way: the bytes, which cannot change until `end_write_back`."""
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
+        number = next(self._numbers)
         self.writing.add(start, end)
-        self._guard(start, end)
+        self._outgoing.set(start, end, number)
+        self._protect(start, end, mmap.PROT_READ)
         data = self.read(start, end)
         assert data is not None
-        return bytes(data)
+        return Outgoing(number, start, end, bytes(data))
 
-    def end_write_back(self, start: int, end: int, *, clean: bool) -> None:
-        """The server has it (*clean*), or refused it. What was ended before, by a truncation, stays so."""
-        ended = self.writing.intervals(start, end)
-        self.writing.delete(start, end)
-        for begin, stop in ended:
-            self._unguard(begin, stop)
-        if clean:
-            self._clean(start, end)
+    def end_write_back(self, outgoing: Outgoing, *, clean: bool) -> None:
+        """The server has it (*clean*), or refused it. What was `cut` off it meanwhile, and perhaps written
+        anew, is not concerned."""
+        for start, end, number in self._outgoing.overlapping(outgoing.start, outgoing.end):
+            if number == outgoing.number:
+                self.writing.delete(start, end)
+                self._outgoing.delete(start, end)
+                self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
+                if clean:
+                    self._clean(start, end)
 
     def _clean(self, start: int, end: int) -> None:
         self._cache.dirty_bytes -= sum(stop - begin for begin, stop in self.dirty.intervals(start, end))
@@ -235,24 +259,24 @@ class FilePages:
             if not self.valid.overlaps(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE):
                 self._cache.release(self, index)
 
-    def _guard(self, start: int, end: int) -> None:
-        """Write-protect the pages that are wholly on their way. Of others some bytes may still be stored."""
-        start, end = -(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
-        if self._cache.guard:
-            for index, low, high in _pieces(start, end):
-                block = self._cache.block(self, index)
-                assert block is not None, "valid data without a block"
-                block.protect(low, high, mmap.PROT_READ)
+    def cut(self, size: int) -> None:
+        """The server has truncated the file: nothing from *size* on is valid, also of what is on its way."""
+        for start, end in self.writing.intervals(size):
+            self.writing.delete(start, end)
+            self._outgoing.delete(start, end)
+            # From the page of the new end on, although the extent goes on below it.
+            self._protect(start // PAGE_SIZE * PAGE_SIZE, end, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.drop(size, RANGE_END)
 
-    def _unguard(self, start: int, end: int) -> None:
-        """Let the pages of ``[start, end)`` be written that are not on their way any more."""
+    def _protect(self, start: int, end: int, protection: int) -> None:
+        """mprotect(2) the pages that lie wholly in ``[start, end)``, in guard mode."""
         if not self._cache.guard:
             return
-        for page in range(start // PAGE_SIZE * PAGE_SIZE, end, PAGE_SIZE):
-            index, low = divmod(page, BLOCK_SIZE)
+        start, end = -(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+        for index, low, high in _pieces(start, end):
             block = self._cache.block(self, index)
-            if block is not None and not self.writing.overlaps(page, page + PAGE_SIZE):
-                block.protect(low, low + PAGE_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
+            assert block is not None
+            block.protect(low, high, protection)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -262,7 +286,11 @@ class FilePages:
             assert self.valid.covers(start, end), "dirty is part of valid"
         for start, end in self.valid.intervals():
             for index, _, _ in _pieces(start, end):
-                assert self._cache.block(self, index) is not None, "valid data have a block"
+                assert self._cache.has_block(self, index), "valid data have a block"
+        outgoing = IntervalSet()
+        for start, end, _ in self._outgoing:
+            outgoing.add(start, end)
+        assert outgoing == self.writing, "what is on its way has a number"
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int, int]]:

@@ -90,7 +90,7 @@ async def test_an_abandoned_grant_is_undone_exactly(autojump_clock):
     is held afterwards, in the same mode."""
     async with serving() as server:
         one = locks_of(await server.client())
-        two = locks_of(await server.client(back_seconds=5))
+        two = locks_of(await server.client(back_seconds=5.0))
         await two.set(request(READ, 0, 9), wait=False)
         began = trio.current_time()
         assert await cancelled_after(1, lambda: two.set(request(WRITE, 5, 20), wait=True))
@@ -106,7 +106,7 @@ async def test_the_same_owner_waits_for_what_it_abandoned(autojump_clock):
     """Or the undoing would hit the lock that it has taken meanwhile."""
     async with serving() as server:
         one = locks_of(await server.client())
-        two = locks_of(await server.client(back_seconds=5))
+        two = locks_of(await server.client(back_seconds=5.0))
         began = trio.current_time()
         assert await cancelled_after(1, lambda: two.set(request(WRITE), wait=True))
         await two.set(request(WRITE, owner=2, kind=LockKind.FLOCK), wait=False)  # another's does not wait
@@ -169,4 +169,16 @@ async def test_a_lost_connection_ends_the_wait(autojump_clock):
             nursery.start_soon(cut)
             with pytest.raises(FsError, match="connection to the server is lost"):
                 await locks.set(request(WRITE), wait=True)
+        locks.check()
+
+
+async def test_nothing_is_held_once_the_session_is_lost(autojump_clock):
+    async with serving() as server:
+        client = await server.client()
+        locks = locks_of(client)
+        await locks.set(request(WRITE, 0, 9), wait=False)
+        await locks.set(request(WRITE, kind=LockKind.FLOCK, owner=8), wait=False)
+        client.stream.cut()
+        locks.lost()
+        await locks.flush(ROOT, LockOwner(1), wait=True)  # which would have to fail
         locks.check()

@@ -241,3 +241,29 @@ def test_foreground_fails_with_the_reason(rig: Rig) -> None:
     assert ended.status == 1
     assert "cannot connect" in ended.errors
     assert "Traceback" not in ended.errors
+
+
+def test_the_kernels_options_are_set_and_said(rig: Rig) -> None:
+    server = rig.server()
+    mountpoint = rig.mount(server, "read_ahead_kb=512,max_background=7")
+    log = rig.log_of(mountpoint).read_text()
+    (line,) = [line for line in log.splitlines() if "is mounted on" in line]
+    assert "max_background=7" in line
+    for flag in ("posix_locks", "flock_locks", "parallel_dirops", "explicit_inval_data"):
+        assert flag in line
+    for flag in (" auto_inval_data", "writeback_cache"):
+        assert flag not in line
+    device = os.stat(mountpoint).st_dev
+    bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
+    assert (bdi / "read_ahead_kb").read_text().strip() == "512" or "not allowed to set read_ahead_kb" in log
+    connection = rig.kernel_mount(mountpoint)
+    assert connection is not None
+    limit = Path(f"/sys/fs/fuse/connections/{connection.connection}/max_background")
+    assert limit.read_text().strip() == "7"
+
+
+@pytest.mark.parametrize("option", ["read_ahead_kb=x", "read_ahead_kb=65537", "max_background=0", "nolock=1"])
+def test_an_option_without_sense_is_refused(rig: Rig, option: str) -> None:
+    ended = rig.command("nfsfuse", "mount", "unix:/nowhere", rig.mountpoint(), "-o", option)
+    assert ended.status == 2
+    assert option in ended.errors

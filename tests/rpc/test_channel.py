@@ -482,3 +482,32 @@ async def test_a_thousand_calls_leave_nothing_behind(autojump_clock):
             assert side.channel._calls == {}
             assert side.exchange.asked == 0
             assert side.exchange._answering == {}
+
+
+# --- what becomes of a call that nobody waits for any more ---
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_the_failure_of_an_abandoned_call_is_told(autojump_clock, cut: bool):
+    failures: list[Exception] = []
+    async with connected(MAY_ASK) as (client, server):
+        with trio.move_on_after(1):
+            await client.channel.call(link(1), b"", None, failures.append)
+        assert failures == []
+        if cut:
+            client.stream.cut()
+        else:
+            server.channel.fail(server.arrived[0].id, errno.EINTR)
+        await wait_all_tasks_blocked()
+    (failure,) = failures
+    assert isinstance(failure, ConnectionLost if cut else FsError)
+
+
+async def test_a_call_on_a_lost_connection_fails_in_every_way(autojump_clock):
+    failures: list[Exception] = []
+    async with connected(MAY_ASK) as (client, _):
+        client.channel.close()
+        await wait_all_tasks_blocked()
+        with pytest.raises(ConnectionLost):
+            await client.channel.call(link(1), b"", None, failures.append)
+        assert [type(failure) for failure in failures] == [ConnectionLost]

@@ -84,7 +84,7 @@ def writes_under_shared(patch: pytest.MonkeyPatch) -> None:
 
 
 def overlapping_recalls_do_not_take_turns(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(DataTokens, "has_to_wait", lambda self, revocation: bool(revocation.waits_for))
+    patch.setattr(DataTokens, "may_begin", lambda self, revocation: not revocation.waits_for)
 
 
 def page_write_back_asks_for_attributes(patch: pytest.MonkeyPatch) -> None:

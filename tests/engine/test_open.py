@@ -1,0 +1,244 @@
+"""Opening and closing on the client: what it costs, and what it leaves."""
+
+from __future__ import annotations
+
+import inspect
+import os
+
+import pytest
+import trio
+import trio.testing
+
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
+from tests.helpers.fake_kernel import ME, rig
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+P = PAGE_SIZE
+
+
+async def test_a_small_file_comes_with_its_open() -> None:
+    async with rig() as world:
+        world.make_file(b"small", b"hello")
+        client = world.clients[0]
+        node = await client.node(b"small")
+        with client.asks("Open"):
+            number = await client.fs.files.open(node, os.O_RDONLY)
+            assert await client.read(number, 0, 4096) == b"hello"
+            assert await client.read(number, 3, 4096) == b"lo"
+
+
+async def test_opening_for_reading_under_tokens_needs_no_round_trip() -> None:
+    async with rig() as world:
+        world.make_file(b"file", b"x" * 100_000)
+        client = world.clients[0]
+        node = await client.node(b"file")
+        first = await client.fs.files.open(node, os.O_RDONLY)
+        assert await client.read(first, 0, 8192) == b"x" * 8192
+        await client.close(first)
+        with client.asks():
+            again = await client.fs.files.open(node, os.O_RDONLY)
+            await client.close(again)
+        with client.asks():
+            assert (await client.fs.names.getattr(node)).size == 100_000
+            assert await client.node(b"file") == node
+
+
+async def test_opening_for_writing_alone_takes_all_of_the_file_at_once() -> None:
+    async with rig() as world:
+        world.make_file(b"file", b"x" * 100)
+        client = world.clients[0]
+        node = await client.node(b"file")
+        reading = await client.fs.files.open(node, os.O_RDONLY)
+        assert await client.read(reading, 0, 100) == b"x" * 100
+        with client.asks("Open"):
+            number = await client.fs.files.open(node, os.O_RDWR)
+            await client.write(number, 0, b"y" * P)
+        assert client.file(number).tokens.everything() == [(0, RANGE_END, TokenMode.EXCLUSIVE)]
+        assert client.kernel.invalidated == [], "upgraded in place: nobody else has it"
+
+
+async def test_k2_opening_for_writing_gives_up_what_others_share() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 3 * P)
+        one, other = world.clients
+        for client in world.clients:
+            number = await client.open(b"file")
+            assert await client.read(number, 0, 3 * P) == b"x" * 3 * P
+        writing = await one.open(b"file", os.O_RDWR)
+        tokens = one.file(writing).tokens
+        assert tokens.shared() == []
+        assert one.kernel.invalidated == [(0, 3 * P)]
+        assert other.kernel.invalidated == []
+        assert one.file(writing).pages.read(0, 1) is None
+        await trio.testing.wait_all_tasks_blocked()
+        world.check()
+        # It comes back exclusively, when it is used.
+        assert await one.read(writing, 0, P) == b"x" * P
+        assert tokens.holds(0, P, TokenMode.EXCLUSIVE)
+        assert other.kernel.invalidated, "the other had it cached"
+
+
+async def test_giving_up_lets_a_read_in_until_its_last_invalidation_has_returned() -> None:
+    """Found by reading: it was closed after the first of several ranges, and a read that held a folio of the
+    second was parked while the kernel waited for that folio (deadlock 2)."""
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 200_000)
+        one, other = world.clients
+        await other.read(await other.open(b"file"), 0, 4 * P)
+        reading = await one.open(b"file")
+        for page in (0, 2):
+            await one.read(reading, page * P, P)
+        answers: list[bytes] = []
+
+        async def read_the_second(start: int, end: int) -> None:
+            if (start, end) == (2 * P, 3 * P) and not answers:
+                with trio.fail_after(5):
+                    answers.append(await one.read(reading, start, P))
+
+        one.kernel.during_invalidation = read_the_second
+        await one.open(b"file", os.O_RDWR)
+        assert answers == [b"x" * P]
+        assert one.kernel.invalidated == [(0, P), (2 * P, 3 * P), (2 * P, 3 * P)]
+
+
+async def test_two_programs_that_open_for_writing_at_once_give_up_once_and_lose_nothing() -> None:
+    """Found by reading: the second gave the tokens back while the kernel was still at the first's pages."""
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 200_000)
+        one, other = world.clients
+        await other.read(await other.open(b"file"), 0, 4 * P)
+        await one.read(await one.open(b"file"), 0, 4 * P)
+        go_on = trio.Event()
+        opened: list[int] = []
+
+        async def wait(start: int, end: int) -> None:
+            await go_on.wait()
+
+        async def open_and_write(page: int) -> None:
+            number = await one.open(b"file", os.O_RDWR)
+            opened.append(number)
+            await one.write(number, page * P, b"w" * P)
+
+        one.kernel.during_invalidation = wait
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_and_write, 0)
+            nursery.start_soon(open_and_write, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert opened == []
+            assert not [post for post in one.remote.posts if isinstance(post, m.ReturnTokens)]
+            go_on.set()
+        for number in opened:
+            await one.close(number)
+        assert world.content(b"file")[: 3 * P] == b"w" * 2 * P + b"x" * P
+
+
+async def test_an_open_that_is_interrupted_leaves_the_file_usable() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 200_000)
+        one, other = world.clients
+        await other.read(await other.open(b"file"), 0, P)
+        await one.read(await one.open(b"file"), 0, P)
+        go_on = trio.Event()
+
+        async def wait(start: int, end: int) -> None:
+            await go_on.wait()
+
+        one.kernel.during_invalidation = wait
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.open, b"file", os.O_RDWR)
+            interrupted = trio.CancelScope()
+            await trio.testing.wait_all_tasks_blocked()
+            with interrupted:
+                interrupted.deadline = trio.current_time() + 1
+                await one.open(b"file", os.O_RDWR)
+            assert interrupted.cancelled_caught
+            go_on.set()
+        third = await one.open(b"file", os.O_RDWR)
+        assert one.file(third).tokens.writers == 2
+        await one.write(third, 0, b"y")
+        await one.close(third)
+        assert world.content(b"file")[:2] == b"yx"
+
+
+async def test_close_writes_back_before_it_returns_and_a_release_needs_no_wait() -> None:
+    async with rig() as world:
+        world.make_file(b"file")
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_WRONLY)
+        await client.write(number, 0, b"data")
+        assert world.content(b"file") == b""
+        await client.fs.files.flush(number)
+        assert world.content(b"file") == b"data"
+        assert not inspect.iscoroutinefunction(client.fs.files.release)
+        with client.asks():
+            client.fs.files.release(number)
+        assert isinstance(client.remote.posts[-1], m.Release)
+
+
+async def test_closing_what_was_open_for_reading_asks_nobody() -> None:
+    async with rig() as world:
+        world.make_file(b"file", b"x")
+        client = world.clients[0]
+        number = await client.open(b"file")
+        with client.asks():
+            await client.close(number)
+
+
+async def test_create_needs_one_round_trip_and_leaves_everything_to_its_maker() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        with client.asks("Create"):
+            number, found = await client.fs.files.create(
+                1, b"new", 0o644, os.O_RDWR | os.O_CREAT | os.O_EXCL, ME
+            )
+            await client.write(number, 0, b"content")
+            assert await client.read(number, 0, 100) == b"content"
+            assert (await client.fs.names.getattr(found.inode.node_id)).size == 7
+        await client.close(number)
+        assert world.content(b"new") == b"content"
+
+
+async def test_truncation_drops_what_is_cached_here_and_elsewhere() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 2 * P)
+        one, other = world.clients
+        reading = await other.open(b"file")
+        assert await other.read(reading, 0, 2 * P) == b"x" * 2 * P
+        writing = await one.open(b"file", os.O_RDWR)
+        await one.write(writing, P, b"dirty")
+        inode = one.file(writing).inode
+        attributes = await one.fs.files.setattr(inode, AttributeChanges(size=100))
+        assert attributes.size == 100
+        assert one.file(writing).pages.valid.intervals(100) == []
+        assert await one.read(writing, 0, 2 * P) == b"x" * 100
+        assert await other.read(reading, 0, 2 * P) == b"x" * 100
+        await one.write(writing, 200, b"beyond")  # what was cut off stays cut off
+        assert await other.read(reading, 0, 2 * P) == b"x" * 100 + bytes(100) + b"beyond"
+
+
+async def test_truncated_by_its_open() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 2 * P)
+        one, other = world.clients
+        reading = await other.open(b"file")
+        assert await other.read(reading, 0, P) == b"x" * P
+        writing = await one.open(b"file", os.O_WRONLY | os.O_TRUNC)
+        assert await other.read(reading, 0, P) == b""
+        await one.write(writing, 0, b"new")
+        assert await other.read(reading, 0, P) == b"new"
+
+
+async def test_an_unlinked_open_file_opened_under_tokens_alone_stays_readable() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 100_000)
+        one, other = world.clients
+        node = await one.node(b"file")
+        await one.close(await one.fs.files.open(node, os.O_RDONLY))
+        with one.asks():
+            number = await one.fs.files.open(node, os.O_RDONLY)
+        await other.fs.names.unlink(1, b"file")
+        assert await one.read(number, 90_000, 100_000) == b"x" * 10_000
+        await one.close(number)

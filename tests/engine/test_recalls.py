@@ -1,0 +1,260 @@
+"""Recalls on the client, one after the other and several at once, by a kernel that takes its time."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from nfsfuse.engine.names import Absent, Found
+from nfsfuse.machines.inodes import ROOT
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
+from tests.helpers.fake_kernel import ME, rig
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+P = PAGE_SIZE
+
+
+def held_until(go_on: trio.Event) -> Callable[[int, int], Awaitable[None]]:
+    async def wait(start: int, end: int) -> None:
+        await go_on.wait()
+
+    return wait
+
+
+async def test_a_second_recall_of_a_page_waits_for_the_first_ones_invalidation() -> None:
+    """Found by reading: K5. The first recall takes the page off the books when its invalidation begins; the
+    second found nothing there and was acknowledged while the kernel still had the page."""
+    async with rig(1) as world:
+        world.make_file(b"file", b"x" * 4 * P)
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_RDWR)
+        assert await client.read(number, 0, P) == b"x" * P
+        handle = client.file(number).inode.handle
+        go_on = trio.Event()
+        client.kernel.during_invalidation = held_until(go_on)
+        acknowledged: list[str] = []
+        for name, mode in (("shared", TokenMode.SHARED), ("none", TokenMode.NONE)):
+            recall = m.Recall(Token(handle, Resource.DATA, 0, P, mode))
+            client.fs.recalls.arrived(recall, lambda _, name=name: acknowledged.append(name))
+        await trio.testing.wait_all_tasks_blocked()
+        assert acknowledged == []
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert acknowledged == ["shared", "none"]
+        assert not client.file(number).tokens.holds(0, P, TokenMode.SHARED)
+
+
+async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:
+    """Found by reading: the end of the first made the kernel believe the attributes again, which the second
+    was taking away."""
+    async with rig(1) as world:
+        world.make_file(b"file", b"x")
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_RDWR)
+        attributes = client.file(number).attributes
+        attributes.kernel_trusts = True
+        go_on = trio.Event()
+
+        async def invalidate(node_id: int) -> None:
+            await go_on.wait()
+
+        client.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign,assignment]
+        handle = client.file(number).inode.handle
+        acknowledged: list[m.Recalled] = []
+        for mode in (TokenMode.SHARED, TokenMode.NONE):
+            recall = m.Recall(Token(handle, Resource.ATTR, 0, RANGE_END, mode))
+            client.fs.recalls.arrived(recall, acknowledged.append)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(acknowledged) == 1
+        assert attributes.revoking
+        known = attributes.known
+        assert known is None or not attributes.may_be_trusted(known)
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(acknowledged) == 2
+        assert not attributes.revoking
+        assert attributes.known is None
+
+
+async def test_what_was_recalled_is_written_back_first() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 100_000)
+        one, other = world.clients
+        number = await one.open(b"file", os.O_RDWR)
+        await one.write(number, P, b"dirty")
+        reading = await other.open(b"file")
+        assert await other.read(reading, P, 5) == b"dirty"
+        assert one.kernel.invalidated == [], "a partial page is not up to date in the kernel by a write"
+        await one.write(number, 0, b"y" * 2 * P)
+        assert await other.read(reading, P, 5) == b"y" * 5
+        assert one.kernel.invalidated == [(P, 2 * P)], "the page that was asked for, no more"
+        await one.close(number)
+
+
+async def test_only_the_range_in_the_way_is_recalled() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 100_000)
+        one, other = world.clients
+        first, second = [await client.open(b"file", os.O_RDWR) for client in world.clients]
+        await one.write(first, 0, b"1" * P)
+        await other.write(second, 8 * P, b"2" * P)
+        assert one.kernel.invalidated == []
+        assert one.file(first).tokens.holds(0, 8 * P, TokenMode.EXCLUSIVE)
+        assert one.file(first).tokens.holds(9 * P, 20 * P, TokenMode.EXCLUSIVE)
+        assert other.file(second).tokens.everything() == [(8 * P, 9 * P, TokenMode.EXCLUSIVE)]
+
+
+async def test_a_large_range_of_dirty_pages_is_written_back_in_bulk_first() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 200_000)
+        one, other = world.clients
+        number = await one.open(b"file", os.O_RDWR)
+        await one.write(number, 0, b"y" * 32 * P)
+        await other.read(await other.open(b"file"), 0, 32 * P)
+        assert one.kernel.bulk == one.kernel.invalidated == [(0, 32 * P)]
+
+
+async def test_a_recall_of_what_was_given_up_already_is_acknowledged_at_once() -> None:
+    async with rig(1) as world:
+        handle = world.make_file(b"never used")
+        acknowledged: list[m.Recalled] = []
+        for resource in Resource:
+            recall = m.Recall(Token(handle, resource, 0, P, TokenMode.NONE))
+            world.clients[0].fs.recalls.arrived(recall, acknowledged.append)
+        assert len(acknowledged) == 3
+
+
+# --- names ---
+
+
+async def test_names_are_believed_until_another_client_changes_them() -> None:
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        found = await one.fs.names.lookup(ROOT, b"there")
+        absent = await one.fs.names.lookup(ROOT, b"absent")
+        assert isinstance(found, Found)
+        assert found.lasting
+        assert absent == Absent(lasting=True)
+        with one.asks():
+            await one.fs.names.lookup(ROOT, b"there")
+            await one.fs.names.lookup(ROOT, b"absent")
+        await other.fs.names.unlink(ROOT, b"there")
+        await other.fs.names.mkdir(ROOT, b"absent", 0o755, ME)
+        assert sorted(one.kernel.entries) == [b"absent", b"there"]
+        assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
+        assert isinstance(await one.fs.names.lookup(ROOT, b"absent"), Found)
+
+
+async def test_a_new_epoch_where_an_operation_is_pending_in_the_directory() -> None:
+    """Deadlock 6."""
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        await one.node(b"there")
+        with one.fs.holdings.directory(one.fs.inodes[ROOT]).pending():
+            await other.fs.names.unlink(ROOT, b"there")
+        assert one.kernel.entries == []
+        assert one.kernel.epochs == 1
+
+
+async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
+    """Found by reading: K4. The kernel moves its entry, good for ever, to a name without a token."""
+    async with rig(1) as world:
+        world.make_file(b"old")
+        client = world.clients[0]
+        await client.node(b"old")
+        point = name_point(b"new")
+        await client.fs.names.rename(ROOT, b"old", ROOT, b"new", 0)
+        assert client.kernel.epochs == 0, "both names are held"
+        recall = m.Recall(Token(client.fs.inodes[ROOT].handle, Resource.DIR, point, point + 1, TokenMode.NONE))
+        directory = client.fs.holdings.directory(client.fs.inodes[ROOT])
+        names = directory.cache.revoke(point, point + 1)  # it is being recalled while the rename is answered
+        await client.fs.names.rename(ROOT, b"new", ROOT, b"old", 0)
+        assert client.kernel.epochs == 1
+        directory.cache.revoked(recall.token.start, recall.token.end, names)
+
+
+async def list_all(client: object, number: int, offset: int) -> list[tuple[bytes, int, bool]]:
+    items = await client.fs.directories.read(number, offset)  # type: ignore[attr-defined]
+    return [(item.name, item.cookie, item.lasting) for item in items]
+
+
+async def test_a_file_removed_elsewhere_does_not_fail_a_listing_shown_in_pieces() -> None:
+    """Found by reading: ESTALE came out of readdir(3)."""
+    async with rig(2) as world:
+        names = [b"f%04d" % number for number in range(600)]
+        for name in names:
+            world.make_file(name)
+        one, other = world.clients
+        number = one.fs.directories.opendir(ROOT)
+        first = await list_all(one, number, 0)
+        shown = {name for name, _, _ in first}
+        left = [name for name in names if name not in shown]
+        for name in left[:20]:
+            await other.fs.names.unlink(ROOT, name)
+        seen, offset = set(shown), first[-1][1]
+        while more := await list_all(one, number, offset):
+            seen |= {name for name, _, _ in more}
+            offset = more[-1][1]
+        assert set(names) - set(left[:20]) <= seen
+        one.fs.directories.releasedir(number)
+
+
+async def test_a_name_changed_elsewhere_since_it_was_listed_is_shown_but_not_believed() -> None:
+    """Found by reading: K4. The rest of a listing was believed although another client had renamed a file in
+    it, once the client held a token for that name again."""
+    async with rig(2) as world:
+        names = [b"f%04d" % number for number in range(600)]
+        for name in names:
+            world.make_file(name)
+        one, other = world.clients
+        number = one.fs.directories.opendir(ROOT)
+        first = await list_all(one, number, 0)
+        assert all(lasting for name, _, lasting in first if name not in (b".", b".."))
+        shown = {name for name, _, _ in first}
+        moved = [name for name in names if name not in shown][0]
+        await other.fs.names.rename(ROOT, moved, ROOT, b"elsewhere", 0)
+        assert isinstance(await one.fs.names.lookup(ROOT, moved), Absent)
+        second = await list_all(one, number, first[-1][1])
+        assert not [name for name, _, lasting in second if name == moved and lasting]
+        assert isinstance(await one.fs.names.lookup(ROOT, moved), Absent)
+        one.fs.directories.releasedir(number)
+
+
+# --- attributes ---
+
+
+async def test_a_mode_changed_elsewhere_is_seen_at_once() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file")
+        one, other = world.clients
+        node, inode = await one.node(b"file"), other.fs.inodes[await other.node(b"file")]
+        for mode in (0o600, 0o640):
+            await other.fs.files.setattr(inode, AttributeChanges(mode=mode))
+            assert (await one.fs.names.getattr(node)).mode & 0o7777 == mode
+            with one.asks():
+                await one.fs.names.getattr(node)
+
+
+async def test_an_absent_extended_attribute_is_remembered_until_one_is_set_elsewhere() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file")
+        one, other = world.clients
+        node, elsewhere = await one.node(b"file"), await other.node(b"file")
+        for _ in range(2):
+            with pytest.raises(FsError) as caught:
+                await one.fs.names.getxattr(node, b"user.x")
+            assert caught.value.errno == errno.ENODATA
+        assert len(one.sent("GetXattr")) == 1
+        await other.fs.names.setxattr(elsewhere, b"user.x", b"v", 0)
+        assert await one.fs.names.getxattr(node, b"user.x") == b"v"

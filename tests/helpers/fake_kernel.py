@@ -1,0 +1,190 @@
+"""Clients' engines over in-memory connections to one service with the memory storage, and a kernel that only
+records what it is asked (and may be made to take its time over an invalidation)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+import trio
+import trio.testing
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.filesystem import CacheOptions, Filesystem
+from nfsfuse.engine.names import Found
+from nfsfuse.engine.session import Session
+from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
+from server.service.disk import Disk
+from server.service.driver import Driver
+from server.service.service import Service, ServiceOptions
+from server.storage.memory import MemoryStorage
+from server.storage.memory_base import Fault, no_fault
+from tests.helpers.streams import memory_stream_pair
+
+T = TypeVar("T")
+
+ME = Credentials(0, 0)
+
+
+class FakeKernel:
+    """The Kernel port. *during_invalidation* is awaited in every `invalidate_pages`, with its range."""
+
+    def __init__(self) -> None:
+        self.invalidated: list[tuple[int, int]] = []
+        self.bulk: list[tuple[int, int]] = []
+        self.entries: list[bytes] = []
+        self.epochs = 0
+        self.attributes = 0
+        self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
+
+    async def invalidate_pages(
+        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+    ) -> None:
+        self.invalidated.append((start, end))
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
+            if self.during_invalidation is not None:
+                await self.during_invalidation(start, end)
+        if on_returned is not None:
+            on_returned()
+
+    async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
+        self.bulk.append((start, end))
+
+    async def invalidate_attributes(self, node_id: NodeId) -> None:
+        self.attributes += 1
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        self.entries.append(name)
+
+    async def distrust_entries(self) -> None:
+        self.epochs += 1
+
+
+class RecordingRemote:
+    """A session that keeps what was asked (`calls`, waited for) and told (`posts`)."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
+        self.posts: list[Message] = []
+
+    async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
+        self.calls.append((message, len(payload)))
+        return await self.session.call(message, payload, apply)
+
+    def post(self, message: Request[Message]) -> None:
+        self.posts.append(message)
+        self.session.post(message)
+
+
+class InlineDisk(Disk):
+    """A disk without threads, which a simulated clock could not wait for."""
+
+    async def slow(self, call: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return call()
+
+
+@dataclass(eq=False)
+class Client:
+    """One client; its methods are what programs do, by name in the root."""
+
+    fs: Filesystem
+    kernel: FakeKernel
+    remote: RecordingRemote
+
+    async def node(self, name: bytes) -> NodeId:
+        found = await self.fs.names.lookup(ROOT, name)
+        assert isinstance(found, Found), name
+        return found.inode.node_id
+
+    async def open(self, name: bytes, flags: int = os.O_RDONLY) -> int:
+        return await self.fs.files.open(await self.node(name), flags)
+
+    async def read(self, number: int, offset: int, size: int) -> bytes:
+        return bytes(await self.fs.files.read(number, offset, size))
+
+    async def write(self, number: int, offset: int, data: bytes) -> None:
+        assert await self.fs.files.write(number, offset, data, page=False) == len(data)
+
+    async def close(self, number: int) -> None:
+        try:
+            await self.fs.files.flush(number)
+        finally:
+            self.fs.files.release(number)
+
+    def file(self, number: int) -> CachedFile:
+        return self.fs.files[number].file
+
+    @contextmanager
+    def asks(self, *expected: str) -> Iterator[None]:
+        """What is done in this block makes exactly these round trips."""
+        before = len(self.remote.calls)
+        yield
+        assert [type(message).__name__ for message, _ in self.remote.calls[before:]] == list(expected)
+
+    def sent(self, name: str) -> list[int]:
+        """The sizes of the payloads of all requests of this name."""
+        return [size for message, size in self.remote.calls if type(message).__name__ == name]
+
+
+@dataclass(eq=False)
+class Rig:
+    """The server and its clients."""
+
+    storage: MemoryStorage
+    service: Service
+    clients: list[Client] = field(default_factory=list)
+
+    def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
+        node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
+        if content:
+            self.storage.write(node.handle, 0, content)
+        return node.handle
+
+    def content(self, name: bytes) -> bytes:
+        """What the server has."""
+        return self.storage.read(self.storage.lookup(self.storage.root().handle, name).handle, 0, 1 << 24)
+
+    def check(self) -> None:
+        """Every invariant, while nothing is under way."""
+        self.service.tokens.manager.check()
+        for client in self.clients:
+            client.fs.check()
+
+
+@asynccontextmanager
+async def rig(
+    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+) -> AsyncIterator[Rig]:
+    """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
+    ticks = count(1)
+    storage = MemoryStorage(lambda: next(ticks), fault)
+    identities = count(1)
+    service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
+    service.driver = Driver(service.tokens, InlineDisk())
+    made = Rig(storage, service)
+    async with trio.open_nursery() as nursery:
+        for number in range(clients):
+            ours, theirs = memory_stream_pair(1 << 23)
+            nursery.start_soon(service.serve, theirs, f"client {number}")
+            session = Session(ours, ClientId(bytes([number + 1]) * 16), f"client {number}")
+            welcome = await nursery.start(session.run)
+            kernel, remote = FakeKernel(), RecordingRemote(session)
+            fs = Filesystem(
+                remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
+            )
+            session.on_recall = fs.recalls.arrived
+            await nursery.start(fs.run)
+            made.clients.append(Client(fs, kernel, remote))
+        yield made
+        await trio.testing.wait_all_tasks_blocked()
+        made.check()
+        nursery.cancel_scope.cancel()
