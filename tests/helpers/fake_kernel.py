@@ -169,7 +169,7 @@ async def rig(
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
     service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
-    service.driver = Driver(service.tokens, InlineDisk())
+    service.driver = Driver(service.tokens, service.locks, InlineDisk())
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
         for number in range(clients):
