@@ -44,6 +44,7 @@ class Writer:
         entitled: int | None = None
         # The write-back of a page carries what the page holds: no page that is read anew lacks it.
         passed = IntervalSet() if page else file.tokens.watch()
+        size, cached = len(data), not (append or direct or page)
         try:
             while True:
                 known = file.size()
@@ -56,6 +57,16 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     await file.changed()
+                elif cached and self._only_end_is_held(file, offset, start_page, end_page):
+                    # The kernel may have locked the last page, if it is partly written, until this is answered:
+                    # a recall of that page would wait for it, and the server for the recall.
+                    file.used(entitled)
+                    entitled = None
+                    last = end_page - PAGE_SIZE
+                    await self.write(
+                        file, last, data[last - offset :], append=False, direct=False, page=False
+                    )
+                    data = data[: last - offset]
                 elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
                     extends and not file.attributes.may_change_here()
                 ):
@@ -77,7 +88,16 @@ class Writer:
         finally:
             file.used(entitled)
             file.tokens.unwatch(passed)
-        return len(data)
+        return size
+
+    @staticmethod
+    def _only_end_is_held(file: CachedFile, offset: int, start_page: int, end_page: int) -> bool:
+        last = end_page - PAGE_SIZE
+        return (
+            offset < last
+            and file.tokens.holds(last, end_page, TokenMode.EXCLUSIVE)
+            and not file.tokens.holds(start_page, last, TokenMode.EXCLUSIVE)
+        )
 
     async def _write_past_kernel(
         self, file: CachedFile, offset: int, data: bytes, extends: bool, lacking: Interval, *, keeps: bool
@@ -159,8 +179,12 @@ class Writer:
                 self._holdings.learn(file.inode, reply.attributes)
             entitled = file.entitle(start, end, attr=extends)
 
+        # What is held is not asked for: that would wait for a recall of it, and the recall perhaps for the lock
+        # of a page that this write has in part. Attributes never wait for a recall of data.
+        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+        data = TokenMode.NONE if held else TokenMode.EXCLUSIVE
         attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
-        message = m.GetToken(file.inode.handle, TokenMode.EXCLUSIVE, start, end, attr)
+        message = m.GetToken(file.inode.handle, data, start, end, attr)
         try:
             await self._remote.call(message, b"", arrived)
         except BaseException:

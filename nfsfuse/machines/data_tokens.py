@@ -91,12 +91,13 @@ class DataTokens:
 
     # --- grants ---
 
-    def granted(self, start: int, end: int, mode: TokenMode) -> None:
-        """A grant has arrived. SHARED is ignored while open for writing."""
+    def granted(self, start: int, end: int, mode: TokenMode) -> bool:
+        """A grant has arrived; whether it counts: SHARED is ignored while open for writing."""
         if mode is TokenMode.SHARED and self.writers:
-            return
+            return False
         for begin, stop in self._weaker(start, end, mode):
             self.held.set(begin, stop, mode)
+        return True
 
     def _weaker(self, start: int, end: int, mode: TokenMode) -> list[Interval]:
         """The parts of ``[start, end)`` that are held at less than *mode*."""

@@ -542,6 +542,7 @@ class KernelModel:
         written back; the answer's attributes are taken without a look at their age (fuse_do_setattr)."""
         async with inode.lock:
             inode.nowrite = inode.size_unstable = True
+            inode.truncations += 1
             try:
                 while inode.write_backs:
                     await inode.changed()
@@ -556,6 +557,7 @@ class KernelModel:
                 inode.size = size
             finally:
                 inode.nowrite = inode.size_unstable = False
+                inode.truncations += 1
                 inode.wake()
             await inode.truncate_pagecache(size)
         return answer

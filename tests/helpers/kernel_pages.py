@@ -53,6 +53,7 @@ class KernelInode:
         self.opens_under_way = 0
         self.nowrite = False  # FUSE_NOWRITE: page write-backs wait until a truncation is answered
         self.write_backs = 0
+        self.truncations = 0  # begun and ended: odd while one is under way
         self._changed = trio.lowlevel.ParkingLot()
 
     def __str__(self) -> str:

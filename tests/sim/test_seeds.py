@@ -24,6 +24,14 @@ FIXED = range(2000, 2010)
 FRESH = 5
 
 
+FOUND_WITHOUT_CACHED_WRITES = ((6130, 3),)  # deadlock: a write asked for a held page with the attributes
+
+
+@pytest.mark.parametrize(("seed", "clients"), FOUND_WITHOUT_CACHED_WRITES)
+def test_seeds_that_have_found_something_without_cached_writes(seed: int, clients: int) -> None:
+    simulate(Options(seed, clients, check_every=5), RandomPrograms(30))
+
+
 @pytest.mark.parametrize(("seed", "clients"), FOUND)
 def test_seeds_that_have_found_something(seed: int, clients: int) -> None:
     simulate(Options(seed, clients, check_every=3), RandomPrograms(30, cached_writes=True))
