@@ -11,6 +11,7 @@ from pathlib import Path
 
 FSTYPE = "fuse.nfsfuse"
 
+MOUNT_TABLE = Path("/proc/self/mounts")
 
 MNT_DETACH = 2
 """<sys/mount.h>: unmount now, clean up when it is not used any more."""
@@ -25,9 +26,10 @@ class Mounted:
     fstype: str
 
 
-def _unescaped(text: str) -> str:
-    # /proc/self/mounts writes space, tab, newline and backslash as octal numbers.
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def _unescaped(text: bytes) -> str:
+    # /proc/self/mounts writes space, tab, newline, backslash and # as octal numbers, all else as it is: also
+    # what is no UTF-8, and what str.splitlines takes for the end of a line.
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text))
 
 
 def canonical(path: str) -> str:
@@ -36,14 +38,14 @@ def canonical(path: str) -> str:
     return os.path.join(os.path.realpath(parent), name)
 
 
-def mounted_at(path: str) -> Mounted | None:
+def mounted_at(path: str, table: Path = MOUNT_TABLE) -> Mounted | None:
     """What is mounted on *path* itself; the topmost of several. Does not touch the mount, which may hang."""
     target = canonical(path)
     found = None
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split(" ")
+    for line in table.read_bytes().split(b"\n")[:-1]:
+        fields = line.split(b" ")
         if _unescaped(fields[1]) == target:
-            found = Mounted(_unescaped(fields[0]), target, fields[2])
+            found = Mounted(_unescaped(fields[0]), target, _unescaped(fields[2]))
     return found
 
 

@@ -12,6 +12,16 @@ KERNEL_OPTIONS: Final = frozenset({
 })  # fmt: skip
 """Options that mount(2) knows and libfuse passes on."""
 
+OPPOSITES: Final = {
+    first: second
+    for one, other in (
+        ("ro", "rw"), ("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("sync", "async"),
+        ("atime", "noatime"),
+    )
+    for first, second in ((one, other), (other, one))
+}  # fmt: skip
+"""libfuse is given a set, in no order: of two opposites the earlier one is left out."""
+
 IGNORED_OPTIONS: Final = frozenset(
     {"defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
 )
@@ -114,7 +124,8 @@ def _with(options: MountOptions, option: str) -> MountOptions:
         case "dirty_mib", value if value:
             return replace(options, dirty_mib=_number(option, value, 1, CACHE_MIB_MAX))
     if not equals and name in KERNEL_OPTIONS:
-        return replace(options, kernel=(*options.kernel, name))
+        others = tuple(other for other in options.kernel if other not in (name, OPPOSITES.get(name)))
+        return replace(options, kernel=(*others, name))
     if name in IGNORED_OPTIONS or name.startswith("x-"):
         return options
     raise BadOption(f"unknown mount option {option!r}; see nfsfuse mount --help")

@@ -222,7 +222,7 @@ async def test_a_name_changed_elsewhere_since_it_was_listed_is_shown_but_not_bel
         first = await list_all(one, number, 0)
         assert all(lasting for name, _, lasting in first if name not in (b".", b".."))
         shown = {name for name, _, _ in first}
-        moved = [name for name in names if name not in shown][0]
+        moved = next(name for name in names if name not in shown)
         await other.fs.names.rename(ROOT, moved, ROOT, b"elsewhere", 0)
         assert isinstance(await one.fs.names.lookup(ROOT, moved), Absent)
         second = await list_all(one, number, first[-1][1])

@@ -1,0 +1,62 @@
+"""The -o options of a mount."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from nfsfuse.cli.options import IGNORED_OPTIONS, KERNEL_OPTIONS, BadOption, MountOptions, parse_options
+
+DEFAULT = MountOptions()
+
+GOOD = (
+    ([], DEFAULT),
+    ([""], DEFAULT),
+    (["defaults,_netdev,nofail,x-systemd.automount,x-mount.mkdir=0755"], DEFAULT),
+    (["allow_other"], MountOptions(allow_other=True)),
+    (["noallow_other"], MountOptions(allow_other=False)),
+    (["noallow_other", "allow_other"], MountOptions(allow_other=True)),
+    (["allow_other,noallow_other"], MountOptions(allow_other=False)),
+    (["nodefault_permissions"], MountOptions(default_permissions=False)),
+    (["log=/var/log/a=b"], MountOptions(log="/var/log/a=b")),
+    (["log=syslog,log=stderr"], MountOptions(log="stderr")),
+    (["loglevel=debug"], MountOptions(log_level="debug")),
+    (["ro", "noexec,,nodev"], MountOptions(kernel=("ro", "noexec", "nodev"))),
+    (["ro,rw"], MountOptions(kernel=("rw",))),
+    (["rw,noatime,ro,ro"], MountOptions(kernel=("noatime", "ro"))),
+)
+
+
+@pytest.mark.parametrize(("texts", "expected"), GOOD)
+def test_understood(texts: list[str], expected: MountOptions) -> None:
+    assert parse_options(texts) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nonsense", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud", "loglevel=", "=", "RO"],
+)
+def test_refused_by_its_name(text: str) -> None:
+    with pytest.raises(BadOption, match="unknown mount option"):
+        parse_options([f"ro,{text}"])
+
+
+def test_no_option_is_both_ignored_and_passed_on() -> None:
+    assert not IGNORED_OPTIONS & KERNEL_OPTIONS
+
+
+def test_other_users_are_allowed_by_default_for_root_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert parse_options([]).allow_other
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not parse_options([]).allow_other
+
+
+def test_what_libfuse_is_given() -> None:
+    options = parse_options(["allow_other,ro"])
+    assert options.fuse("host:1") == {
+        "fsname=host:1", "subtype=nfsfuse", "ro", "allow_other", "default_permissions",
+    }  # fmt: skip
+    options = parse_options(["noallow_other,nodefault_permissions"])
+    assert options.fuse("unix:/a,b\\c") == {"fsname=unix:/a\\,b\\\\c", "subtype=nfsfuse"}

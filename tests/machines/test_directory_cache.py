@@ -1,0 +1,183 @@
+"""What a client believes of a directory's names: scenarios, and random sequences."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfsfuse.machines.directory_cache import UNKNOWN, DirectoryCache
+from nfsfuse.protocol.tokens import RANGE_END, name_point
+from nfsfuse.protocol.types import InodeHandle
+
+A, B = InodeHandle(b"a"), InodeHandle(b"b")
+
+
+def names_of_one_point() -> tuple[bytes, bytes]:
+    """Two names on one point, found as shared birthdays are: among some 2^16 there is a pair."""
+    seen: dict[int, bytes] = {}
+    for number in itertools.count():
+        name = b"%d" % (number * 2654435761 % 2**40)
+        point = name_point(name)
+        if point in seen and seen[point] != name:
+            return seen[point], name
+        seen[point] = name
+    raise AssertionError
+
+
+def holding_all() -> DirectoryCache:
+    cache = DirectoryCache()
+    cache.granted(0, RANGE_END)
+    return cache
+
+
+def recall(cache: DirectoryCache, name: bytes) -> list[bytes]:
+    point = name_point(name)
+    names = cache.revoke(point, point + 1)
+    cache.revoked(point, point + 1, names)
+    return names
+
+
+def test_without_a_token_nothing_is_believed() -> None:
+    cache = DirectoryCache()
+    assert not cache.learned(b"x", A)
+    assert cache.find(b"x") is UNKNOWN
+    cache.changed(b"x", A)
+    assert cache.find(b"x") is UNKNOWN
+
+
+@pytest.mark.parametrize("entry", [A, None])
+def test_a_name_and_its_absence_are_believed_until_recalled(entry: InodeHandle | None) -> None:
+    cache = holding_all()
+    assert cache.learned(b"x", entry)
+    cache.learned(b"y", B)
+    assert cache.find(b"x") == entry
+    assert recall(cache, b"x") == [b"x"]
+    assert cache.find(b"x") is UNKNOWN
+    assert cache.find(b"y") == B
+    cache.check()
+
+
+def test_nothing_new_is_believed_while_a_recall_is_in_progress() -> None:
+    cache = holding_all()
+    point = name_point(b"x")
+    names = cache.revoke(point, point + 1)
+    assert names == []
+    assert not cache.learned(b"x", A)
+    assert cache.learned(b"y", B)
+    cache.changed(b"x", A)
+    cache.revoked(point, point + 1, names)
+    assert cache.find(b"x") is UNKNOWN
+
+
+def test_of_two_recalls_of_one_name_the_first_to_end_does_not_end_the_other() -> None:
+    cache = holding_all()
+    point = name_point(b"x")
+    one, all_names = cache.revoke(point, point + 1), cache.revoke(0, RANGE_END)
+    cache.revoked(point, point + 1, one)
+    assert not cache.holds(b"x")
+    cache.revoked(0, RANGE_END, all_names)
+    cache.granted(point, point + 1)
+    assert cache.holds(b"x")
+
+
+def test_names_on_one_point_go_together() -> None:
+    cache = holding_all()
+    one, other = names_of_one_point()
+    cache.learned(one, A)
+    cache.learned(other, None)
+    assert set(recall(cache, one)) == {one, other}
+    assert cache.find(other) is UNKNOWN
+
+
+def test_what_the_kernel_may_believe_is_dropped_even_if_the_daemon_does_not_remember_what() -> None:
+    cache = holding_all()
+    cache.changed(b"x", UNKNOWN)
+    assert cache.find(b"x") is UNKNOWN
+    assert recall(cache, b"x") == [b"x"]
+
+
+def test_a_range_of_names_is_recalled_with_all_in_it() -> None:
+    cache = holding_all()
+    names = [b"%d" % number for number in range(50)]
+    for name in names:
+        cache.learned(name, A)
+    half = 2**31
+    assert set(cache.revoke(0, half)) == {name for name in names if name_point(name) < half}
+
+
+LISTED = ((b"x", 1, A),)
+
+
+def test_a_listing_is_known_while_all_names_are_held() -> None:
+    cache = holding_all()
+    cache.listed(0, LISTED, True, cache.changes)
+    assert cache.listing(0) == (LISTED, True)
+    assert cache.listing(1) is None
+
+
+@pytest.mark.parametrize("what", ["changed here", "another name changed", "recalled"])
+def test_any_change_drops_the_listing_and_those_under_way(what: str) -> None:
+    cache = holding_all()
+    asked = cache.changes
+    cache.listed(0, LISTED, True, asked)
+    if what == "changed here":
+        cache.changed(b"x", None)
+    elif what == "another name changed":
+        cache.changed(b"other", B)
+    else:
+        recall(cache, b"other")
+        assert cache.listing(0) is None
+        cache.granted(0, RANGE_END)
+    assert cache.listing(0) is None
+    cache.listed(0, LISTED, True, asked)
+    assert cache.listing(0) is None, "it was asked for before the change"
+
+
+def test_a_listing_without_all_names_is_not_kept() -> None:
+    cache = DirectoryCache()
+    cache.granted(0, 2**31)
+    cache.listed(0, LISTED, True, cache.changes)
+    cache.granted(2**31, RANGE_END)
+    assert cache.listing(0) is None
+
+
+NAMES = st.sampled_from([b"x", b"y", b"z"])
+steps = st.lists(st.tuples(st.sampled_from(["grant", "learn", "change", "begin", "end"]), NAMES), max_size=40)
+
+
+@given(steps)
+@settings(max_examples=200)
+def test_in_any_order(sequence: list[tuple[str, bytes]]) -> None:
+    """What is found is what was told last, under a token held ever since."""
+    cache = DirectoryCache()
+    handles = (InodeHandle(b"%d" % number) for number in itertools.count())
+    held: set[bytes] = set()
+    truth: dict[bytes, InodeHandle | None] = {}
+    recalls: dict[bytes, list[bytes]] = {}
+    for what, name in sequence:
+        point = name_point(name)
+        if what == "grant" and name not in recalls:
+            cache.granted(point, point + 1)
+            held.add(name)
+        elif what in ("learn", "change"):
+            handle = next(handles)
+            believed = name in held and name not in recalls
+            if what == "change":
+                cache.changed(name, handle)
+            else:
+                assert cache.learned(name, handle) is believed
+            if believed:
+                truth[name] = handle
+        elif what == "begin" and name not in recalls:
+            recalls[name] = cache.revoke(point, point + 1)
+            assert name not in truth or name in recalls[name]
+        elif what == "end" and name in recalls:
+            cache.revoked(point, point + 1, recalls.pop(name))
+            held.discard(name)
+            truth.pop(name, None)
+        cache.check()
+        for each in (b"x", b"y", b"z"):
+            assert cache.find(each) == (UNKNOWN if each in recalls else truth.get(each, UNKNOWN))

@@ -1,0 +1,91 @@
+"""Node ids: reused numbers, forgotten lookups."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfsfuse.machines.inodes import ROOT, InodeTable
+from nfsfuse.protocol.types import Attributes, InodeHandle, Node
+
+
+def node(ino: int, handle: bytes) -> Node:
+    return Node(InodeHandle(handle), Attributes(ino, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+
+
+@pytest.fixture
+def table() -> InodeTable:
+    return InodeTable(node(77, b"root"))
+
+
+def test_the_root_is_node_1_whatever_its_number_and_is_never_forgotten(table: InodeTable) -> None:
+    assert table[1].handle == b"root"
+    assert table.by_handle(InodeHandle(b"root")) is table[ROOT]
+    assert table.forget(1, 1) is None
+    assert len(table) == 1
+    table.check()
+
+
+def test_nobody_else_is_node_1(table: InodeTable) -> None:
+    with pytest.raises(AssertionError):
+        table.known(node(1, b"impostor"))
+
+
+def test_an_inode_is_known_once_however_often_it_is_told(table: InodeTable) -> None:
+    first = table.known(node(5, b"five"))
+    assert table.known(node(5, b"five")) is first
+    assert table[5] is first
+    assert len(table) == 2
+
+
+def test_it_is_forgotten_with_its_last_lookup(table: InodeTable) -> None:
+    inode = table.known(node(5, b"five"))
+    inode.lookups = 3
+    assert table.forget(5, 2) is None
+    assert table.forget(5, 1) is inode
+    assert table.by_handle(InodeHandle(b"five")) is None
+    table.check()
+
+
+def test_more_is_never_forgotten_than_was_told(table: InodeTable) -> None:
+    table.known(node(5, b"five")).lookups = 1
+    with pytest.raises(AssertionError):
+        table.forget(5, 2)
+
+
+def test_a_number_used_again_has_another_generation_and_takes_the_lookups_over(table: InodeTable) -> None:
+    former = table.known(node(5, b"first"))
+    former.lookups = 2
+    inode = table.known(node(5, b"second"))
+    assert inode is not former
+    assert (inode.generation, inode.lookups) == (1, 2)
+    assert table.by_handle(InodeHandle(b"first")) is None
+    inode.lookups += 1
+    assert table.forget(5, 2) is None, "the kernel forgets the former by the same number"
+    assert table.forget(5, 1) is inode
+    table.check()
+
+
+steps = st.lists(st.tuples(st.booleans(), st.integers(2, 4), st.integers(0, 2), st.integers(1, 3)), max_size=40)
+
+
+@given(steps)
+@settings(max_examples=200)
+def test_in_any_order(sequence: list[tuple[bool, int, int, int]]) -> None:
+    """An entry is there exactly while the kernel has not forgotten all it was told by its number."""
+    table = InodeTable(node(77, b"root"))
+    counts: dict[int, int] = {}
+    for tells, number, version, count in sequence:
+        if tells:
+            table.known(node(number, b"%d.%d" % (number, version))).lookups += count
+            counts[number] = counts.get(number, 0) + count
+            assert table[number].handle == b"%d.%d" % (number, version)
+        elif number in counts:
+            forgotten = min(count, counts[number])
+            counts[number] -= forgotten
+            assert (table.forget(number, forgotten) is not None) == (counts[number] == 0)
+            if counts[number] == 0:
+                del counts[number]
+        table.check()
+        assert len(table) == 1 + len(counts)

@@ -1,0 +1,199 @@
+"""The driver: steps at once where nothing waits, exceptions at their yield, handlers closed at the end."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+import trio
+import trio.testing
+
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import InodeHandle
+from server.service.calls import Acquire, Call, Handling, Hold, Quick, Slow, Unnaming, Use
+from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
+from server.service.driver import Driver
+from server.service.names import ATTR, EXCLUSIVE, SHARED
+from server.service.tokens import Tokens
+
+T = TypeVar("T")
+HANDLE = InodeHandle(b"handle")
+
+
+class GatedDisk(Disk):
+    """Slow calls wait for `gate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = trio.Event()
+
+    async def slow(self, call: Callable[[], T]) -> T:
+        await self.gate.wait()
+        return call()
+
+
+class World:
+    def __init__(self) -> None:
+        self.pinned: list[InodeHandle] = []
+        self.tokens = Tokens({}, self.pinned.append, self.pinned.remove)
+        self.disk = GatedDisk()
+        self.driver = Driver(self.tokens, self.disk)
+
+    def call(self, session: bytes = b"one") -> Call:
+        class Named:
+            id = session
+
+        return Call(Named(), None, b"", None)  # type: ignore[arg-type]
+
+
+async def test_a_handler_that_need_not_wait_is_answered_without_a_task() -> None:
+    world, steps = World(), []
+
+    def handling() -> Handling:
+        steps.append((yield Quick(lambda: 7)))
+        steps.append((yield Acquire(HANDLE, ATTR, SHARED)))
+        steps.append((yield Use(HANDLE, ATTR, SHARED, 0, 1)))
+        steps.append((yield Use(HANDLE, ATTR, EXCLUSIVE, 0, 1)))
+        steps.append((yield Hold(HANDLE, ATTR)))
+        yield Unnaming(HANDLE)
+        return m.Done()
+
+    call = world.call()
+    assert world.driver.advance(call, handling()) == m.Done()
+    assert steps[0] == 7
+    assert [token.mode for token in steps[1]] == [SHARED]
+    assert steps[2:4] == [True, False]
+    assert (len(call.granted), len(call.held)) == (1, 2)
+    assert world.pinned == [HANDLE]
+    world.tokens.ended(call)
+    world.tokens.manager.check()
+
+
+async def test_an_exception_of_a_step_is_raised_at_its_yield() -> None:
+    world = World()
+
+    def fail() -> None:
+        raise FsError(errno.ENOENT)
+
+    def handling() -> Handling:
+        caught = []
+        for step in (Quick(fail), Slow(fail)):
+            try:
+                yield step
+            except FsError as exc:
+                caught.append(exc.errno)
+        assert caught == [errno.ENOENT] * 2
+        yield Quick(fail)
+        raise AssertionError("not reached")
+
+    waiting = world.driver.advance(world.call(), handling())
+    assert isinstance(waiting, Coroutine)
+    world.disk.gate.set()
+    with pytest.raises(FsError):
+        await waiting
+
+
+async def test_what_a_handler_raises_at_once_comes_out_of_advance() -> None:
+    def handling() -> Handling:
+        raise FsError(errno.EINVAL)
+        yield Quick(lambda: None)
+
+    world = World()
+    with pytest.raises(FsError):
+        world.driver.advance(world.call(), handling())
+
+
+async def test_a_cancelled_handler_is_closed_where_it_waits() -> None:
+    world, closed = World(), []
+
+    def handling() -> Handling:
+        try:
+            yield Slow(lambda: None)
+        except GeneratorExit:
+            closed.append("at the yield")
+            raise
+        return m.Done()
+
+    waiting = world.driver.advance(world.call(), handling())
+    assert isinstance(waiting, Coroutine)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await waiting
+    assert closed == ["at the yield"]
+
+
+async def test_a_waiting_grant_resumes_the_handler_in_the_middle() -> None:
+    world, order = World(), []
+    holder = world.call(b"one")
+
+    def holding() -> Handling:
+        yield Hold(HANDLE, ATTR)
+        return m.Done()
+
+    def waiting() -> Handling:
+        order.append("before")
+        tokens = yield Acquire(HANDLE, ATTR, SHARED)
+        order.append(tokens[0].mode)
+        return m.Done()
+
+    world.driver.advance(holder, holding())
+    waiter = world.call(b"two")
+    rest = world.driver.advance(waiter, waiting())
+    assert isinstance(rest, Coroutine)
+    assert order == ["before"]
+    world.tokens.ended(holder)  # granted now, before the task runs
+    assert world.tokens.manager.holds(b"two", HANDLE, ATTR, 0, 1, SHARED)  # type: ignore[arg-type]
+    assert await rest == m.Done()
+    assert order == ["before", SHARED]
+    world.tokens.ended(waiter)
+
+
+# --- the disk ---
+
+
+async def run(result: Any) -> Any:
+    return await result if isinstance(result, Coroutine) else result
+
+
+async def test_a_long_call_sends_those_that_follow_to_threads_for_a_while(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    assert disk.quick(lambda: "warm") == "warm"
+    assert disk.quick(lambda: mock_clock.jump(INLINE_SECONDS_MAX * 2)) is None
+    following = disk.quick(lambda: "cold")
+    assert isinstance(following, Coroutine)
+    assert await following == "cold"
+    assert (disk.inline_calls, disk.thread_calls) == (2, 1)
+    mock_clock.jump(COLD_SECONDS + 0.001)
+    assert disk.quick(lambda: "warm again") == "warm again"
+
+
+async def test_a_long_call_that_fails_counts_too(mock_clock: trio.testing.MockClock) -> None:
+    disk = Disk()
+
+    def fail() -> None:
+        mock_clock.jump(INLINE_SECONDS_MAX * 2)
+        raise FsError(errno.EIO)
+
+    with pytest.raises(FsError):
+        disk.quick(fail)
+    assert await run(disk.quick(lambda: 1)) == 1
+    assert disk.thread_calls == 1
+
+
+async def test_a_slow_call_runs_in_a_thread_and_to_its_end() -> None:
+    import threading
+
+    disk = Disk()
+    here, finished = threading.get_ident(), []
+
+    def work() -> int:
+        finished.append(threading.get_ident())
+        return 3
+
+    assert await disk.slow(work) == 3
+    assert finished[0] != here
