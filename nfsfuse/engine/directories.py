@@ -133,7 +133,10 @@ class Directories:
         name, cookie, handle = entry
         inode = self._inodes.by_handle(handle) or self._inodes.known(Node(handle, told[handle]))
         attributes = inode.attributes.known or told[handle]
-        return Item(name, cookie, inode, attributes, opened.directory.cache.learned(name, handle))
+        # A piece is shown as it was listed, but what has changed since then is not to be believed.
+        cache = opened.directory.cache
+        lasting = opened.changes == cache.changes and cache.learned(name, handle)
+        return Item(name, cookie, inode, attributes, lasting)
 
     async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
         known = opened.directory.cache.listing(cookie)
