@@ -209,7 +209,7 @@ class _Mount:
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         session.on_recall = filesystem.recalls.arrived
-        operations = Operations(filesystem, kernel.bulk)
+        operations = Operations(filesystem, kernel, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(
@@ -217,7 +217,6 @@ class _Mount:
             max_background=background,
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )
-        operations = Operations(filesystem, kernel.bulk)
         extras = Extras(filesystem, operations.told)
         try:
             mounted = mount(operations, self._mountpoint, fuse_options, init, extras)

@@ -16,6 +16,7 @@ from nfsfuse.protocol.types import InodeHandle
 from server.service.calls import Acquire, Call, Handling, Hold, Quick, Slow, Unnaming, Use
 from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
 from server.service.driver import Driver
+from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
 from server.service.tokens import Tokens
 
@@ -40,13 +41,16 @@ class World:
         self.pinned: list[InodeHandle] = []
         self.tokens = Tokens({}, self.pinned.append, self.pinned.remove)
         self.disk = GatedDisk()
-        self.driver = Driver(self.tokens, self.disk)
+        self.driver = Driver(self.tokens, Locks(), self.disk)
 
     def call(self, session: bytes = b"one") -> Call:
         class Named:
             id = session
 
         return Call(Named(), None, b"", None)  # type: ignore[arg-type]
+
+    def granted(self, handle: InodeHandle) -> None:
+        """The frame just queued grants tokens of *handle*."""
 
 
 async def test_a_handler_that_need_not_wait_is_answered_without_a_task() -> None:

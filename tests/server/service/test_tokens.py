@@ -38,6 +38,12 @@ class FakeSession:
         self.sent.append(message.token)
         self.unanswered.append((message.token, apply))
 
+    def granted(self, handle: InodeHandle) -> None:
+        """The frame just queued grants tokens of *handle*."""
+
+    def knows_of_grants(self, handle: InodeHandle, frames_received: int) -> bool:
+        return frames_received > 0
+
     def acknowledge(self, *returned: Token) -> None:
         _, apply = self.unanswered.pop(0)
         apply(m.Recalled(returned), b"")
@@ -206,7 +212,9 @@ async def test_an_inode_without_a_name_is_pinned_while_a_token_on_it_is_held(how
     holder = world.all[0]
     nothing = Token(HANDLE, DATA, 0, RANGE_END, NONE)
     if how == "given back":
-        world.tokens.given_back(holder, (nothing,))  # type: ignore[arg-type]
+        world.tokens.given_back(holder, (nothing,), 0)  # type: ignore[arg-type]
+        assert world.pinned, "a grant that was on its way is not given back"
+        world.tokens.given_back(holder, (nothing,), 1)  # type: ignore[arg-type]
     elif how == "dropped":
         del world.by_id[holder.id]
         world.tokens.dropped(holder)  # type: ignore[arg-type]
