@@ -47,6 +47,9 @@ class World:
         class Named:
             id = session
 
+            def granted(self, handle: InodeHandle) -> None:
+                """The frame just queued grants tokens of *handle*."""
+
         return Call(Named(), None, b"", None)  # type: ignore[arg-type]
 
     def granted(self, handle: InodeHandle) -> None:
