@@ -32,6 +32,7 @@ STEPS: Final = (
     Step("compare with mount 2, byte for byte", "compare", 300),
     Step("compile a C program on mount 1, run it on both", "compile_and_run", 120),
     Step("mmap MAP_SHARED on one mount, then the other", "map_shared", 60),
+    Step("write, mmap, append, lock: seen at once on the other", "at_once", 180),
     Step("SQLite database, made on 1, changed on 2", "sqlite", 120),
     Step("20,000 entries made on 1, listed on 2", "list_many", 300),
     Step("rename and unlink, seen on the other", "rename_and_unlink", 60),

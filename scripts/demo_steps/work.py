@@ -121,6 +121,16 @@ def map_shared(scratch: Path, one: Path, two: Path) -> str:
     return ran.stdout.strip()
 
 
+def at_once(scratch: Path, one: Path, two: Path) -> str:
+    """What one client sees of another, and when: the rows of `scripts.proof.table`."""
+    command = [sys.executable, "-m", "scripts.proof.table", str(one), str(two)]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    rows = [" ".join(line.split()) for line in ran.stdout.splitlines()]
+    assert ran.returncode == 0, "; ".join(row for row in rows if "NOT" in row) or ran.stderr[-500:]
+    turn = next(row.rsplit(",", 1)[1].strip() for row in rows if "a turn" in row)
+    return f"{len(rows)} of {len(rows)} rows held; mmap ping-pong {turn}"
+
+
 def sqlite(scratch: Path, one: Path, two: Path) -> str:
     """A database made on mount 1 (rollback journal), read and changed on mount 2, read again on 1."""
     rows = 2000
