@@ -193,6 +193,7 @@ class _Mount:
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
+        from nfsfuse.fuse.abi import InitFlag
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
         from nfsfuse.fuse.boundary import UPCALLS
         from nfsfuse.fuse.bulk import BulkWriteBack
@@ -209,7 +210,7 @@ class _Mount:
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         session.on_recall = filesystem.recalls.arrived
-        operations = Operations(filesystem, kernel, kernel.bulk)
+        operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(
@@ -229,6 +230,10 @@ class _Mount:
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
+                if InitFlag.DIRECT_IO_ALLOW_MMAP in negotiated.granted:
+                    filesystem.files.write_directly = True
+                else:
+                    log.warning("write(2) goes through the page cache: the kernel is older than Linux 6.6")
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 if not self._options.locks:
                     log.warning(

@@ -39,11 +39,10 @@ class OpenFile:
         """Whether it may write, also through a mapping."""
         return self.flags & os.O_ACCMODE != os.O_RDONLY
 
-    @property
-    def direct(self) -> bool:
-        """Whether the kernel bypasses its page cache: O_DIRECT, and O_APPEND, where only the daemon knows the
-        true end (the kernel would cache the data at the end that it believes in)."""
-        return bool(self.flags & (os.O_DIRECT | os.O_APPEND))
+    direct: bool = False
+    """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
+    O_DIRECT, and for O_APPEND, where only the daemon knows the true end. And for all that may write, if
+    `Files.write_directly`."""
 
 
 class Files:
@@ -67,6 +66,11 @@ class Files:
         self._writer = writer
         self._write_back = write_back
         self._open: dict[int, OpenFile] = {}
+        self.write_directly = False
+        """Whether files that are open for writing are read and written past the kernel's page cache. A
+        write(2) through it shows in the kernel's pages before this client holds them for it, and a read(2)
+        through it ends where the kernel believes the file to end, which an invalidation can keep it from
+        learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6)."""
         self._ids = itertools.count(1)
 
     def __getitem__(self, number: int) -> OpenFile:
@@ -194,7 +198,9 @@ class Files:
         if flags & os.O_ACCMODE != os.O_RDONLY and not file.tokens.revocations:
             assert not file.tokens.shared(), "K2: open for writing with SHARED tokens"
         number = next(self._ids)
-        self._open[number] = OpenFile(file, flags, file.failures)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        direct = bool(flags & (os.O_DIRECT | os.O_APPEND)) or (writing and self.write_directly)
+        self._open[number] = OpenFile(file, flags, file.failures, direct)
         return number
 
     async def flush(self, number: int) -> None:
@@ -222,10 +228,14 @@ class Files:
 
     # --- data ---
 
-    async def read(self, number: int, offset: int, size: int) -> bytes | bytearray | memoryview:
-        """pread(2) for the kernel."""
+    async def read(
+        self, number: int, offset: int, size: int, *, cached: bool | None = None
+    ) -> bytes | bytearray | memoryview:
+        """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
+        a fault in a mapping of a file that is read directly is cached all the same)."""
         opened = self._open[number]
-        return await self._reader.read(opened.file, offset, size, cached=not opened.direct)
+        keeps = not opened.direct if cached is None else cached
+        return await self._reader.read(opened.file, offset, size, cached=keeps)
 
     async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
         """pwrite(2) for the kernel, or the write-back of a mapped *page*."""

@@ -85,10 +85,16 @@ class Filesystem:
             self._distrust(file.inode)
 
     def _distrust(self, inode: Inode) -> None:
-        """The kernel believes attributes that are not the newest: have it ask again, soon."""
+        """The kernel believes attributes that are not the newest: have it ask again, soon. Until that is done a
+        recall must not take it for done."""
         assert self._nursery is not None
         inode.attributes.kernel_trusts = False
-        self._nursery.start_soon(self._kernel.invalidate_attributes, inode.node_id)
+        inode.attributes.distrusting += 1
+        self._nursery.start_soon(self._invalidate_attributes, inode)
+
+    async def _invalidate_attributes(self, inode: Inode) -> None:
+        await self._kernel.invalidate_attributes(inode.node_id)
+        inode.attributes.distrusting -= 1
 
     async def session_lost(self, *, has_epochs: bool) -> None:
         """The session with the server is over: nothing is served from any cache from now on."""

@@ -96,7 +96,7 @@ class Recalls:
                 await file.changed()
             if attributes.mode is TokenMode.EXCLUSIVE and attributes.changed_here:
                 await self._tell_all(file)
-        if token.mode is TokenMode.NONE and attributes.kernel_trusts:
+        if token.mode is TokenMode.NONE and (attributes.kernel_trusts or attributes.distrusting):
             attributes.kernel_trusts = False
             await self._kernel.invalidate_attributes(inode.node_id)
         attributes.reduced(token.mode)

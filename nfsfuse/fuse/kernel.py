@@ -16,9 +16,6 @@ from nfsfuse.protocol.tokens import RANGE_END
 BULK_THREADS_MAX = 4
 """Threads that start write-backs: each occupies the kernel for as long as the writes take."""
 
-INVALIDATIONS_REMEMBERED_MAX = 4096
-"""Inodes: more than can be invalidated while one request is answered, in practice."""
-
 log = logging.getLogger(__name__)
 
 
@@ -32,8 +29,6 @@ class FuseKernel:
         self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
         self._epochs = False
         self.invalidations = 0
-        self._invalidations: dict[NodeId, int] = {}
-        self._invalidation_number = 0
         self.invalidation_seconds = 0.0
 
     async def invalidate_pages(
@@ -41,25 +36,12 @@ class FuseKernel:
     ) -> None:
         assert self.notifier is not None
         log.debug("invalidate [%d, %d) of inode %d", start, end, node_id)
-        self._count(node_id)
         # A length of 0 is "to the end" (fuse_reverse_inval_inode).
         length = 0 if end >= RANGE_END else end - start
         notified = await self.notifier.inval_inode(node_id, start, length, on_returned)
         log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds
-
-    def invalidations_of(self, node_id: NodeId) -> int:
-        """Counts what may have made the kernel ignore an answer that was on its way (`tell_size`)."""
-        return self._invalidations.get(node_id, 0)
-
-    async def tell_size(self, node_id: NodeId, size: int) -> None:
-        """The kernel is about to ignore the attributes in our answer to its GETATTR, as an invalidation of the
-        inode has come between (fuse_reverse_inval_inode raises attr_version, fuse_change_attributes compares
-        it). A read(2) past the end that it knew would then end there, so it is told of the size by itself.
-        Smaller sizes need nothing: the attributes stay invalid, and are asked for again."""
-        assert self.notifier is not None
-        await self.notifier.grow(node_id, size)
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         assert self.bulk is not None
@@ -70,17 +52,7 @@ class FuseKernel:
 
     async def invalidate_attributes(self, node_id: NodeId) -> None:
         assert self.notifier is not None
-        self._count(node_id)
         await self.notifier.inval_inode(node_id, -1, 0)
-
-    def _count(self, node_id: NodeId) -> None:
-        """One more invalidation. Only ever compared within one request, so old counts may be forgotten: with
-        the newest kept apart, no count is ever seen twice."""
-        self._invalidation_number += 1
-        if len(self._invalidations) >= INVALIDATIONS_REMEMBERED_MAX:
-            del self._invalidations[next(iter(self._invalidations))]
-        self._invalidations.pop(node_id, None)
-        self._invalidations[node_id] = self._invalidation_number
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         assert self.notifier is not None

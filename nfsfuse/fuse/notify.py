@@ -108,14 +108,6 @@ class Notifier:
         payload = abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0) + data
         return await self._send(NotifyCode.STORE, payload, on_returned)
 
-    async def grow(
-        self, nodeid: int, size: int, on_returned: Callable[[], None] | None = None
-    ) -> Notified:
-        """Let the kernel know that the file is at least *size* bytes long: a store of nothing at its end
-        (fuse_notify_store raises i_size to the end of what it stores). Waits for nothing."""
-        payload = abi.NOTIFY_STORE_OUT.pack(nodeid, size, 0, 0)
-        return await self._send(NotifyCode.STORE, payload, on_returned)
-
     async def inc_epoch(self, on_returned: Callable[[], None] | None = None) -> Notified:
         """Have every dentry of the mount looked up again before its next use; waits for nothing. Not `done`
         (EINVAL, ENOSYS) before Linux 6.16."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -16,7 +15,6 @@ from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.bulk import BulkWriteBack
 from nfsfuse.fuse.interrupt import died_of_signal, waiting
-from nfsfuse.fuse.kernel import FuseKernel
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.types import Attributes, LockOwner
 
@@ -35,10 +33,9 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
     supports_dot_lookup = False
 
-    def __init__(self, filesystem: Filesystem, kernel: FuseKernel, bulk: BulkWriteBack) -> None:
+    def __init__(self, filesystem: Filesystem, bulk: BulkWriteBack) -> None:
         super().__init__()
         self._fs = filesystem
-        self._kernel = kernel
         self._bulk = bulk
         self._for_good = 0.0
 
@@ -79,13 +76,7 @@ class Operations(pyfuse3.Operations):
         known = self._fs.inodes[inode]
         if request.pid in self._bulk.threads and known.attributes.known is None:
             raise pyfuse3.FUSEError(errno.EINTR)  # see nfsfuse.fuse.bulk
-        before = self._kernel.invalidations_of(known.node_id)
-        attributes = await self._fs.names.getattr(inode)
-        while before != (now := self._kernel.invalidations_of(known.node_id)) and stat.S_ISREG(attributes.mode):
-            before = now
-            await self._kernel.tell_size(known.node_id, attributes.size)
-            attributes = known.attributes.known or attributes
-        return self.told(known, attributes, 0.0)
+        return self.told(known, await self._fs.names.getattr(inode), 0.0)
 
     @handler
     async def setattr(
@@ -245,9 +236,12 @@ class Operations(pyfuse3.Operations):
 
     @translated
     async def read(self, fh: Fh, off: int, size: int) -> bytes:
-        with waiting(current_request()):
+        request = current_request()
+        # Only a read past the page cache tells its owner (fuse_direct_io; FUSE_READ_LOCKOWNER).
+        cached = request.lock_owner is None
+        with waiting(request):
             # Any contiguous buffer will do; pyfuse3's annotation is narrower than its code.
-            return cast(bytes, await self._fs.files.read(fh, off, size))
+            return cast(bytes, await self._fs.files.read(fh, off, size, cached=cached))
 
     @translated
     async def write(self, fh: Fh, off: int, buf: bytes) -> int:

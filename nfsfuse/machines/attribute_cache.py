@@ -30,6 +30,8 @@ class AttributeCache:
         """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
         self.xattr_changes = 0
+        self.distrusting = 0
+        """Invalidations of them in the kernel that are under way."""
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
