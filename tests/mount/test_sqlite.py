@@ -18,13 +18,21 @@ WORKERS = (("writer", 0), ("writer", 1), ("reader", 0), ("reader", 1))
 """Role, and the mount it works on."""
 
 
-@pytest.mark.xfail(
+WAITS_TOO_LONG = pytest.mark.xfail(
     strict=False,
-    reason="every FUSE_NOTIFY_INVAL_INODE raises the inode's attr_version (fuse_reverse_inval_inode), and the "
-    "kernel ignores the size in the reply to a FUSE_GETATTR that was under way: a read(2) up to the new end is "
-    "short, and a store or load there is SIGBUS, though the daemon has told the new size",
+    reason="not understood yet: now and then one writer is told SQLITE_BUSY for all of its 30 s of patience, also "
+    "after the others have ended; nothing is corrupted or lost",
 )
-@pytest.mark.parametrize(("journal", "mmap_size"), [("wal", 0), ("delete", 0), ("delete", 64 << 20)])
+
+
+@pytest.mark.parametrize(
+    ("journal", "mmap_size"),
+    [
+        ("wal", 0),
+        pytest.param("delete", 0, marks=WAITS_TOO_LONG),
+        pytest.param("delete", 64 << 20, marks=WAITS_TOO_LONG),
+    ],
+)
 def test_four_processes_on_two_mounts(proof: Proof, journal: str, mmap_size: int) -> None:
     probe = proof.programs.run("locked", "fcntl", 1, *views(proof.mounts[:2], "probe"), seconds=30)
     if probe.status == Status.NOT_EXCLUSIVE:
