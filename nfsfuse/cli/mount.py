@@ -230,10 +230,10 @@ class _Mount:
                 await nursery.start(self._end_on_signal, pyfuse3.terminate)
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
-                if InitFlag.DIRECT_IO_ALLOW_MMAP in negotiated.granted:
+                if self._options.direct_writes:
+                    if InitFlag.DIRECT_IO_ALLOW_MMAP not in negotiated.granted:
+                        raise MountFailure("direct_writes needs Linux 6.6 or later")
                     filesystem.files.write_directly = True
-                else:
-                    log.warning("write(2) goes through the page cache: the kernel is older than Linux 6.6")
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 if not self._options.locks:
                     log.warning(

@@ -25,10 +25,17 @@ WAITS_TOO_LONG = pytest.mark.xfail(
 )
 
 
+READS_END_EARLY = pytest.mark.xfail(
+    strict=False,
+    reason="every FUSE_NOTIFY_INVAL_INODE raises the inode's attr_version (fuse_reverse_inval_inode), and the "
+    "kernel ignores the size in the reply to a FUSE_GETATTR that was under way: docs/coherence.md, known gaps",
+)
+
+
 @pytest.mark.parametrize(
     ("journal", "mmap_size"),
     [
-        ("wal", 0),
+        pytest.param("wal", 0, marks=READS_END_EARLY),
         pytest.param("delete", 0, marks=WAITS_TOO_LONG),
         pytest.param("delete", 64 << 20, marks=WAITS_TOO_LONG),
     ],
