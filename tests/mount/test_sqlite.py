@@ -20,8 +20,8 @@ WORKERS = (("writer", 0), ("writer", 1), ("reader", 0), ("reader", 1))
 
 WAITS_TOO_LONG = pytest.mark.xfail(
     strict=False,
-    reason="not understood yet: now and then one writer is told SQLITE_BUSY for all of its 30 s of patience, "
-    "also after the others have ended; nothing is corrupted or lost",
+    reason="now and then one writer is told SQLITE_BUSY for all of its 30 s of patience while the others poll "
+    "for the same lock; nothing is corrupted or lost",
 )
 
 
