@@ -221,8 +221,8 @@ def hard_link(scratch: Path, one: Path, two: Path) -> str:
 STEPS: Final[dict[str, Callable[[Path, Path, Path], str]]] = {
     function.__name__: function
     for function in (
-        pack, unpack, compare, compile_and_run, map_shared, sqlite, list_many, rename_and_unlink, sparse,
-        extended_attribute, hard_link,
+        pack, unpack, compare, compile_and_run, map_shared, at_once, sqlite, list_many, rename_and_unlink,
+        sparse, extended_attribute, hard_link,
     )
 }  # fmt: skip
 

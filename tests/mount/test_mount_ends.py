@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -142,7 +143,10 @@ def test_a_vanished_client_lets_go_of_its_unlinked_files(rig: Rig) -> None:
     one, two = rig.mount(server), rig.mount(server)
 
     def held_by_the_server() -> list[str]:
-        links = [os.readlink(link) for link in Path(f"/proc/{server.process.pid}/fd").iterdir()]
+        links = []
+        for link in Path(f"/proc/{server.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it may close one while we look
+                links.append(os.readlink(link))
         return [link for link in links if link.endswith("(deleted)")]
 
     descriptor = os.open(one / "file", os.O_RDWR | os.O_CREAT)
