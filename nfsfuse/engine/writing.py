@@ -53,7 +53,9 @@ class Writer:
                 end = offset + len(data)
                 start_page, end_page = pages_of(offset, len(data))
                 extends = append or self._may_extend(file, end, page, start_page, end_page)
-                if file.tokens.parked(start_page, end_page) or (extends and file.attributes.revoking):
+                if self._parked(file, start_page, end_page, direct=direct) or (
+                    extends and file.attributes.revoking
+                ):
                     file.used(entitled)
                     entitled = None
                     await file.changed()
@@ -63,9 +65,7 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     last = end_page - PAGE_SIZE
-                    await self.write(
-                        file, last, data[last - offset :], append=False, direct=False, page=False
-                    )
+                    await self.write(file, last, data[last - offset :], append=False, direct=False, page=False)
                     data = data[: last - offset]
                 elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
                     extends and not file.attributes.may_change_here()
@@ -91,6 +91,12 @@ class Writer:
             file.used(entitled)
             file.tokens.unwatch(passed)
         return size
+
+    @staticmethod
+    def _parked(file: CachedFile, start: int, end: int, *, direct: bool) -> bool:
+        """Whether a recall has to end first. A write past the kernel's pages has none of them locked, and what
+        an invalidation is about to write back lacks it: it waits for that, too."""
+        return file.tokens.parked(start, end) or (direct and file.tokens.invalidating(start, end))
 
     @staticmethod
     def _only_end_is_held(file: CachedFile, offset: int, start_page: int, end_page: int) -> bool:

@@ -180,3 +180,22 @@ async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_inval
         file.tokens.revoked(recall)
         file.wake()
     assert kernel.invalidated == [(PAGE_SIZE, 2 * PAGE_SIZE), (0, PAGE_SIZE)]
+
+
+async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_under_way() -> None:
+    """The page that is being taken away lacks the write, is dirty perhaps, and comes back whole."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    file.tokens.answered(0, PAGE_SIZE)
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
+    assert file.tokens.invalidate(recall) == [(0, PAGE_SIZE)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
+        await trio.testing.wait_all_tasks_blocked()
+        await writer.write(
+            file, 0, b"old" + b"stored".ljust(PAGE_SIZE - 3), append=False, direct=False, page=True
+        )
+        recall.close()
+        file.tokens.revoked(recall)
+        file.wake()
+    assert file.pages.read(0, 9) == b"newstored"
