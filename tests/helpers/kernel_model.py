@@ -46,11 +46,8 @@ class Descriptor:
     inode: KernelInode
     handle: int
     flags: int
+    direct: bool  # FOPEN_DIRECT_IO
     users: int = 1
-
-    @property
-    def direct(self) -> bool:
-        return bool(self.flags & (os.O_DIRECT | os.O_APPEND))
 
     @property
     def writing(self) -> bool:
@@ -281,6 +278,7 @@ class KernelModel:
         inode = self.inodes.get(node_id)
         if inode is None:
             inode = self.inodes[node_id] = KernelInode(node_id)
+            inode.size = attributes.size  # fuse_init_inode, whatever its age
         trusted = self._told(inode, attributes)
         await self._pause()
         if inode.attribute_version <= version and not inode.size_unstable:
@@ -288,7 +286,7 @@ class KernelModel:
         return inode
 
     def _opened(self, inode: KernelInode, handle: int, flags: int) -> Descriptor:
-        opened = Descriptor(inode, handle, flags)
+        opened = Descriptor(inode, handle, flags, self.fs.files[handle].direct)
         if opened.writing:
             inode.writing_handles.append(handle)
         return opened
@@ -388,7 +386,7 @@ class KernelModel:
         try:
             await self._pause()
             self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
-            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE)
+            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE, cached=True)
             data = bytes(answer)
             for folio in folios:
                 at = folio.index * PAGE_SIZE - start
@@ -422,7 +420,7 @@ class KernelModel:
         if opened.direct:
             await self._write_and_wait(inode, offset, offset + size)
             await self._pause()
-            return bytes(await self.fs.files.read(opened.handle, offset, size))
+            return bytes(await self.fs.files.read(opened.handle, offset, size, cached=False))
         if offset + size > inode.size and not inode.attributes_valid:
             await self._getattr(inode)
         found = bytearray()

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="on every client")
     parser.add_argument("--runs", type=int, default=1, help="with this seed and those that follow")
     parser.add_argument(
-        "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
+        "--cached-writes", action="store_true", help="as with a kernel older than Linux 6.6"
     )
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
     arguments = parser.parse_args()

@@ -53,7 +53,6 @@ class Program:
     steps: int
     grow: _Growth
     log: _Growth
-    cached_writes: bool
     _sizes_left: list[int]
 
     @property
@@ -119,8 +118,7 @@ class Program:
         self._note(mapping.opened, f"store {offset:#x}: {value:#x}")
 
     async def _call_words(self) -> None:
-        through_cache = os.O_RDWR if self.cached_writes else os.O_RDONLY
-        flags = self._rng.choice([through_cache, through_cache, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
+        flags = self._rng.choice([os.O_RDWR, os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
         opened = await self.client.kernel.open(b"words", flags)
         for _ in range(self._burst(6)):
             await self._one_call(opened, "words", WORDS_SIZE)
@@ -278,7 +276,7 @@ async def _disturb(world: World, client: Client) -> None:
 @dataclass(slots=True)
 class RandomPrograms:
     """*processes* on every client make *steps* calls each; then all clients must see what the server has.
-    *cached_writes*: ``words`` is also written by write(2) through the page cache (`tests.sim.test_known`)."""
+    *cached_writes*: on kernels older than Linux 6.6, where files open for writing go through the page cache."""
 
     steps: int = 60
     processes: int = 2
@@ -293,14 +291,13 @@ class RandomPrograms:
         world.rng.shuffle(sizes)
         async with trio.open_nursery() as disturbers:
             for client in world.clients:
+                client.fs.files.write_directly = not self.cached_writes
                 disturbers.start_soon(_disturb, world, client)
             async with trio.open_nursery() as nursery:
                 for client in world.clients:
                     for number in range(self.processes):
                         process = f"{client.name} process {number + 1}"
-                        program = Program(
-                            world, client, process, self.steps, grow, log, self.cached_writes, sizes
-                        )
+                        program = Program(world, client, process, self.steps, grow, log, sizes)
                         nursery.start_soon(program.run)
             disturbers.cancel_scope.cancel()
         await self._read_everything(world)
