@@ -145,6 +145,7 @@ class Files:
         while not file.tokens.may_begin(revocation):
             await file.changed()
         while ranges := file.tokens.invalidate(revocation):
+            file.wake()  # see `PageProtocol.gather_all_mmap_users`
             for low, high in ranges:
                 on_returned = revocation.close if (low, high) == ranges[-1] else None
                 await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)

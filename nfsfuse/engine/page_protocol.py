@@ -79,8 +79,10 @@ class PageProtocol:
     async def gather_all_mmap_users(self, file: CachedFile, recall: Revocation) -> None:
         """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
         FUSE_WRITEs that are taken at once) and drops it. Operations are parked from the instant it has
-        returned; what those that ran meanwhile have put there is taken in a further pass."""
+        returned; what those that ran meanwhile have put there is taken in a further pass, which may wait for
+        one that was parked before it."""
         while cached := file.tokens.invalidate(recall):
+            file.wake()
             await self._invalidate(file, recall, cached)
 
     async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:

@@ -86,7 +86,7 @@ class Program:
     async def _map_words(self) -> None:
         writing = self._rng.random() < 0.7
         opened = await self.client.kernel.open(b"words", os.O_RDWR if writing else os.O_RDONLY)
-        mapping = self.client.kernel.map(opened)
+        mapping = await self.client.kernel.map(opened)
         if self._rng.random() < 0.5:
             await self.client.kernel.close(opened)
             closed = True

@@ -82,6 +82,7 @@ class Options:
     read_ahead_pages_max: int = 3
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
+    write_directly: bool = False  # see `Files.write_directly`
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -154,6 +155,7 @@ class World:
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
+        kernel.fs.files.write_directly = self.options.write_directly
         session.on_recall = kernel.fs.recalls.arrived
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session)
