@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
-from nfsfuse.machines.data_tokens import DataTokens
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.protocol.tokens import TokenMode
@@ -200,53 +199,3 @@ async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_
         file.tokens.revoked(recall)
         file.wake()
     assert file.pages.read(0, 9) == b"newstored"
-
-
-class SecondPassWaits(Kernel):
-    """Its first invalidation returns with a page that was read in meanwhile, and written back (*write_back*)
-    as soon as that is so; the second one waits for that write-back, as the kernel does."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        super().__init__()
-        self._nursery = nursery
-        self.tokens: DataTokens | None = None
-        self.write_back: Callable[[], Awaitable[object]] | None = None
-        self._written_back = trio.Event()
-
-    async def invalidate_pages(
-        self, node_id: int, start: int, end: int, on_returned: Callable[[], None] | None = None
-    ) -> None:
-        assert self.tokens is not None
-        assert on_returned is not None
-        self.invalidated.append((start, end))
-        if len(self.invalidated) == 1:
-            self.tokens.answered(start, end)
-            on_returned()
-            self._nursery.start_soon(self._page_is_written_back)
-            await trio.testing.wait_all_tasks_blocked()
-        else:
-            await self._written_back.wait()
-            on_returned()
-
-    async def _page_is_written_back(self) -> None:
-        assert self.write_back is not None
-        await self.write_back()
-        self._written_back.set()
-
-
-async def test_a_page_write_back_between_two_passes_of_an_invalidation_is_taken_in(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """It came when the recall had parked operations, and the next pass of the invalidation waits for it."""
-    with trio.fail_after(1):
-        async with trio.open_nursery() as nursery:
-            kernel = SecondPassWaits(nursery)
-            writer, file = writer_of_a_file(kernel)
-            file.tokens.answered(0, PAGE_SIZE)
-            kernel.tokens = file.tokens
-            page = b"stored".ljust(PAGE_SIZE)
-            kernel.write_back = partial(writer.write, file, 0, page, append=False, direct=False, page=True)
-            recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
-            await writer._page_protocol.gather_all_mmap_users(file, recall)
-    assert kernel.invalidated == [(0, PAGE_SIZE)] * 2
-    assert file.pages.read(0, 6) == b"stored"
