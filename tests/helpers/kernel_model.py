@@ -125,11 +125,13 @@ class KernelModel:
     async def distrust_entries(self) -> None:
         await self._pause()
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
         await self._pause()
-        if node_id in self.inodes:
+        known = node_id in self.inodes
+        if known:
             self._forget_attributes(self.inodes[node_id])
         await self._pause()
+        return known
 
     async def _invalidate_range(self, inode: KernelInode, start: int, end: int) -> None:
         for index in sorted(inode.folios):
@@ -269,9 +271,7 @@ class KernelModel:
         inode.opens_under_way += 1
         try:
             if flags & os.O_TRUNC:
-                handle = await self._truncating(
-                    inode, 0, lambda: self.fs.files.open(inode.node_id, flags), lambda _: False
-                )
+                handle = await self._truncating(inode, 0, lambda: self.fs.files.open(inode.node_id, flags))
             else:
                 handle = await self.fs.files.open(inode.node_id, flags)
         finally:
@@ -556,11 +556,10 @@ class KernelModel:
             known = self.fs.inodes[inode.node_id]
             return await self.fs.files.setattr(known, AttributeChanges(size=size))
 
-        await self._truncating(inode, size, set_size, lambda attributes: self._told(inode.node_id, attributes))
+        # The adapter lets no attributes of a SETATTR be trusted: they are taken without a look at their age.
+        await self._truncating(inode, size, set_size)
 
-    async def _truncating(
-        self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]], trusted: Callable[[T], bool]
-    ) -> T:
+    async def _truncating(self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]]) -> T:
         """What truncate(2) and O_TRUNC have in common. Between fuse_set_nowrite and the answer no page is
         written back; the answer's attributes are taken without a look at their age (fuse_do_setattr)."""
         async with inode.lock:
@@ -572,11 +571,10 @@ class KernelModel:
                 await self._pause()
                 self.note(inode.node_id, f"truncation to {size}")
                 answer = await ask()
-                valid = trusted(answer)
                 await self._pause()
                 self._version += 1
                 inode.attribute_version = self._version
-                inode.attributes_valid = valid
+                inode.attributes_valid = False
                 inode.size = size
             finally:
                 inode.nowrite = inode.size_unstable = False
