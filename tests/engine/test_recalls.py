@@ -109,8 +109,9 @@ async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:
         attributes.kernel_trusts = True
         go_on = trio.Event()
 
-        async def invalidate(node_id: int) -> None:
+        async def invalidate(node_id: int) -> bool:
             await go_on.wait()
+            return True
 
         client.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign,assignment]
         handle = client.file(number).inode.handle
@@ -128,6 +129,42 @@ async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:
         assert len(acknowledged) == 2
         assert not attributes.revoking
         assert attributes.known is None
+
+
+async def test_attributes_that_the_kernel_has_been_told_but_not_heard_are_distrusted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The answer to the lookup that makes the inode known is on its way, with the attributes: a notification
+    finds nothing. It is sent again until it does, or until the kernel has forgotten the inode."""
+    async with rig(1) as world:
+        world.make_file(b"file", b"x")
+        client = world.clients[0]
+        node = await client.node(b"file")
+        inode = client.fs.inodes[node]
+        inode.attributes.kernel_trusts = True
+        answers = [False, False, True]
+
+        async def invalidate(node_id: int) -> bool:
+            await trio.lowlevel.checkpoint()
+            return answers.pop(0)
+
+        client.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign,assignment]
+        recall = m.Recall(Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE))
+        acknowledged: list[m.Recalled] = []
+        client.fs.recalls.arrived(recall, acknowledged.append)
+        await trio.sleep(1)
+        assert acknowledged
+        assert answers == []
+
+        inode.attributes.granted(TokenMode.SHARED)
+        inode.attributes.kernel_trusts = True
+        answers += [False] * 100
+        client.fs.recalls.arrived(recall, acknowledged.append)
+        await trio.sleep(0.01)
+        assert len(acknowledged) == 1
+        inode.lookups = 0  # FUSE_FORGET
+        await trio.sleep(0.01)
+        assert len(acknowledged) == 2
 
 
 async def test_what_was_recalled_is_written_back_first() -> None:

@@ -57,8 +57,9 @@ class FakeKernel:
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         self.bulk.append((start, end))
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
         self.attributes += 1
+        return True
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
