@@ -20,7 +20,7 @@ async def _truncate_while_another_client_loads(world: World) -> None:
     world.make_file(b"page", bytes(4096))
     here, there = (client.kernel for client in world.clients)
     opened = await here.open(b"page", os.O_RDWR)
-    mapping = here.map(opened)
+    mapping = await here.map(opened)
     other = await there.open(b"page", os.O_RDONLY)
     for size in range(8, 8 + 8 * 20, 8):
         await here.store(mapping, 0, size.to_bytes(8))
@@ -54,7 +54,7 @@ class _CutWhatTheOtherHasDirty:
 
     async def _work(self, kernel: KernelModel, offset: int) -> None:
         opened = await kernel.open(b"pages", os.O_RDWR)
-        mapping = kernel.map(opened)
+        mapping = await kernel.map(opened)
         for number in range(1, 20):
             with suppress(Sigbus):  # the other has cut the page off
                 await kernel.store(mapping, offset, number.to_bytes(8))
