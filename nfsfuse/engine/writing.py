@@ -72,7 +72,7 @@ class Writer:
                 ):
                     file.used(entitled)
                     entitled = None  # while it waits for the server nobody may wait for it (K6)
-                    entitled = await self._get_tokens(file, start_page, end_page, extends)
+                    entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
                 elif file.pages.writing.overlaps(offset, end):
                     await file.changed()
                 elif not page and not self._write_back.has_room():
@@ -191,7 +191,9 @@ class Writer:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
-    async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:
+    async def _get_tokens(
+        self, file: CachedFile, start: int, end: int, extends: bool, *, direct: bool
+    ) -> int | None:
         entitled: int | None = None
 
         def arrived(reply: Message, _: bytes | bytearray) -> None:
@@ -202,9 +204,11 @@ class Writer:
                 self._holdings.learn(file.inode, reply.attributes)
             entitled = file.entitle(start, end, attr=extends)
 
-        # What is held is not asked for: that would wait for a recall of it, and the recall perhaps for the lock
-        # of a page that this write has in part. Attributes never wait for a recall of data.
-        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+        # Data that are held are not asked for: that would wait for a recall of them, and the recall perhaps for
+        # the lock of a page that this write has in part. Attributes never wait for a recall of data. A write
+        # past the kernel's pages has none of them locked and asks for both at once: else it could lose either
+        # while it waits for the other, again and again.
+        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE) and not (direct and extends)
         data = TokenMode.NONE if held else TokenMode.EXCLUSIVE
         attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
         message = m.GetToken(file.inode.handle, data, start, end, attr)
