@@ -19,13 +19,14 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.sizes import attributes_for_kernel
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
-from nfsfuse.protocol.types import Node
+from nfsfuse.protocol.types import Attributes, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,10 @@ class Filesystem:
             await nursery.start(self.write_back.run)
             await nursery.start(self.recalls.run)
             task_status.started()
+
+    async def attributes_for_kernel(self, inode: Inode) -> Attributes:
+        """The answer to FUSE_GETATTR."""
+        return await attributes_for_kernel(self.names, self._kernel, inode)
 
     def _attributes_changed(self, file: CachedFile) -> None:
         if file.attributes.kernel_trusts:
