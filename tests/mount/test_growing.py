@@ -1,4 +1,4 @@
-"""A file that grows on one mount, read through the page cache on others: a read sees what was there before it."""
+"""A file that grows on one mount, read through the page cache on others: they see what was there before."""
 
 from __future__ import annotations
 
