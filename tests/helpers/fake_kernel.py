@@ -76,9 +76,11 @@ class RecordingRemote:
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
 
-    async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
+    async def call(
+        self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
+    ) -> tuple[Any, Any]:
         self.calls.append((message, len(payload)))
-        return await self.session.call(message, payload, apply)
+        return await self.session.call(message, payload, apply, failed)
 
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)
@@ -198,7 +200,7 @@ async def rig(
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
-            session.on_recall = fs.recalls.arrived
+            fs.follow(session)
             await nursery.start(fs.run)
             made.clients.append(Client(fs, kernel, remote, connector))
         yield made

@@ -123,6 +123,11 @@ class MemoryByteStream:
             end._incoming.drop()
         self._wake()
 
+    def swallow(self) -> None:
+        """From now on nothing arrives, in either direction, and neither end is told (half open)."""
+        for direction in (self._outgoing, self._incoming):
+            direction.delay_seconds = math.inf
+
     def _check(self) -> None:
         if self._over is not None:
             raise ConnectionLost(self._over)

@@ -82,6 +82,8 @@ class Options:
     read_ahead_pages_max: int = 3
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
+    cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
+    cut_seconds_max: float = 0.05
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -160,11 +162,22 @@ class World:
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
-        session.on_recall = kernel.fs.recalls.arrived
+        kernel.fs.follow(session)
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
         return client
+
+    async def cut_links(self) -> None:
+        """Cut connections at random moments, for less than a lease: no program may notice."""
+        while True:
+            await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
+            client = self.rng.choice(self.clients)
+            self.note(client.name, None, "its connection is cut")
+            client.connector.reachable = False
+            client.connector.cut()
+            await trio.sleep(self.rng.random() * self.options.cut_seconds_max)
+            client.connector.reachable = True
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -254,6 +267,8 @@ def simulate(options: Options, play: Play) -> World:
                 await world.start_client()
             conscience.check = world.check
             with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
+                if options.cuts_per_second:
+                    nursery.start_soon(world.cut_links)
                 await play(world)
             if deadline.cancelled_caught:
                 world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
