@@ -36,8 +36,8 @@ RETRY_SECONDS_MIN: Final = 0.1
 """The pause after the first attempt to connect, which is made at once; later pauses double."""
 
 RETRY_SECONDS_MAX: Final = 2.0
-"""The longest pause: a small part of the lease, which may have little left when the server can be reached again;
-and a thousand clients that try as often are nothing to it."""
+"""The longest pause: a small part of the lease, which may have little left when the server can be reached
+again; and a thousand clients that try as often are nothing to it."""
 
 ATTEMPT_SECONDS_MAX: Final = 5.0
 """How long one attempt may take: a lost SYN is repeated twice within (after 1 and 3 s)."""

@@ -25,6 +25,7 @@ from trio.testing import MockClock
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
 from server.service.disk import Disk
 from server.service.driver import Driver
@@ -45,6 +46,13 @@ EVENTS_KEPT = 4000
 FINISH_SECONDS_MAX = 15.0
 """Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
 
+
+CUTS_PER_SECOND = 100.0
+"""For a run in which connections are cut all the time: a run takes about a second."""
+
+LONG_CUTS = (20.0, (8.2, 9.3), 400.0)
+"""How often, for how long, and the time that programs then need: past the moment at which caches are dropped,
+but within the lease and its margin, the longest pause between attempts to connect included."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -83,7 +91,8 @@ class Options:
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
     cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
-    cut_seconds_max: float = 0.05
+    cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
+    finish_seconds: float = FINISH_SECONDS_MAX
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -173,11 +182,14 @@ class World:
         while True:
             await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
             client = self.rng.choice(self.clients)
+            await client.session.call(Heartbeat())  # the lease begins now: how long a cut is is known exactly
             self.note(client.name, None, "its connection is cut")
             client.connector.reachable = False
             client.connector.cut()
-            await trio.sleep(self.rng.random() * self.options.cut_seconds_max)
+            await trio.sleep(self.rng.uniform(*self.options.cut_seconds))
             client.connector.reachable = True
+            while not client.session.connected:  # noqa: ASYNC110 - nothing tells of it but the log
+                await trio.sleep(0.001 + self.rng.random() * 0.001)
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -266,12 +278,12 @@ def simulate(options: Options, play: Play) -> World:
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
+            with trio.move_on_after(options.finish_seconds) as deadline:
                 if options.cuts_per_second:
                     nursery.start_soon(world.cut_links)
                 await play(world)
             if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
+                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
             conscience.check = None
             nursery.cancel_scope.cancel()
 
