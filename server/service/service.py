@@ -80,8 +80,13 @@ class Service:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
+            pause = self._options.lease_ms / 1000 / LEASE_CHECKS
             while True:
-                await trio.sleep(self._options.lease_ms / 1000 / LEASE_CHECKS)
+                planned = trio.current_time() + pause
+                await trio.sleep_until(planned)
+                late = trio.current_time() - planned
+                if late > pause:
+                    self.leases.stood_still(late, trio.current_time())
                 self._fence_expired()
 
     # --- connections ---
