@@ -2,8 +2,8 @@
 
 A writer commits one row at a time, numbered, and prints what it has committed; a reader checks that rows never
 vanish and that each writer's are without gaps. Both try again when SQLite gives up waiting for a lock
-(SQLITE_BUSY: it polls, without queueing, so the others can be luckier for long), and end with an error at anything
-else. The journal mode is the database's; NFSFUSE_TEST_MMAP_SIZE sets mmap_size (bytes).
+(SQLITE_BUSY: it polls, without queueing, so the others can be luckier for long), and end with an error at
+anything else. The journal mode is the database's; NFSFUSE_TEST_MMAP_SIZE sets mmap_size (bytes).
 """
 
 from __future__ import annotations
