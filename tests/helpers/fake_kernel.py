@@ -112,6 +112,10 @@ class Client:
     async def read(self, number: int, offset: int, size: int) -> bytes:
         return bytes(await self.fs.files.read(number, offset, size))
 
+    async def touch(self, number: int, offset: int, size: int) -> bytes:
+        """A load through a mapping: the kernel has the pages up to date afterwards."""
+        return bytes(await self.fs.files.read(number, offset, size, cached=True))
+
     async def write(self, number: int, offset: int, data: bytes) -> None:
         assert await self.fs.files.write(number, offset, data, page=False) == len(data)
 
