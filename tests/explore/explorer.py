@@ -27,6 +27,7 @@ SETUP_STEPS_MAX = 500
 RUNS_PER_COLLECTION = 50
 """Worlds made between two runs of the garbage collector, which would else look at each of them many times."""
 
+
 class TooLarge(Exception):
     """A world has more states than it may."""
 
@@ -70,7 +71,8 @@ class Run:
                 self._until_started(process)
         self.world.settle()
 
-    async def _process(self, process: Process) -> None:
+    @staticmethod
+    async def _process(process: Process) -> None:
         await process.start()
         await process.run()
 
@@ -180,6 +182,18 @@ class _Exploration:
                     self.found.steps += choices
                     to_go += [(*way, number) for number in range(choices)]
 
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """The garbage collector looks when it is told to. A violation says after how many states it came."""
+        gc.disable()
+        try:
+            yield
+        except Violation as exc:
+            exc.add_note(f"after {len(self.seen)} states")
+            raise
+        finally:
+            gc.enable()
+
     def _count_world(self) -> None:
         self.found.worlds += 1
         if self.found.worlds % RUNS_PER_COLLECTION == 0:
@@ -190,7 +204,7 @@ def explore(small: SmallWorld, *, states_max: int = 1_000_000) -> Found:
     """See every state of *small*. Raises Violation for the first bad one, with the way there as a note;
     TooLarge if there are more than *states_max*."""
     exploration = _Exploration(small, states_max)
-    with _no_garbage_collector():
+    with exploration.under_way():
         exploration.depth_first()
     return exploration.found
 
@@ -198,15 +212,6 @@ def explore(small: SmallWorld, *, states_max: int = 1_000_000) -> Found:
 def shortest(small: SmallWorld, *, states_max: int = 1_000_000) -> Found:
     """The same, breadth first: the violation that is raised is one of those with the fewest steps."""
     exploration = _Exploration(small, states_max)
-    with _no_garbage_collector():
+    with exploration.under_way():
         exploration.breadth_first()
     return exploration.found
-
-
-@contextmanager
-def _no_garbage_collector() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

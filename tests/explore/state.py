@@ -43,13 +43,15 @@ from server.service.service import Service
 from server.service.session import Session
 from server.service.tokens import Tokens
 from server.storage.memory import MemoryStorage
+from tests.explore.programs import Process
 from tests.explore.runner import Nursery, Runner
+from tests.explore.world import Client, World
 from tests.helpers.kernel_model import KernelModel
 
 LEFT_OUT: Final[tuple[type, ...]] = (
     Runner, Nursery, itertools.count, ModuleType, SimpleNamespace, type, PageCache,
     Filesystem, Files, Holdings, Names, PageProtocol, Reader, Recalls, Writer, WriteBack, InodeTable,
-    KernelModel, Driver, Service, Session, Tokens, MemoryStorage,
+    KernelModel, Driver, Service, Session, Tokens, MemoryStorage, World, Client, Process,
 )  # fmt: skip
 FIELDS_LEFT_OUT: Final = frozenset(
     {"requests", "writes_sent", "bytes_sent", "_events", "note", "invalidations", "name", "group", "label"}
