@@ -26,7 +26,7 @@ FLOORS = (
     ("nfsfuse.ports", "server.storage.interface", "server.state.interface"),
     (
         "nfsfuse.engine", "server.service",
-        "server.state.records", "server.state.journal", "server.state.settle",
+        "server.state.records", "server.state.journal", "server.state.settle", "server.state.recover",
     ),
     ("nfsfuse.fuse", "server.storage", "server.state"),
     ("nfsfuse.cli", "server.cli"),

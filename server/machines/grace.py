@@ -74,8 +74,8 @@ class Grace:
         self._ended(session)
 
     def expired(self, now: float) -> tuple[SessionId, ...]:
-        """It is *now*: the sessions that have to be forgotten, durably, before `forgotten` ends grace. None, and
-        nothing has changed but perhaps the deadline, if that is not reached."""
+        """It is *now*: the sessions that have to be forgotten, durably, before `forgotten` ends grace. None
+        if the deadline is not reached; it may then be a new one."""
         if self.phase is not Phase.RECLAIM or now < self._deadline:
             return ()
         reclaiming = Returning.RECLAIMING in self._waits_for.values()

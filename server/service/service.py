@@ -20,7 +20,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION
 from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
-from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange, RequestArrived
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
@@ -32,6 +32,7 @@ from server.service.locks import LOCK_HANDLERS, Locks
 from server.service.names import NAME_HANDLERS
 from server.service.session import Session
 from server.service.tokens import Tokens
+from server.state.recover import Recovered
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -60,18 +61,22 @@ class Service:
         self,
         storage: Storage,
         options: ServiceOptions,
-        epoch: Epoch,
+        recovered: Recovered,
         random_bytes: Callable[[int], bytes],
+        disk: Disk | None = None,
     ) -> None:
         self._storage = storage
         self._options = options
-        self._epoch = epoch
+        self._epoch = recovered.start.epoch
+        self._journal = recovered.journal
         self._random_bytes = random_bytes
         self._root = storage.root()
         self.sessions: dict[SessionId, Session] = {}
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin)
         self.locks = Locks()
-        self.driver = Driver(self.tokens, self.locks, Disk())
+        self.driver = Driver(
+            self.tokens, self.locks, disk or Disk(), self._journal, self._acknowledged
+        )
 
     async def serve(self, stream: ByteStream, peer: str) -> None:
         """Serve one connection until it ends. Whatever its peer does wrong ends it, with a line in the log,
@@ -108,13 +113,17 @@ class Service:
 
     def call(self, session: Session, event: RequestArrived) -> Call:
         """A request of *session*, to be handled."""
-        return Call(session, event.message, event.payload, self._storage)
+        return Call(session, event.message, event.payload, self._storage, event.id)
+
+    def _acknowledged(self, session: SessionId) -> int:
+        return 0
 
     def _end(self, session: Session) -> None:
         """Release what a session that is over held."""
         del self.sessions[session.id]
         self.locks.dropped(session)
         self.tokens.dropped(session)
+        self._journal.forget(session.id)
         for handle in session.open_files.values():
             self._storage.unpin(handle)
         session.open_files.clear()
@@ -176,7 +185,7 @@ class _Connection:
                 scope = call.session.running[event.id] = trio.CancelScope()
                 self._nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
                 return
-            self._reply(event.id, reply_or_wait)
+            self._reply(call, reply_or_wait)
         self._ended(call)
 
     def _of_session(self, message: Message) -> Message:
@@ -205,11 +214,13 @@ class _Connection:
         with scope:
             try:
                 with self._answering(event, call):
-                    self._reply(event.id, await waiting)
+                    self._reply(call, await waiting)
             finally:
                 del call.session.running[event.id]
                 if scope.cancel_called:
-                    self._channel.fail_if_unanswered(event.id, errno.EINTR)
+                    interrupted = FsError(errno.EINTR)
+                    self._service.driver.ended(call, interrupted, self._channel.frames_sent + 1)
+                    self._channel.fail_if_unanswered(event.id, interrupted.errno)
                 self._ended(call)
         await self._channel.writable()
 
@@ -220,24 +231,28 @@ class _Connection:
         try:
             yield
         except FsError as exc:
-            self._channel.fail(event.id, exc.errno, exc.detail)
+            self._fail(call, exc)
         except ProtocolError:
             raise
         except Exception:
             log.exception("%s: %s failed unexpectedly", self, type(event.message).__name__)
-            self._channel.fail(event.id, errno.EIO, "internal error of the server")
+            self._fail(call, FsError(errno.EIO, "internal error of the server"))
 
     def _ended(self, call: Call) -> None:
         """The reply is queued: others may have now what the call kept from them."""
+        self._service.driver.ended(call, FsError(errno.ENOTCONN), None)  # unless it has been answered
         self._service.tokens.ended(call)
         for handle in call.attributes_changed:
             self._service.tokens.attributes_changed(call.session, handle)
 
-    def _reply(self, number: RequestId, reply: Reply) -> None:
-        if isinstance(reply, tuple):
-            self._channel.reply(number, reply[0], reply[1])
-        else:
-            self._channel.reply(number, reply)
+    def _reply(self, call: Call, reply: Reply) -> None:
+        message, payload = reply if isinstance(reply, tuple) else (reply, b"")
+        self._service.driver.ended(call, message, self._channel.frames_sent + 1)
+        self._channel.reply(call.id, message, payload)
+
+    def _fail(self, call: Call, failure: FsError) -> None:
+        self._service.driver.ended(call, failure, self._channel.frames_sent + 1)
+        self._channel.fail(call.id, failure.errno, failure.detail)
 
 
 HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}

@@ -35,7 +35,7 @@ class Database(Registry):
         self._path = path
         self._lock = threading.Lock()
         try:
-            # Any thread may use it: the lock keeps them apart. No implicit transactions: `_transaction` has them.
+            # Any thread may use it: the lock keeps them apart. isolation_level: no implicit transactions.
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA synchronous = FULL")
             self._prepare()

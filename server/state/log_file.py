@@ -52,7 +52,7 @@ class LogFile(Log):
             at += _PREFIX.size + size
         self._end = at
         if any(data[at:]):
-            log.warning("%s: what follows the record at %d was not written whole, and is cut off", self._path, at)
+            log.warning("%s: what follows byte %d was not written whole, and is cut off", self._path, at)
             os.ftruncate(self._descriptor, at)
             self._size = at
         return records

@@ -62,6 +62,10 @@ def settle(storage: Storage, intent: Intent) -> Outcome | None:
 def _settle(storage: Storage, intent: Intent) -> Message | None:
     r = intent.message
     match r:
+        case m.Create() if not intent.names:  # it was there, and was cut
+            node = storage.lookup(r.parent, r.name)
+            attributes = storage.setattr(node.handle, AttributeChanges(size=0))
+            return m.Opened(OpenId(0), Node(node.handle, attributes), (), False)
         case m.Create() | m.MkDir() | m.MkNod() | m.SymLink():
             return _made(storage, r, intent.names[0])
         case m.Link():
@@ -150,7 +154,8 @@ def _linked(storage: Storage, r: m.Link) -> Message | None:
     if found is None:
         return None
     if found.handle != r.handle:
-        return _unknown(r)
+        _unknown(r)
+        return None
     return m.Entry(found, (), (found, _now(storage, r.parent)))
 
 
@@ -179,7 +184,8 @@ def _renamed(storage: Storage, r: m.Rename, names: tuple[Named, ...]) -> Message
     if now == before:
         return None
     if now != after:
-        return _unknown(r)
+        _unknown(r)
+        return None
     affected = [node for handle in before if handle is not None for node in _still_there(storage, handle)]
     affected += [_now(storage, parent) for parent in {old.parent, new.parent}]
     return m.Done(tuple(affected))

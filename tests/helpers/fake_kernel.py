@@ -19,10 +19,11 @@ from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.disk import Disk
-from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
+from server.state.memory import MemoryLog, MemoryRegistry
+from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
 from tests.helpers.streams import memory_stream_pair
@@ -168,8 +169,10 @@ async def rig(
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
-    service.driver = Driver(service.tokens, service.locks, InlineDisk())
+    recovered = recover(storage, MemoryRegistry(), MemoryLog(), "")
+    service = Service(
+        storage, ServiceOptions(), recovered, lambda size: next(identities).to_bytes(size), InlineDisk()
+    )
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
         for number in range(clients):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import trio
 
 from nfsfuse.engine.session import Session
-from nfsfuse.protocol.types import ClientId, Epoch, Node
+from nfsfuse.protocol.types import ClientId, Node
 from nfsfuse.rpc.streams import ConnectionLost
 from server.service.service import Service, ServiceOptions
+from server.state.memory import MemoryLog, MemoryRegistry
+from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.helpers.streams import MemoryByteStream, memory_stream_pair
 
@@ -34,8 +36,10 @@ class Serving:
         self._nursery = nursery
         self._numbers = itertools.count(1)
         self.storage = MemoryStorage()
+        self.registry, self.log = MemoryRegistry(), MemoryLog()
+        recovered = recover(self.storage, self.registry, self.log, "")
         self.service = Service(
-            self.storage, ServiceOptions(), Epoch(1), lambda size: next(counter).to_bytes(size, "big")
+            self.storage, ServiceOptions(), recovered, lambda size: next(counter).to_bytes(size, "big")
         )
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:

@@ -25,10 +25,11 @@ from trio.testing import MockClock
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.disk import Disk
-from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
+from server.state.memory import MemoryLog, MemoryRegistry
+from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
@@ -125,8 +126,11 @@ class World:
         ticks = iter(range(1, 1 << 60))
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
-        self.service = Service(self.storage, ServiceOptions(), Epoch(1), self.rng.randbytes)
-        self.service.driver = Driver(self.service.tokens, self.service.locks, SlowDisk(self.rng))
+        self.registry, self.log = MemoryRegistry(), MemoryLog()
+        recovered = recover(self.storage, self.registry, self.log, "")
+        self.service = Service(
+            self.storage, ServiceOptions(), recovered, self.rng.randbytes, SlowDisk(self.rng)
+        )
 
     # --- making it ---
 

@@ -12,13 +12,15 @@ import trio.testing
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import InodeHandle
+from nfsfuse.protocol.types import InodeHandle, RequestId
 from server.service.calls import Acquire, Call, Handling, Hold, Quick, Slow, Unnaming, Use
 from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
 from server.service.tokens import Tokens
+from server.state.journal import Journal
+from server.state.memory import MemoryLog
 
 T = TypeVar("T")
 HANDLE = InodeHandle(b"handle")
@@ -41,7 +43,9 @@ class World:
         self.pinned: list[InodeHandle] = []
         self.tokens = Tokens({}, self.pinned.append, self.pinned.remove)
         self.disk = GatedDisk()
-        self.driver = Driver(self.tokens, Locks(), self.disk)
+        self.journal = Journal(MemoryLog())
+        self.journal.begin([])
+        self.driver = Driver(self.tokens, Locks(), self.disk, self.journal, lambda session: 0)
 
     def call(self, session: bytes = b"one") -> Call:
         class Named:
@@ -50,7 +54,7 @@ class World:
             def granted(self, handle: InodeHandle) -> None:
                 """The frame just queued grants tokens of *handle*."""
 
-        return Call(Named(), None, b"", None)  # type: ignore[arg-type]
+        return Call(Named(), None, b"", None, RequestId(1))  # type: ignore[arg-type]
 
     def granted(self, handle: InodeHandle) -> None:
         """The frame just queued grants tokens of *handle*."""
