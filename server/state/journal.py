@@ -119,6 +119,8 @@ class Journal:
         self._open -= 1
         self._open_names.difference_update((named.parent, named.name) for named in entry.names)
         entry.intent, entry.names, entry.done, entry.frame = b"", (), record, frame
+        if frame is None:
+            del self._entries[session][request]
 
     # --- sessions ---
 
