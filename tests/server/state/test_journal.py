@@ -101,7 +101,7 @@ def test_a_full_log_is_written_anew_with_what_is_not_acknowledged() -> None:
     journal.intend(intent(1, b"still running"), nothing_acknowledged)
     acknowledged = 0
     for number in range(2, 2000):
-        journal.intend(intent(number, b"name"), lambda session: acknowledged)
+        journal.intend(intent(number, b"name"), lambda session, count=acknowledged: count)
         journal.check()
         journal.done(ONE, RequestId(number), DONE, number)
         journal.check()
@@ -185,7 +185,7 @@ def test_at_random_the_log_says_what_happened() -> None:
         frames: dict[int, int] = {}
         received = 0
         for number in range(1, 400):
-            journal.intend(intent(number, b"%d" % number), lambda session: received)
+            journal.intend(intent(number, b"%d" % number), lambda session, count=received: count)
             running.append(number)
             while running and rng.random() < 0.6:
                 ended = running.pop(rng.randrange(len(running)))
