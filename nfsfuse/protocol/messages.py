@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
+from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, OwnedLock
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
@@ -23,6 +23,7 @@ from nfsfuse.protocol.types import (
     InodeHandle,
     LockOwner,
     Node,
+    OpenFile,
     OpenId,
     RequestId,
     SessionId,
@@ -168,6 +169,15 @@ class Recalled(Message):
     """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
 
     returned: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed(Message):
+    """Answers `Reclaim`: what of it is refused, and so not held any more."""
+
+    tokens: tuple[Token, ...]
+    open_files: tuple[OpenId, ...]
+    locks: tuple[OwnedLock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -531,6 +541,28 @@ class ReleaseLocks(Request[Done]):
     owner: LockOwner | None
 
 
+# --- after the server's restart --------------------------------------------------------------------------
+
+# A client whose session is known to the new epoch takes back what it holds before anything else: as many
+# `Reclaim` as it takes, then all requests that it has no answer to, under their old ids, then
+# `ReclaimComplete`.
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim(Request[Reclaimed]):
+    """Some of what the client held in the last epoch, at most CLAIMS_MAX in all; open files keep their
+    numbers."""
+
+    tokens: tuple[Token, ...]
+    open_files: tuple[OpenFile, ...]
+    locks: tuple[OwnedLock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimComplete(Request[Done]):
+    """There is nothing more to reclaim, and nothing more that was asked in the last epoch."""
+
+
 CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Hello, Heartbeat, Goodbye, Cancel,
     Lookup, GetAttr, SetAttr, ReadLink, SymLink, MkNod, MkDir, Link, Unlink, RmDir, Rename, ReadDir, StatFs,
@@ -538,13 +570,14 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Open, Create, Release, Read, Write, Fsync, Fallocate, Seek, CopyRange,
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
+    Reclaim, ReclaimComplete,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled, LockFound,
+    TokenGrant, Recalled, LockFound, Reclaimed,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {
