@@ -3,10 +3,10 @@
 The server has forgotten all tokens, open files and locks; their holders have not. Until every client that it
 knows of has come back, it grants nothing (grace), so what is held here is still nobody else's.
 
-Two things are given up rather than reclaimed. Attributes of regular files that are held SHARED: another client's
-write-back changes a file's times without waiting for others to be told, and the server may have died in between
-(sizes never change so). And, if the server's machine was rebooted, everything that is cached clean: what had
-not been synced may be gone from its disk.
+Two things are given up rather than reclaimed. Attributes of regular files that are held SHARED: another
+client's write-back changes a file's times without waiting for others to be told, and the server may have died
+in between (sizes never change so). And, if the server's machine was rebooted, everything that is cached clean:
+what had not been synced may be gone from its disk.
 """
 
 from __future__ import annotations

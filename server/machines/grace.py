@@ -1,20 +1,18 @@
 """Grace: the time after a restart in which sessions take back what they held, and nothing new is granted.
 
 A pure machine: events and `now` in, decisions out. It begins with the sessions that the last epoch has left.
-A session *returns* with its Hello, reclaims, and says that this is complete. Once all have - or have said
-goodbye - grace ends; at the latest at its deadline, when those that have not returned are forgotten. Their
-forgetting has to be durable before anything is granted: else the next restart would let them reclaim what
-others hold by then.
 
-A session that has returned and is still reclaiming at the deadline is waited for once more as long (the Linux
-server does so too, `clients_still_reclaiming` in fs/nfsd/nfs4state.c); then it is forgotten like the rest. A
-session that is fenced or goes meanwhile is `gone`.
+=============  ==========================================================================================
+ABSENT         known, and not heard of. At the deadline it is forgotten
+RECLAIMING     it has returned with its Hello, and has as long again from there. Then it is forgotten: not
+               sooner, as it may believe for a lease that it holds what others would be granted
+FORGOTTEN      it is too late; but its forgetting is not durable yet
+=============  ==========================================================================================
 
-=============  ===================================================================================
-ABSENT         known, and not heard of
-RECLAIMING     it has returned
-(gone)         complete, forgotten or gone: grace does not wait for it
-=============  ===================================================================================
+All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
+forgetting has to be durable before anything is granted: else the next restart would let the session reclaim what
+others hold by then. (The Linux server waits as long again for clients that are still reclaiming, too:
+`clients_still_reclaiming` in fs/nfsd/nfs4state.c.)
 """
 
 from __future__ import annotations
@@ -30,75 +28,59 @@ class Returning(Enum):
 
     ABSENT = "known, and not heard of"
     RECLAIMING = "it has returned"
-
-
-class Phase(Enum):
-    """Where grace is."""
-
-    RECLAIM = "sessions take back what they held"
-    FORGETTING = "those that have not are being forgotten, durably"
-    OVER = "everything may be granted"
+    FORGOTTEN = "too late, and not durably so yet"
 
 
 class Grace:
     """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for."""
 
     def __init__(self, known: Iterable[SessionId], now: float, seconds: float) -> None:
-        self._waits_for = dict.fromkeys(known, Returning.ABSENT)
         self._seconds = seconds
-        self._deadline = now + seconds
-        self._extended = False
-        self._forgetting: tuple[SessionId, ...] = ()
-        self.phase = Phase.RECLAIM if self._waits_for else Phase.OVER
+        self._waits_for = dict.fromkeys(known, Returning.ABSENT)
+        self._until = dict.fromkeys(self._waits_for, now + seconds)
 
     @property
-    def deadline(self) -> float | None:
-        """When `expired` is to be called; None if it is not."""
-        return self._deadline if self.phase is Phase.RECLAIM else None
+    def over(self) -> bool:
+        """Whether anything may be granted."""
+        return not self._waits_for
 
-    def waits_for(self, session: SessionId) -> bool:
-        """Whether *session* may reclaim."""
-        return self.phase is Phase.RECLAIM and session in self._waits_for
+    def may_return(self, session: SessionId) -> bool:
+        """Whether *session* is waited for, and may say Hello (again)."""
+        return self._waits_for.get(session) in (Returning.ABSENT, Returning.RECLAIMING)
 
-    def returned(self, session: SessionId) -> None:
-        """*session*, which is waited for, has said Hello, perhaps not for the first time."""
-        assert self.waits_for(session), session
+    def may_reclaim(self, session: SessionId) -> bool:
+        """Whether *session* has returned and is not complete."""
+        return self._waits_for.get(session) is Returning.RECLAIMING
+
+    def returned(self, session: SessionId, now: float) -> None:
+        """*session* has said Hello; perhaps again, and then its time goes on."""
+        assert self.may_return(session), session
+        if self._waits_for[session] is Returning.ABSENT:
+            self._until[session] = now + self._seconds
         self._waits_for[session] = Returning.RECLAIMING
 
-    def complete(self, session: SessionId) -> None:
-        """*session* has reclaimed all it will."""
-        self._ended(session)
-
-    def gone(self, session: SessionId) -> None:
-        """*session* has said goodbye, or is fenced: it is not waited for."""
-        self._ended(session)
+    def ended(self, session: SessionId) -> None:
+        """*session* has reclaimed all it will, or has said goodbye, or is fenced: it is not waited for."""
+        if self._waits_for.get(session) is not Returning.FORGOTTEN:
+            self._waits_for.pop(session, None)
 
     def expired(self, now: float) -> tuple[SessionId, ...]:
-        """It is *now*: the sessions that have to be forgotten, durably, before `forgotten` ends grace. None
-        if the deadline is not reached; it may then be a new one."""
-        if self.phase is not Phase.RECLAIM or now < self._deadline:
-            return ()
-        reclaiming = Returning.RECLAIMING in self._waits_for.values()
-        if reclaiming and not self._extended:
-            self._extended = True
-            self._deadline += self._seconds
-            return ()
-        self._forgetting = tuple(self._waits_for)
-        self._waits_for.clear()
-        self.phase = Phase.FORGETTING
-        return self._forgetting
+        """It is *now*: the sessions that are to be forgotten, durably, and are `forgotten` then. Each is told
+        once."""
+        forgotten = tuple(
+            session
+            for session, state in self._waits_for.items()
+            if state is not Returning.FORGOTTEN and now >= self._until[session]
+        )
+        self._waits_for.update(dict.fromkeys(forgotten, Returning.FORGOTTEN))
+        return forgotten
 
-    def forgotten(self) -> None:
-        """What `expired` has told is done."""
-        assert self.phase is Phase.FORGETTING
-        self.phase = Phase.OVER
+    def forgotten(self, sessions: Iterable[SessionId]) -> None:
+        """Of *sessions* nothing is left that a restart would find."""
+        for session in sessions:
+            assert self._waits_for[session] is Returning.FORGOTTEN, session
+            del self._waits_for[session]
 
-    def _ended(self, session: SessionId) -> None:
-        self._waits_for.pop(session, None)
-        if self.phase is Phase.RECLAIM and not self._waits_for:
-            self.phase = Phase.OVER
-
-    def check(self) -> None:
-        """Assert the invariants."""
-        assert bool(self._waits_for) == (self.phase is Phase.RECLAIM)
-        assert self.phase is not Phase.OVER or not self._waits_for
+    def waits_for(self) -> tuple[SessionId, ...]:
+        """Whom it waits for, for the log."""
+        return tuple(self._waits_for)
