@@ -10,7 +10,7 @@ FORGOTTEN      it is too late; but its forgetting is not durable yet
 =============  ==========================================================================================
 
 All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
-forgetting has to be durable before anything is granted: else the next restart would let the session reclaim what
+forgetting has to be durable before anything is granted: else the next restart would let it reclaim what
 others hold by then. (The Linux server waits as long again for clients that are still reclaiming, too:
 `clients_still_reclaiming` in fs/nfsd/nfs4state.c.)
 """
