@@ -80,6 +80,15 @@ class Recovery:
         assert self._grace is not None
         self._grace.returned(session.id, now)
 
+    def is_absent(self, session: SessionId) -> bool:
+        """Whether *session* is of an earlier epoch and still expected."""
+        return self._grace is not None and self._grace.may_return(session)
+
+    def replaced(self, session: SessionId) -> None:
+        """An absent session's client has come back without it, and it is forgotten durably."""
+        log.warning("%s will not come back", self._name(session))
+        self._ended(session)
+
     def reclaim(self, session: Session, claims: m.Reclaim) -> m.Reclaimed:
         """*session* takes back what it can of *claims*; what not is told, and in the log."""
         count = len(claims.tokens) + len(claims.open_files) + len(claims.locks)

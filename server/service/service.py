@@ -1,44 +1,43 @@
-"""The file service: connections in, replies and callbacks out.
+"""The file service: sessions, and the connections over which they come.
 
-A connection must begin with `Hello`; what it is asked afterwards is looked up in one table of handlers. A
-handler decides synchronously, in the order in which requests arrived; only what has to wait gets a task.
+A connection begins with a greeting, which opens a session or goes on with one that has lost its connection.
+A session ends in order (`Goodbye`), with its lease (`server.machines.leases`), with a frame that no correct
+client sends, or when its client's new daemon says that it replaces it; never merely with its connection.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, cast
+from typing import Final
 
 import trio
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.limits import PROTOCOL_VERSION
-from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
+from nfsfuse.protocol.limits import KEPT_BYTES_MAX, PROTOCOL_VERSION
 from nfsfuse.protocol.types import ClientId, SessionId
+from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
-from nfsfuse.rpc.exchange import Exchange, RequestArrived
+from nfsfuse.rpc.exchange import Exchange
+from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
-from server.service.calls import Call, Handler, Reply
+from server.machines.leases import MARGIN, Leases
 from server.service.disk import Disk
 from server.service.driver import Driver
-from server.service.files import FILE_HANDLERS
-from server.service.locks import LOCK_HANDLERS, Locks
-from server.service.names import NAME_HANDLERS
+from server.service.locks import Locks
+from server.service.recovery import Recovery
+from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
 from server.service.tokens import Tokens
+from server.state.interface import KnownSession, StateError
 from server.state.recover import Recovered
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
-
-SESSION_MESSAGES: Final = (m.Hello, m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens)
-"""Requests that are about the session, and answered without the storage."""
 
 HELLO_SECONDS_MAX: Final = 10.0
 """How long a connection may stay without a Hello: strangers must not use up descriptors."""
@@ -46,16 +45,24 @@ HELLO_SECONDS_MAX: Final = 10.0
 IDENTITY_SIZE: Final = 16
 """Bytes in a client's and a session's id."""
 
+FORGET_RETRY_SECONDS: Final = 1.0
+"""Pause before the registry of sessions is written again after that has failed."""
+
+LEASE_CHECKS: Final = 20
+"""How often leases are looked at while one of them runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
     """What the administrator chooses."""
 
     lease_ms: int = 10_000
+    grace_seconds: float | None = None
+    """None: as long as a client may believe what it holds, the lease and the margin."""
 
 
 class Service:
-    """One export, served to any number of connections."""
+    """One export, served to any number of sessions. `run` it, and give it connections (`serve`)."""
 
     def __init__(
         self,
@@ -67,31 +74,104 @@ class Service:
     ) -> None:
         self._storage = storage
         self._options = options
+        self._start = recovered.start
         self._epoch = recovered.start.epoch
-        self._journal = recovered.journal
+        self._registry = recovered.registry
+        self._disk = disk or Disk()
         self._random_bytes = random_bytes
         self._root = storage.root()
+        self._nursery: trio.Nursery | None = None
         self.sessions: dict[SessionId, Session] = {}
-        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin)
+        self.leases = Leases(options.lease_ms / 1000)
+        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
         self.locks = Locks()
-        self.driver = Driver(
-            self.tokens, self.locks, disk or Disk(), self._journal, self._acknowledged
+        self.journal = recovered.journal
+        self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
+        self.recovery = Recovery(
+            recovered.start.sessions, storage, self.tokens, self.locks, self._grace_over
         )
 
-    async def serve(self, stream: ByteStream, peer: str) -> None:
-        """Serve one connection until it ends. Whatever its peer does wrong ends it, with a line in the log,
-        and nothing else."""
-        connection = _Connection(self, stream, peer)
-        try:
-            await connection.run()
-        except (ConnectionLost, ProtocolError) as exc:
-            log.warning("%s: connection ended: %s", connection, exc)
-        finally:
-            if connection.session is not None:
-                self._end(connection.session)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            lease_seconds = self._options.lease_ms / 1000
+            grace_seconds = self._options.grace_seconds
+            if grace_seconds is None:
+                grace_seconds = lease_seconds * (1 + MARGIN)
+            self.recovery.begin(trio.current_time(), grace_seconds)
+            await self._forget_late()
+            task_status.started()
+            while True:
+                await trio.sleep(lease_seconds / LEASE_CHECKS)
+                self._fence_expired()
+                await self._forget_late()
 
-    def welcome(self, hello: m.Hello, channel: Channel) -> tuple[Session, m.Welcome]:
-        """A session for a client that said *hello*."""
+    # --- connections ---
+
+    async def serve(self, stream: ByteStream, peer: str) -> None:
+        """Serve one connection until it ends. Whatever its peer does wrong ends it, and the session with it,
+        with a line in the log, and nothing else."""
+        link = Link(stream)
+        session: Session | None = None
+        try:
+            hello = await self._hello(link, peer)
+            if hello is not None:
+                session = await self._welcome(link, hello)
+                await session.channel.serve(link)
+        except ConnectionLost as exc:
+            if session is None:
+                log.warning("%s: connection ended: %s", peer, exc)
+            elif not session.over.is_set():
+                log.info("%s: connection ended: %s", session, exc)
+        except ProtocolError as exc:
+            log.warning("%s: connection ended: %s", session or peer, exc)
+            if session is not None:
+                session.end(str(exc))
+        except FsError as exc:
+            log.warning("%s: refused: %s", peer, exc)
+        finally:
+            link.close()
+
+    async def _hello(self, link: Link, peer: str) -> m.Hello | None:
+        with trio.move_on_after(HELLO_SECONDS_MAX):
+            return await greeting.be_greeted(link)
+        log.warning("%s: said nothing for %g s", peer, HELLO_SECONDS_MAX)
+        return None
+
+    async def _welcome(self, link: Link, hello: m.Hello) -> Session:
+        """The session of a client that said *hello*, with *link* attached. Raises FsError if it is refused."""
+        try:
+            self._check(hello)
+        except FsError as exc:
+            await greeting.refuse(link, exc)
+            raise
+        await self._replace(hello.replaces)
+        session = self._resumable(hello)
+        resumed = session is not None
+        if session is None:
+            session = await self._returned(hello) or await self._new(hello)
+        # Nothing is awaited between the count and the link: what still came by the old one would be counted
+        # by nobody, and sent again.
+        received = session.channel.frames_received
+        greeting.welcome(
+            link,
+            m.Welcome(
+                session.id, self._epoch, resumed, received, self._start.rebooted, self._options.lease_ms,
+                version("nfsfuse"), self._root,
+            ),
+        )  # fmt: skip
+        try:
+            session.channel.attach(link, hello.frames_received if resumed else 0)
+        except ProtocolError as exc:
+            session.end(str(exc))
+            raise
+        self.leases.resumed(session.id, trio.current_time())
+        log.info("%s: %s", session, "connected again" if resumed else "session opened")
+        return session
+
+    @staticmethod
+    def _check(hello: m.Hello) -> None:
         if hello.version != PROTOCOL_VERSION:
             raise FsError(
                 errno.EPROTONOSUPPORT,
@@ -99,163 +179,139 @@ class Service:
             )
         if len(hello.client_id) != IDENTITY_SIZE:
             raise ProtocolError(f"a client id has {IDENTITY_SIZE} bytes")
-        session = Session(
-            SessionId(self._random_bytes(IDENTITY_SIZE)),
-            ClientId(hello.client_id),
-            hello.client_name,
-            channel,
+
+    # --- sessions ---
+
+    async def _replace(self, session_id: SessionId) -> None:
+        """The client's daemon is dead, and another has come in its place."""
+        replaced = self.sessions.get(session_id)
+        if replaced is not None:
+            log.warning("%s: ended, its client has come back without it", replaced)
+            replaced.end("replaced")
+        elif self.recovery.is_absent(session_id):
+            await self._forget([session_id])
+            self.journal.forget(session_id)
+            self.recovery.replaced(session_id)
+
+    def _resumable(self, hello: m.Hello) -> Session | None:
+        """The session that *hello* asks for, if there still is such."""
+        session = self.sessions.get(hello.session_id)
+        if session is None or session.over.is_set() or hello.epoch != self._epoch:
+            return None
+        if session.client_id != hello.client_id:
+            raise ProtocolError("this session is another client's")
+        return session
+
+    async def _returned(self, hello: m.Hello) -> Session | None:
+        """The session of an earlier epoch that *hello* asks for, if it may be reclaimed."""
+        if hello.epoch == self._epoch or not self.recovery.may_return(hello):
+            return None
+        session = self.sessions.get(hello.session_id)
+        if session is None:
+            session = await self._open(hello, hello.session_id)
+        elif session.over.is_set():
+            return None
+        elif not session.started:
+            raise ConnectionLost("its session is being opened over another connection")
+        elif session.channel.frames_received:
+            raise ProtocolError("this session has come back already")
+        # Else the client has not seen the Welcome that it was sent first.
+        self.recovery.returned(session, trio.current_time())
+        return session
+
+    async def _new(self, hello: m.Hello) -> Session:
+        """A new session; a restarted server will know of it."""
+        known = KnownSession(
+            SessionId(self._random_bytes(IDENTITY_SIZE)), hello.client_id, hello.client_name, self._epoch
         )
+        try:
+            await self._disk.slow(lambda: self._registry.add(known))
+        except StateError as exc:
+            raise FsError(errno.EIO, f"the server cannot keep a session: {exc}") from exc
+        return await self._open(hello, known.id)
+
+    async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
+        """A session of this id, which may be one that the client had before."""
+        assert self._nursery is not None
+        session = Session(session_id, ClientId(hello.client_id), hello.client_name)
+        requests = Requests(
+            session, self._storage, self.driver, self.tokens, self.leases, self.journal, self.recovery
+        )
+        session.channel = Channel(Exchange(MAY_ASK), requests.arrived)
+        # Before anything is awaited: there is one session of an id.
         self.sessions[session.id] = session
-        log.info("%s: session opened", session)
-        return session, m.Welcome(
-            session.id, self._epoch, self._options.lease_ms, version("nfsfuse"), self._root
-        )
+        self.leases.opened(session.id, trio.current_time())
+        await self._nursery.start(self._keep, session)
+        return session
 
-    def call(self, session: Session, event: RequestArrived) -> Call:
-        """A request of *session*, to be handled."""
-        return Call(session, event.message, event.payload, self._storage, event.id)
+    async def _keep(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
+        """A session from its beginning to its end."""
+        async with trio.open_nursery() as nursery:
+            session.nursery, session.started = nursery, True
+            task_status.started()
+            await session.over.wait()
+            nursery.cancel_scope.cancel()
+        await self._forget([session.id])
+        self._release(session)
 
-    def _acknowledged(self, session: SessionId) -> int:
-        return 0
-
-    def _end(self, session: Session) -> None:
-        """Release what a session that is over held."""
+    def _release(self, session: Session) -> None:
+        """Release what a session that is over held. None of its requests is under way any more: a write that
+        a slow disk still had to do would otherwise come after those of the next holder."""
         del self.sessions[session.id]
+        self.leases.closed(session.id)
+        self.journal.forget(session.id)
         self.locks.dropped(session)
         self.tokens.dropped(session)
-        self._journal.forget(session.id)
         for handle in session.open_files.values():
             self._storage.unpin(handle)
         session.open_files.clear()
         log.info("%s: session closed", session)
+        self.recovery.gone(session)
 
-
-class _Connection:
-    """One connection: its channel, its tasks, and its session once there is one."""
-
-    def __init__(self, service: Service, stream: ByteStream, peer: str) -> None:
-        self._service = service
-        self._peer = peer
-        self._channel = Channel(stream, Exchange(frozenset(CLIENT_REQUESTS)), self._on_request)
-        self._nursery: trio.Nursery | None = None
-        self._greeted = trio.Event()
-        self.session: Session | None = None
-
-    def __str__(self) -> str:
-        return str(self.session) if self.session is not None else self._peer
-
-    async def run(self) -> None:
-        failure: ConnectionLost | ProtocolError | None = None
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._expect_hello)
+    async def _forget(self, sessions: Iterable[SessionId]) -> None:
+        """A restarted server will not know of *sessions*. Until that is certain nothing that they held may be
+        granted to others, however long it takes."""
+        sessions = list(sessions)
+        while True:
             try:
-                await self._channel.run()
-            except (ConnectionLost, ProtocolError) as exc:
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _expect_hello(self) -> None:
-        with trio.move_on_after(HELLO_SECONDS_MAX):
-            await self._greeted.wait()
-            return
-        log.warning("%s: said nothing for %g s", self._peer, HELLO_SECONDS_MAX)
-        self._channel.close()
-
-    def _on_request(self, event: RequestArrived) -> None:
-        if isinstance(event.message, SESSION_MESSAGES):
-            try:
-                reply = self._of_session(event.message)
-            except FsError as exc:
-                self._channel.fail(event.id, exc.errno, exc.detail)
-            else:
-                self._channel.reply(event.id, reply)
-            return
-        if self.session is None:
-            raise ProtocolError(f"{type(event.message).__name__} before Hello")
-        call = self._service.call(self.session, event)
-        handling = HANDLERS[type(event.message)](call)
-        with self._answering(event, call):
-            reply_or_wait = self._service.driver.advance(call, handling)
-            if isinstance(reply_or_wait, Coroutine):
-                assert self._nursery is not None
-                # Registered here and not in the task: its cancellation may be the very next request.
-                scope = call.session.running[event.id] = trio.CancelScope()
-                self._nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
+                await self._disk.slow(lambda: self._registry.remove(sessions))
                 return
-            self._reply(call, reply_or_wait)
-        self._ended(call)
+            except StateError as exc:
+                log.critical("sessions that are over cannot be removed: others wait for them: %s", exc)
+                await trio.sleep(FORGET_RETRY_SECONDS)
 
-    def _of_session(self, message: Message) -> Message:
-        """Answer what is about the session itself."""
-        if isinstance(message, m.Hello):
-            if self.session is not None:
-                raise ProtocolError("a second Hello")
-            self.session, welcome = self._service.welcome(message, self._channel)
-            self._greeted.set()
-            return welcome
-        if self.session is None:
-            raise ProtocolError(f"{type(message).__name__} before Hello")
-        if isinstance(message, m.Cancel):
-            self.session.cancel(message.request)
-        elif isinstance(message, m.ReturnTokens):
-            self._service.tokens.given_back(self.session, message.tokens, message.frames_received)
-        return m.Done()
+    async def _forget_late(self) -> None:
+        """End grace for those that have not come back in time."""
+        late = self.recovery.expired(trio.current_time())
+        if not late:
+            return
+        for session_id in late:
+            session = self.sessions.get(session_id)
+            if session is not None:  # it did, and has never completed its reclaims
+                session.end("it has not reclaimed in time")
+        await self._forget(late)
+        for session_id in late:
+            self.journal.forget(session_id)
+        self.recovery.forgotten(late)
 
-    async def _wait_for(
-        self,
-        event: RequestArrived,
-        call: Call,
-        waiting: Coroutine[Any, Any, Reply],
-        scope: trio.CancelScope,
-    ) -> None:
-        with scope:
-            try:
-                with self._answering(event, call):
-                    self._reply(call, await waiting)
-            finally:
-                del call.session.running[event.id]
-                if scope.cancel_called:
-                    interrupted = FsError(errno.EINTR)
-                    self._service.driver.ended(call, interrupted, self._channel.frames_sent + 1)
-                    self._channel.fail_if_unanswered(event.id, interrupted.errno)
-                self._ended(call)
-        await self._channel.writable()
+    def _grace_over(self) -> None:
+        """Nothing can be reclaimed any more."""
 
-    @contextmanager
-    def _answering(self, event: RequestArrived, call: Call) -> Iterator[None]:
-        """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
-        and us a traceback; the server goes on."""
-        try:
-            yield
-        except FsError as exc:
-            self._fail(call, exc)
-        except ProtocolError:
-            raise
-        except Exception:
-            log.exception("%s: %s failed unexpectedly", self, type(event.message).__name__)
-            self._fail(call, FsError(errno.EIO, "internal error of the server"))
+    def _acknowledged(self, session_id: SessionId) -> int:
+        session = self.sessions.get(session_id)
+        return 0 if session is None else session.channel.frames_acknowledged
 
-    def _ended(self, call: Call) -> None:
-        """The reply is queued: others may have now what the call kept from them."""
-        self._service.driver.ended(call, FsError(errno.ENOTCONN), None)  # unless it has been answered
-        self._service.tokens.ended(call)
-        for handle in call.attributes_changed:
-            self._service.tokens.attributes_changed(call.session, handle)
-
-    def _reply(self, call: Call, reply: Reply) -> None:
-        message, payload = reply if isinstance(reply, tuple) else (reply, b"")
-        self._service.driver.ended(call, message, self._channel.frames_sent + 1)
-        self._channel.reply(call.id, message, payload)
-
-    def _fail(self, call: Call, failure: FsError) -> None:
-        self._service.driver.ended(call, failure, self._channel.frames_sent + 1)
-        self._channel.fail(call.id, failure.errno, failure.detail)
-
-
-HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}
-assert set(HANDLERS) | set(SESSION_MESSAGES) == set(
-    cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
-), "every request has its handler"
+    def _fence_expired(self) -> None:
+        for session in self.sessions.values():
+            self.leases.heard(session.id, session.channel.heard_at)
+        expired = self.leases.expired(trio.current_time())
+        expired += [
+            (session.id, f"{session.channel.kept_bytes} bytes are not acknowledged")
+            for session in self.sessions.values()
+            if session.channel.kept_bytes > KEPT_BYTES_MAX
+        ]
+        for session_id, why in expired:
+            session = self.sessions[session_id]
+            if not session.over.is_set():
+                log.warning("%s: fenced: %s; what it held goes to others", session, why)
+                session.end(why)

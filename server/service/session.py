@@ -1,9 +1,8 @@
-"""A client's session on the server: its connection, its open files, its requests under way."""
+"""A client's session on the server: its channel, its open files, its requests under way."""
 
 from __future__ import annotations
 
 import errno
-import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,25 +19,38 @@ GRANTS_REMEMBERED_MAX: Final = 4096
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What one client holds. An open file pins its inode, for as long as the session lasts."""
+    """What one client holds, over any number of connections. An open file pins its inode, for as long as the
+    session lasts. Its requests run in *nursery*."""
 
     id: SessionId
     client_id: ClientId
     client_name: str
-    channel: Channel
+    channel: Channel = field(init=False)
+    nursery: trio.Nursery = field(init=False)
+    started: bool = False
+    """There is a nursery."""
+    over: trio.Event = field(default_factory=trio.Event)
+    """The session is about to end: nothing of it is taken in any more."""
     open_files: dict[OpenId, InodeHandle] = field(default_factory=dict)
     running: dict[RequestId, trio.CancelScope] = field(default_factory=dict)
     granted_in: OrderedDict[InodeHandle, int] = field(default_factory=OrderedDict)
-    """In which frame of the connection tokens of an inode were last granted, oldest first."""
+    """In which frame of the session tokens of an inode were last granted, oldest first."""
     granted_in_floor: int = 0
     """Grants in frames up to this one may be missing there."""
-    _open_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _last_open_id: int = 0
 
     def opened(self, handle: InodeHandle) -> OpenId:
         """Number a file that was opened and pinned."""
-        open_id = OpenId(next(self._open_ids))
+        self._last_open_id += 1
+        open_id = OpenId(self._last_open_id)
         self.open_files[open_id] = handle
         return open_id
+
+    def reopened(self, open_id: OpenId, handle: InodeHandle) -> None:
+        """A file that was open before the server's restart, and is pinned again, keeps its number."""
+        assert open_id not in self.open_files
+        self.open_files[open_id] = handle
+        self._last_open_id = max(self._last_open_id, open_id)
 
     def released(self, open_id: OpenId) -> InodeHandle:
         """Forget an open file; its inode, to be unpinned. EBADF if there is no such."""
@@ -60,6 +72,12 @@ class Session:
         while self.granted_in and next(iter(self.granted_in.values())) <= frames_received:
             self.granted_in.popitem(last=False)
         return handle not in self.granted_in and self.granted_in_floor <= frames_received
+
+    def end(self, why: str) -> None:
+        """The session is over: its connection is closed, and what it held is released when its requests under
+        way have ended."""
+        self.channel.end(why)
+        self.over.set()
 
     def cancel(self, request: RequestId) -> None:
         """Give up on a request that is still waiting; one that is answered already stays so."""

@@ -64,7 +64,7 @@ class Done:
 
 def pack_intent(intent: Intent) -> bytes:
     """The record of *intent*."""
-    header = encode(RequestEnvelope(intent.request, RequestId(0), intent.message))
+    header = encode(RequestEnvelope(intent.request, intent.message))
     names = [[named.parent, named.name, named.handle] for named in intent.names]
     return _dump([INTENT, intent.session, intent.request, header, intent.payload, names, intent.was])
 

@@ -19,14 +19,15 @@ from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
-from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
 from server.state.memory import MemoryLog, MemoryRegistry
 from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
-from tests.helpers.streams import memory_stream_pair
+from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
 
 T = TypeVar("T")
 
@@ -84,13 +85,14 @@ class RecordingRemote:
         self.posts.append(message)
         self.session.post(message)
 
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.session.return_tokens(tokens)
 
-class InlineDisk(Disk):
-    """A disk without threads, which a simulated clock could not wait for."""
+    def leased(self, *, finishing: bool = False) -> bool:
+        return self.session.leased(finishing=finishing)
 
-    async def slow(self, call: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint()
-        return call()
+    async def until_leased(self) -> None:
+        await self.session.until_leased()
 
 
 @dataclass(eq=False)
@@ -100,6 +102,7 @@ class Client:
     fs: Filesystem
     kernel: FakeKernel
     remote: RecordingRemote
+    connector: Connector
 
     async def node(self, name: bytes) -> NodeId:
         found = await self.fs.names.lookup(ROOT, name)
@@ -175,10 +178,10 @@ async def rig(
     )
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
         for number in range(clients):
-            ours, theirs = memory_stream_pair(1 << 23)
-            nursery.start_soon(service.serve, theirs, f"client {number}")
-            session = Session(ours, ClientId(bytes([number + 1]) * 16), f"client {number}")
+            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
             fs = Filesystem(
@@ -186,7 +189,7 @@ async def rig(
             )
             session.on_recall = fs.recalls.arrived
             await nursery.start(fs.run)
-            made.clients.append(Client(fs, kernel, remote))
+            made.clients.append(Client(fs, kernel, remote, connector))
         yield made
         await trio.testing.wait_all_tasks_blocked()
         made.check()

@@ -100,7 +100,7 @@ def test_the_largest_frames_pass_and_small_ones_after_them(sizes):
 )
 @pytest.mark.parametrize("piece", [1, BUFFER_SIZE])
 def test_an_oversized_frame_is_refused_by_its_lengths_alone(sizes, piece):
-    wire = MAGIC + struct.pack("<II", *sizes)
+    wire = MAGIC + struct.pack("<IIQ", *sizes, 0)
     reader = FrameReader()
     feed(reader, wire[:-1], [piece] * len(wire))
     with pytest.raises(ProtocolError, match="too large"):
