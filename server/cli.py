@@ -19,6 +19,7 @@ import trio
 from nfsfuse.protocol.types import Epoch
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
 from nfsfuse.rpc.streams import SocketByteStream
+from server.service.orphans import sweep_orphans
 from server.service.service import Service, ServiceOptions
 from server.storage.handles import load_or_create_secret
 from server.storage.interface import Storage, StorageError
@@ -97,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     service_options = ServiceOptions(lease_ms=int(options.lease * 1000))
     service = Service(storage, service_options, Epoch(1), secrets.token_bytes)
     try:
+        sweep_orphans(storage, service.tokens)
         trio.run(_serve, service, listener, address)
     finally:
         listener.close()
