@@ -19,11 +19,13 @@ import trio
 from nfsfuse.protocol.types import Epoch
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
 from nfsfuse.rpc.streams import SocketByteStream
+from server.service.direct import DirectChanges
 from server.service.orphans import sweep_orphans
 from server.service.service import Service, ServiceOptions
 from server.storage.handles import load_or_create_secret
 from server.storage.interface import Storage, StorageError
-from server.storage.local import LocalStorage
+from server.watch.choose import Watch, open_export
+from server.watch.interface import Watcher, WatchError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="lease of a client (default: %(default)g)",
     )
+    result.add_argument(
+        "--watch",
+        choices=[watch.value for watch in Watch],
+        default=Watch.AUTO.value,
+        help="how to notice what other programs change directly in the exported directory "
+        "(default: %(default)s, the best that is permitted)",
+    )
     result.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     result.add_argument("--version", action="version", version=f"nfsfuse {version('nfsfuse')}")
     return result
@@ -89,9 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         parser().error(str(exc))
     try:
-        storage = _open_export(options.export, options.state_dir, options.volatile_handles)
+        storage, watcher = _open_export(
+            options.export, options.state_dir, options.volatile_handles, Watch(options.watch)
+        )
         listener = _listen(address)
-    except (Refusal, StorageError) as exc:
+    except (Refusal, StorageError, WatchError) as exc:
         print(f"nfsfuse-server: {exc}", file=sys.stderr)
         return 1
     os.umask(0)  # the client's kernel has applied its own
@@ -99,16 +110,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     service = Service(storage, service_options, Epoch(1), secrets.token_bytes)
     try:
         sweep_orphans(storage, service.tokens)
-        trio.run(_serve, service, listener, address)
+        trio.run(_serve, service, listener, address, watcher)
     finally:
         listener.close()
+        if watcher is not None:
+            watcher.close()
         if isinstance(address, UnixAddress):
             Path(address.path).unlink(missing_ok=True)
         storage.close()
     return 0
 
 
-def _open_export(export: str, state_dir: str | None, volatile: bool) -> Storage:
+def _open_export(
+    export: str, state_dir: str | None, volatile: bool, watch: Watch
+) -> tuple[Storage, Watcher | None]:
     path = Path(export)
     if not path.exists():
         raise Refusal(f"cannot export {export}: no such directory")
@@ -124,7 +139,7 @@ def _open_export(export: str, state_dir: str | None, volatile: bool) -> Storage:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
         raise Refusal(f"cannot make the state directory {state}: {exc.strerror}") from exc
-    return LocalStorage(path, None if volatile else load_or_create_secret(state))
+    return open_export(path, None if volatile else load_or_create_secret(state), watch)
 
 
 def _default_state_dir(export: Path) -> Path:
@@ -170,8 +185,12 @@ def _listen_unix(path: str) -> socket.socket:
     return listener
 
 
-async def _serve(service: Service, listener: socket.socket, address: Address) -> None:
+async def _serve(
+    service: Service, listener: socket.socket, address: Address, watcher: Watcher | None
+) -> None:
     async with trio.open_nursery() as nursery:
+        if watcher is not None:
+            nursery.start_soon(DirectChanges(service.tokens).follow, watcher)
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
         if isinstance(address, TcpAddress):
             address = TcpAddress(*listener.getsockname()[:2])

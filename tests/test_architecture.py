@@ -23,9 +23,9 @@ FLOORS = (
     # bottom to top; the longest prefix that fits a module decides where it lives
     ("nfsfuse.protocol",),
     ("nfsfuse.rpc", "nfsfuse.machines", "server.machines"),
-    ("nfsfuse.ports", "server.storage.interface"),
+    ("nfsfuse.ports", "server.storage.interface", "server.watch.interface"),
     ("nfsfuse.engine", "server.service"),
-    ("nfsfuse.fuse", "server.storage"),
+    ("nfsfuse.fuse", "server.storage", "server.watch"),
     ("nfsfuse.cli", "server.cli"),
 )
 
