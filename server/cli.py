@@ -19,13 +19,15 @@ import trio
 
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
 from nfsfuse.rpc.streams import SocketByteStream
+from server.service.direct import DirectChanges
 from server.service.service import Service, ServiceOptions
 from server.state.directory import StateDirectory, boot_id
 from server.state.interface import StateError
 from server.state.recover import recover
 from server.storage.handles import load_or_create_secret
 from server.storage.interface import StorageError
-from server.storage.local import LocalStorage
+from server.watch.choose import Watch, open_export
+from server.watch.interface import Watcher, WatchError
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,13 @@ def parser() -> argparse.ArgumentParser:
         "(default: the lease and a fifth more); 0 is dangerous: clients that do not come back at once lose "
         "what they hold and had written but not saved",
     )
+    result.add_argument(
+        "--watch",
+        choices=[watch.value for watch in Watch],
+        default=Watch.AUTO.value,
+        help="how to notice what other programs change directly in the exported directory "
+        "(default: %(default)s, the best that is permitted)",
+    )
     result.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     result.add_argument("--version", action="version", version=f"nfsfuse {version('nfsfuse')}")
     return result
@@ -101,23 +110,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(0)  # the client's kernel has applied its own
     with ExitStack() as stack:
         try:
-            service, listener = _start(options, address, stack)
-        except (Refusal, StorageError, StateError) as exc:
+            service, listener, watcher = _start(options, address, stack)
+        except (Refusal, StorageError, StateError, WatchError) as exc:
             print(f"nfsfuse-server: {exc}", file=sys.stderr)
             return 1
-        trio.run(_serve, service, listener, address)
+        trio.run(_serve, service, listener, address, watcher)
     return 0
 
 
-def _start(options: argparse.Namespace, address: Address, stack: ExitStack) -> tuple[Service, socket.socket]:
+def _start(
+    options: argparse.Namespace, address: Address, stack: ExitStack
+) -> tuple[Service, socket.socket, Watcher | None]:
     """Everything that comes before serving; *stack* undoes it. What the last epoch was in the middle of is
     settled before anybody can connect."""
     export, state_path = _check_export(options.export, options.state_dir)
     state = StateDirectory(state_path)
     stack.callback(state.close)
-    storage = LocalStorage(export, None if options.volatile_handles else load_or_create_secret(state_path))
-    stack.callback(storage.close)
     lasting = not options.volatile_handles
+    secret = load_or_create_secret(state_path) if lasting else None
+    storage, watcher = open_export(export, secret, Watch(options.watch))
+    stack.callback(storage.close)
+    if watcher is not None:
+        stack.callback(watcher.close)
     try:
         recovered = recover(storage, state.registry, state.log, boot_id(), reclaimable=lasting)
     except OSError as exc:
@@ -126,8 +140,8 @@ def _start(options: argparse.Namespace, address: Address, stack: ExitStack) -> t
     stack.callback(listener.close)
     if isinstance(address, UnixAddress):
         stack.callback(Path(address.path).unlink, missing_ok=True)
-    service_options = ServiceOptions(lease_ms=int(options.lease * 1000))
-    return Service(storage, service_options, recovered, secrets.token_bytes), listener
+    service_options = ServiceOptions(int(options.lease * 1000), options.grace)
+    return Service(storage, service_options, recovered, secrets.token_bytes), listener, watcher
 
 
 def _check_export(export: str, state_dir: str | None) -> tuple[Path, Path]:
@@ -193,8 +207,12 @@ def _listen_unix(path: str) -> socket.socket:
     return listener
 
 
-async def _serve(service: Service, listener: socket.socket, address: Address) -> None:
+async def _serve(
+    service: Service, listener: socket.socket, address: Address, watcher: Watcher | None
+) -> None:
     async with trio.open_nursery() as nursery:
+        if watcher is not None:
+            nursery.start_soon(DirectChanges(service.tokens).follow, watcher)
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
         await nursery.start(service.run)
         if isinstance(address, TcpAddress):

@@ -23,16 +23,18 @@ FLOORS = (
     # bottom to top; the longest prefix that fits a module decides where it lives
     ("nfsfuse.protocol",),
     ("nfsfuse.rpc", "nfsfuse.machines", "server.machines"),
-    ("nfsfuse.ports", "server.storage.interface", "server.state.interface"),
+    ("nfsfuse.ports", "server.storage.interface", "server.state.interface", "server.watch.interface"),
     (
         "nfsfuse.engine", "server.service",
         "server.state.records", "server.state.journal", "server.state.settle", "server.state.recover",
     ),
-    ("nfsfuse.fuse", "server.storage", "server.state"),
+    ("nfsfuse.fuse", "server.storage", "server.state", "server.watch"),
     ("nfsfuse.cli", "server.cli"),
 )
 
-PURE = ("nfsfuse.protocol", "nfsfuse.rpc.exchange", "nfsfuse.rpc.sequence", "nfsfuse.machines", "server.machines")
+PURE = (
+    "nfsfuse.protocol", "nfsfuse.rpc.exchange", "nfsfuse.rpc.sequence", "nfsfuse.machines", "server.machines",
+)  # fmt: skip
 
 PURE_IMPORTS = frozenset({
     # of the standard library, what a pure module may use; an addition has no state and no surroundings

@@ -68,7 +68,7 @@ class Recovery:
     # --- sessions that come back ---
 
     def may_return(self, hello: m.Hello) -> bool:
-        """Whether *hello* is of a session that is waited for. Raises ProtocolError if it is another client's."""
+        """Whether *hello* asks for a session that is waited for. ProtocolError if that is another client's."""
         if self._grace is None or not self._grace.may_return(hello.session_id):
             return False
         if self._known[hello.session_id].client_id != hello.client_id:

@@ -29,6 +29,7 @@ from server.machines.leases import MARGIN, Leases
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
+from server.service.orphans import sweep_orphans
 from server.service.recovery import Recovery
 from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
@@ -295,7 +296,9 @@ class Service:
         self.recovery.forgotten(late)
 
     def _grace_over(self) -> None:
-        """Nothing can be reclaimed any more."""
+        """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
+        assert self._nursery is not None
+        self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
 
     def _acknowledged(self, session_id: SessionId) -> int:
         session = self.sessions.get(session_id)
