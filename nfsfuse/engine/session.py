@@ -59,7 +59,7 @@ ENDS_WITH_SESSION: Final = frozenset({
 })  # fmt: skip
 """What is about the old session's state, and without meaning (or, the write-back, refused) in a new one."""
 
-ENDS_WITH_EPOCH: Final = (m.Heartbeat, m.ReturnTokens, m.Release, m.Reclaim, m.ReclaimComplete)
+ENDS_WITH_EPOCH: Final = (m.ReturnTokens, m.Release, m.Reclaim, m.ReclaimComplete)
 """What is not asked again of a server that was restarted: it knows only what is reclaimed. Nobody waits for
 any of these."""
 
