@@ -173,13 +173,19 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+    clients: int = 1,
+    *,
+    fault: Fault = no_fault,
+    options: CacheOptions | None = None,
+    lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
-    """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
+    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
+    To be used under `autojump_clock`."""
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
+    service_options = ServiceOptions(int(lease_seconds * 1000))
+    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
     service.driver = Driver(service.tokens, service.locks, InlineDisk())
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:

@@ -31,7 +31,6 @@ from nfsfuse.protocol.messages import (
 )
 from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Exchange, FailureArrived, Outgoing, ReplyArrived, RequestArrived
-from tests.helpers.frames import frames_in
 
 ALLOWED = frozenset({Heartbeat, ReadLink, SetXattr})
 HANDLE = InodeHandle(b"handle")
