@@ -33,8 +33,12 @@ FLOORS = (
 )
 
 PURE = (
-    "nfsfuse.protocol", "nfsfuse.rpc.exchange", "nfsfuse.rpc.sequence", "nfsfuse.machines", "server.machines",
-)  # fmt: skip
+    "nfsfuse.protocol",
+    "nfsfuse.rpc.exchange",
+    "nfsfuse.rpc.sequence",
+    "nfsfuse.machines",
+    "server.machines",
+)
 
 PURE_IMPORTS = frozenset({
     # of the standard library, what a pure module may use; an addition has no state and no surroundings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.fence import fence
+from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
@@ -18,13 +19,18 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.reclaim import claims, give_up_times
+from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.types import Node
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Filesystem:
         options: CacheOptions,
         wall_clock: Callable[[], int],
     ) -> None:
+        self._remote = remote
         self._kernel = kernel
         self._nursery: trio.Nursery | None = None
         self.inodes = InodeTable(root)
@@ -54,6 +61,7 @@ class Filesystem:
         self.write_back = WriteBack(remote, self.cache, options.dirty_bytes_max, self._attributes_changed)
         self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
         self.page_protocol = PageProtocol(kernel, self.write_back)
+        self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
@@ -96,10 +104,53 @@ class Filesystem:
         await self._kernel.invalidate_attributes(inode.node_id)
         inode.attributes.distrusting -= 1
 
-    async def session_lost(self, *, has_epochs: bool) -> None:
-        """The session with the server is over: nothing is served from any cache from now on."""
-        self.locks.lost()
-        await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
+    # --- the lease (the callbacks of `Session`, all synchronous) ---
+
+    def suspended(self) -> None:
+        """The lease is about to run out: caches are dropped, and operations wait."""
+        assert self._nursery is not None
+        self.suspension.begin(self._nursery)
+
+    def resumed(self) -> None:
+        """The lease runs again, nothing was lost."""
+        self.suspension.end()
+
+    def fenced(self) -> None:
+        """The session with the server is over, and there is a new one. Nothing of the old one is believed."""
+        assert self._nursery is not None
+        self.files.lost_locks(self.locks.lost())
+        forgotten = forget_everything(self.inodes, self.holdings)
+        self.suspension.end()
+        self._nursery.start_soon(self._begin_anew, forgotten)
+
+    def new_epoch(self, welcome: m.Welcome) -> list[m.Reclaim]:
+        """The server was restarted, and has forgotten what is held: all of it, to be reclaimed."""
+        assert self._nursery is not None
+        give_up_times(self.inodes, self.holdings)
+        if welcome.rebooted:
+            log.warning("the server's machine was rebooted: clean caches are dropped")
+            self._nursery.start_soon(self.suspension.refresh)
+        return list(claims(self.inodes, self.holdings, self.locks))
+
+    def refused(self, reclaimed: m.Reclaimed) -> None:
+        """Some of that is not held any more. What it is about is fenced, and nothing else."""
+        assert self._nursery is not None
+        self.files.lost_locks(lock.open_id for lock in reclaimed.locks)
+        for lock in reclaimed.locks:
+            self.locks.refused(lock)
+        handles = {token.handle for token in reclaimed.tokens}
+        for file in self.holdings.files():
+            gone = set(file.open_ids) & set(reclaimed.open_files)
+            if gone:
+                file.open_ids = [open_id for open_id in file.open_ids if open_id not in gone]
+                handles.add(file.inode.handle)
+        if handles:
+            forgotten = forget_refused(self.inodes, self.holdings, self._remote, frozenset(handles))
+            self._nursery.start_soon(self._begin_anew, forgotten)
+
+    async def _begin_anew(self, forgotten: Fenced) -> None:
+        await purge(forgotten, self._kernel)
+        await open_again(self.holdings, self._remote)
 
     def check(self) -> None:
         """Assert every invariant of the client."""

@@ -187,12 +187,16 @@ class Locks:
             holder.held.delete(lock.start, lock.end + 1)
             self._tidy(lock.inode, who)
 
-    def lost(self) -> None:
-        """The session is over, and with it every lock at the server."""
+    def lost(self) -> frozenset[int]:
+        """The session is over, and with it every lock at the server: the open files through which one was
+        held."""
+        through: frozenset[int] = frozenset()
         for handle, holders in list(self._holders.items()):
             for who, holder in list(holders.items()):
+                through |= {lock.open_file for _, _, lock in holder.held}
                 holder.held.clear()
                 self._tidy(handle, who)
+        return through
 
     # --- the record ---
 

@@ -82,6 +82,7 @@ class PageProtocol:
         returned; what those that ran meanwhile have put there is taken in a further pass."""
         while cached := file.tokens.invalidate(recall):
             await self._invalidate(file, recall, cached)
+        file.wake()
 
     async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:
         last = cached[-1]

@@ -33,7 +33,7 @@ from nfsfuse.rpc.streams import ByteStream, ConnectionLost
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS_MIN: Final = 0.1
-"""Pause after the second attempt to connect; the first is made at once, later pauses double."""
+"""The pause after the first attempt to connect, which is made at once; later pauses double."""
 
 RETRY_SECONDS_MAX: Final = 5.0
 """The longest pause: half a lease, so that a server that is back is found while others wait for it too."""
@@ -67,6 +67,8 @@ SAFE_AGAIN: Final = IDEMPOTENT | {m.Open, m.GetToken, m.SetLock}
 """What may be asked in a new session although the old one's server may have done it: its effects, if any, have
 ended with the old session."""
 
+NO_SESSION: Final = SessionId(b"")
+
 R = TypeVar("R", bound=Message)
 
 
@@ -86,7 +88,7 @@ class Session:
         *,
         clock: Callable[[], float] = trio.current_time,
         jitter: Callable[[], float] = random.random,
-        replaces: SessionId = SessionId(b""),
+        replaces: SessionId = NO_SESSION,
         timeo_seconds: float | None = None,
     ) -> None:
         self.on_recall: Callable[[m.Recall, Callable[[m.Recalled], None]], None] | None = None
@@ -107,7 +109,7 @@ class Session:
         """Of what was reclaimed, this is not held any more."""
         self.requests: Counter[str] = Counter()
         """Requests to the server so far, by message."""
-        self.session_id = SessionId(b"")
+        self.session_id = NO_SESSION
         self._connect = connect
         self._client_id = client_id
         self._client_name = client_name
@@ -171,7 +173,7 @@ class Session:
 
     def _begin(self, link: Link, welcome: m.Welcome, sent_at: float) -> None:
         """Go on over *link*. Raises ProtocolError, and then the session is to be given up."""
-        self._replaces = SessionId(b"")
+        self._replaces = NO_SESSION
         if welcome.resumed:
             assert self._lease is not None
             self.channel.attach(link, welcome.frames_received)
@@ -246,7 +248,7 @@ class Session:
     def _give_up(self, exc: ProtocolError) -> None:
         """The server says what no correct one says. It would say it again: a new session, without the old."""
         log.error("the session is given up: %s", exc)
-        self._replaces, self.session_id = self.session_id, SessionId(b"")
+        self._replaces, self.session_id = self.session_id, NO_SESSION
 
     def _interrupted(self, why: str) -> None:
         self._interrupted_at = self._clock()
@@ -277,9 +279,8 @@ class Session:
             return link
 
     def _pauses(self) -> Iterator[float]:
-        """Seconds between attempts: at once, then twice as long each time; some less, so that the clients of a
+        """Seconds between attempts: twice as long each time; some less, so that the clients of a
         server that was away do not all come at the same moments."""
-        yield 0.0
         pause = RETRY_SECONDS_MIN
         while True:
             yield pause * (1 - self._jitter() / 2)

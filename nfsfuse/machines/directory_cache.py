@@ -7,6 +7,7 @@ Another client that changes a name recalls its one point; the rest stays.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 
 from nfsfuse.protocol.intervals import Interval, IntervalSet
@@ -70,6 +71,12 @@ class DirectoryCache:
         if not self.learned(name, entry):
             self._entries.pop(name, None)
 
+    def known(self) -> Iterator[tuple[bytes, InodeHandle]]:
+        """The names that are believed to be there, and what they stand for."""
+        for name, entry in self._entries.items():
+            if isinstance(entry, bytes):
+                yield name, entry
+
     # --- the listing ---
 
     @property
@@ -113,12 +120,16 @@ class DirectoryCache:
         self._revoking.remove((start, end))
         self.held.delete(start, end)
 
-    def lost(self) -> None:
-        """The session is over: nothing is held any more."""
-        self.held.clear()
+    def forget(self) -> None:
+        """What was learned may not be so any more; the tokens stay."""
         self._entries.clear()
         self._listing.clear()
         self._changes += 1
+
+    def lost(self) -> None:
+        """The session is over: nothing is held any more."""
+        self.held.clear()
+        self.forget()
 
     def check(self) -> None:
         """Assert the invariants."""

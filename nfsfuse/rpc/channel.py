@@ -316,9 +316,10 @@ class Channel:
         if self._lost is None:
             self._transmit(self._exchange.fail(number, errno, detail))
 
-    def is_answering(self, number: RequestId) -> bool:
-        """Whether a request of the peer's waits for its answer."""
-        return self._lost is None and self._exchange.is_answering(number)
+    def fail_if_unanswered(self, number: RequestId, errno: int) -> None:
+        """Answer a request of the peer's with an errno, unless it has its answer."""
+        if self._lost is None and self._exchange.is_answering(number):
+            self._transmit(self._exchange.fail(number, errno, ""))
 
     def _trace(self, what: str, number: RequestId, message: object) -> None:
         if self._tracing:

@@ -139,8 +139,10 @@ class Requests:
                     self._reply(call, await waiting)
             finally:
                 del call.session.running[event.id]
-                if scope.cancel_called and self._session.channel.is_answering(event.id):
-                    self._fail(call, FsError(errno.EINTR))
+                if scope.cancel_called:
+                    channel = self._session.channel
+                    self._driver.ended(call, FsError(errno.EINTR), channel.frames_sent + 1)
+                    channel.fail_if_unanswered(event.id, errno.EINTR)
                 self._ended(call)
         await self._session.channel.writable()
 

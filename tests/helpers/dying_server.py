@@ -17,11 +17,12 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
+from server.machines.leases import Leases
 from server.service.calls import Call
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
-from server.service.service import HANDLERS
+from server.service.requests import HANDLERS
 from server.service.session import Session
 from server.service.tokens import Tokens
 from server.state.interface import KnownSession
@@ -86,10 +87,11 @@ class DyingServer:
         registry = MemoryRegistry()
         registry.add(CLIENT)
         self.journal = recover(self.storage, registry, self.log, "").journal
-        self.session = Session(
-            CLIENT.id, CLIENT.client_id, CLIENT.client_name, cast(Channel, SimpleNamespace(frames_sent=0))
+        self.session = Session(CLIENT.id, CLIENT.client_id, CLIENT.client_name)
+        self.session.channel = cast(Channel, SimpleNamespace(frames_sent=0))
+        self._tokens = Tokens(
+            {CLIENT.id: self.session}, self.storage.pin, self.storage.unpin, Leases(lease_seconds=10)
         )
-        self._tokens = Tokens({CLIENT.id: self.session}, self.storage.pin, self.storage.unpin)
         self._driver = Driver(self._tokens, Locks(), _InlineDisk(), self.journal, lambda session: 0)
 
     def request(self, number: int, message: Message, payload: bytes = b"") -> Outcome:

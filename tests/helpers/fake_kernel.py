@@ -22,12 +22,11 @@ from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.service import Service, ServiceOptions
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.restartable import RestartableServer
 
 T = TypeVar("T")
 
@@ -144,8 +143,13 @@ class Rig:
     """The server and its clients."""
 
     storage: MemoryStorage
-    service: Service
+    server: RestartableServer
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def service(self) -> Service:
+        """The one that runs."""
+        return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
         node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
@@ -166,21 +170,26 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+    clients: int = 1,
+    *,
+    fault: Fault = no_fault,
+    options: CacheOptions | None = None,
+    lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
-    """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
+    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
+    To be used under `autojump_clock`."""
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    recovered = recover(storage, MemoryRegistry(), MemoryLog(), "")
-    service = Service(
-        storage, ServiceOptions(), recovered, lambda size: next(identities).to_bytes(size), InlineDisk()
-    )
-    made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        server = RestartableServer(
+            nursery, storage, lambda size: next(identities).to_bytes(size), InlineDisk,
+            ServiceOptions(int(lease_seconds * 1000)),
+        )  # fmt: skip
+        made = Rig(storage, server)
+        await server.start()
         for number in range(clients):
-            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            connector = server.connector(f"client {number}", 1 << 23)
             session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
@@ -188,6 +197,7 @@ async def rig(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
             session.on_recall = fs.recalls.arrived
+            session.on_new_epoch, session.on_refused = fs.new_epoch, fs.refused
             await nursery.start(fs.run)
             made.clients.append(Client(fs, kernel, remote, connector))
         yield made

@@ -40,7 +40,7 @@ class Client:
 class Serving:
     """A service that runs. `client` connects one more client."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, lease_seconds: float) -> None:
         counter = itertools.count(1)
         self._nursery = nursery
         self._numbers = itertools.count(1)
@@ -49,7 +49,7 @@ class Serving:
         recovered = recover(self.storage, self.registry, self.log, "")
         self.service = Service(
             self.storage,
-            ServiceOptions(),
+            ServiceOptions(int(lease_seconds * 1000)),
             recovered,
             lambda size: next(counter).to_bytes(size, "big"),
             InlineDisk(),
@@ -59,7 +59,11 @@ class Serving:
         """Connect; what the client sends arrives *there_seconds* later, the answers *back_seconds* later."""
         number = next(self._numbers)
         connector = Connector(
-            self._nursery, self.service, f"stream {number}", there_seconds=there_seconds, back_seconds=back_seconds
+            self._nursery,
+            self.service,
+            f"stream {number}",
+            there_seconds=there_seconds,
+            back_seconds=back_seconds,
         )
         session = Session(connector.connect, ClientId(number.to_bytes(16, "big")), f"client-{number}")
         welcome = await self._nursery.start(session.run)
@@ -67,10 +71,11 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Serving]:
-    """A service, until the end of the block; its lock manager's invariants are checked then."""
+async def serving(lease_seconds: float = 3600.0) -> AsyncIterator[Serving]:
+    """A service, until the end of the block; its lock manager's invariants are checked then. Leases outlast
+    the test, unless it says otherwise."""
     async with trio.open_nursery() as nursery:
-        made = Serving(nursery)
+        made = Serving(nursery, lease_seconds)
         await nursery.start(made.service.run)
         yield made
         made.service.locks.manager.check()

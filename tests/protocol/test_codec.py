@@ -132,7 +132,7 @@ def faults(annotation: Any, good: Any) -> Iterator[Any]:
 
 MESSAGES = st.sampled_from(KINDS).flatmap(values_of)
 ENVELOPES: st.SearchStrategy[Envelope] = st.one_of(
-    st.builds(RequestEnvelope, IDS, IDS, MESSAGES),
+    st.builds(RequestEnvelope, IDS, MESSAGES),
     st.builds(ReplyEnvelope, IDS, MESSAGES),
     st.builds(FailureEnvelope, IDS, st.integers(1, 4095), st.text(max_size=100)),
 )

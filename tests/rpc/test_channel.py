@@ -380,17 +380,22 @@ async def test_cancelling_the_run_ends_the_connection(autojump_clock):
     assert await peer.receive_into(memoryview(bytearray(1000))) == 0
 
 
-def framed(header: bytes, payload_size: int = 0) -> bytes:
-    return frame_prefix(header, payload_size)
+def framed(header: bytes, payload_size: int = 0, received: int = 0) -> bytes:
+    return frame_prefix(header, payload_size, received)
 
 
 WRONG = {
     "stranger": (b"SSH-2.0-", "not an nfsfuse peer"),
     "garbage": (MAGIC + framed(b"\xc1"), "not msgpack"),
     "too large": (MAGIC + b"\xff" * 16, "frame too large"),
+    "answered but not acknowledged": (
+        MAGIC + framed(encode(ReplyEnvelope(RequestId(2), Done())), received=1),
+        "request 2 is answered but not acknowledged",
+    ),
+    "acknowledged but not sent": (MAGIC + framed(b"", received=3), "3 frames acknowledged, of 2 sent"),
     "unasked": (MAGIC + framed(encode(ReplyEnvelope(RequestId(77), Done()))), "77, which is not asked"),
     "wrong reply": (
-        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Target(b"")))),
+        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Target(b""))), received=2),
         "Heartbeat was answered by Target",
     ),
 }
@@ -453,9 +458,10 @@ async def test_a_failing_hook_ends_the_run_and_its_caller_is_not_forgotten(autoj
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         await wait_all_tasks_blocked()
-        peer.try_send([MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Done())))])
+        peer.try_send([MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Done())), received=1)])
         with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="an invariant of ours")):
-            await side.channel.run()
+            await side.channel.run(side.link, 0)
+        side.channel.end("a bug")
     side.check_nothing_left()
 
 
