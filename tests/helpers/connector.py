@@ -64,6 +64,10 @@ class Connector:
         for stream in self.streams:
             stream.cut("the server is dead")
 
+    def delay_answers(self, seconds: float) -> None:
+        """What the server sends over the newest connection from now on arrives so much later."""
+        self.streams[-1].receives_after(seconds)
+
     def cut(self) -> None:
         """Break the newest connection: nothing under way arrives."""
         self.streams[-1].cut()

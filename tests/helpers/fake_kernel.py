@@ -76,9 +76,11 @@ class RecordingRemote:
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
 
-    async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
+    async def call(
+        self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
+    ) -> tuple[Any, Any]:
         self.calls.append((message, len(payload)))
-        return await self.session.call(message, payload, apply)
+        return await self.session.call(message, payload, apply, failed)
 
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)

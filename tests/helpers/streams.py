@@ -115,6 +115,10 @@ class MemoryByteStream:
             end._incoming.drop()
         self._wake()
 
+    def receives_after(self, delay_seconds: float) -> None:
+        """What the other end sends from now on takes so long."""
+        self._incoming.delay_seconds = delay_seconds
+
     def _check(self) -> None:
         if self._over is not None:
             raise ConnectionLost(self._over)
