@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument(
         "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
     )
+    parser.add_argument("--restarts", type=int, default=0, help="how often the server is killed")
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
@@ -34,7 +35,7 @@ def main() -> int:
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
             programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
-            world = simulate(Options(seed, arguments.clients, check_every=arguments.check_every), programs)
+            world = simulate(Options(seed, arguments.clients, restarts=arguments.restarts, check_every=arguments.check_every), programs)
         except Violation as exc:
             failures += 1
             print(f"seed {seed}: {exc}", flush=True)

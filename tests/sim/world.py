@@ -25,15 +25,15 @@ from trio.testing import MockClock
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
+from tests.helpers.restartable import RestartableServer
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
@@ -83,6 +83,9 @@ class Options:
     read_ahead_pages_max: int = 3
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
+    restarts: int = 0  # how often the server is killed and started again
+    server_seconds_max: float = 0.05  # how long one lives
+    down_seconds_max: float = 0.5
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -127,11 +130,15 @@ class World:
         ticks = iter(range(1, 1 << 60))
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
-        self.registry, self.log = MemoryRegistry(), MemoryLog()
-        recovered = recover(self.storage, self.registry, self.log, "")
-        self.service = Service(
-            self.storage, ServiceOptions(), recovered, self.rng.randbytes, SlowDisk(self.rng)
+        self.server = RestartableServer(
+            self.nursery, self.storage, self.rng.randbytes, lambda: SlowDisk(self.rng), ServiceOptions()
         )
+        self.restarts = 0
+
+    @property
+    def service(self) -> Service:
+        """The one that runs, or ran last."""
+        return self.server.service
 
     # --- making it ---
 
@@ -147,12 +154,8 @@ class World:
         """Connect and mount one more."""
         await trio.sleep(self.rng.random())  # no two in step
         name = f"client {len(self.clients) + 1}"
-        connector = Connector(
-            self.nursery,
-            self.service,
-            name,
-            there_seconds=self._link_seconds,
-            back_seconds=self._link_seconds,
+        connector = self.server.connector(
+            name, there_seconds=self._link_seconds, back_seconds=self._link_seconds
         )
         session = Session(
             connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random
@@ -165,10 +168,25 @@ class World:
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
         session.on_recall = kernel.fs.recalls.arrived
+        session.on_new_epoch, session.on_refused = kernel.fs.new_epoch, self._refused
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
         return client
+
+    def _refused(self, reclaimed: m.Reclaimed) -> None:
+        self.fail(f"a claim was refused: {reclaimed}")
+
+    async def kill_servers(self) -> None:
+        """Kill the server at random moments, and start it again, `Options.restarts` times."""
+        while self.restarts < self.options.restarts:
+            await trio.sleep(self.rng.random() * self.options.server_seconds_max)
+            self.restarts += 1
+            self.note("server", None, f"killed, the {self.restarts}. time")
+            self.server.kill()
+            await trio.sleep(self.rng.choice((0.0, self.rng.random() * self.options.down_seconds_max)))
+            await self.server.restart()
+            self.note("server", None, "started again")
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -253,12 +271,15 @@ def simulate(options: Options, play: Play) -> World:
             nursery = await stack.enter_async_context(trio.open_nursery())
             world = World(options, random.Random(options.seed), nursery, nursery.cancel_scope)
             worlds.append(world)
-            await nursery.start(world.service.run)
+            await world.server.start()
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
             with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
-                await play(world)
+                async with trio.open_nursery() as disturbers:
+                    disturbers.start_soon(world.kill_servers)
+                    await play(world)
+                    disturbers.cancel_scope.cancel()
             if deadline.cancelled_caught:
                 world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
             conscience.check = None
