@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,11 +17,21 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle, OpenId, RequestId, SessionId
 from scripts.rig.processes import poll_until
-from scripts.rig.rig import Server
+from scripts.rig.rig import Rig, Server
 from tests.mount.conftest import Mounts, Pair
 
 CONNECTIONS = 120
 """Per seed; each sends a conversation of a few frames, damaged somewhere."""
+
+
+
+@pytest.fixture(scope="module")
+def mounts() -> Iterator[Mounts]:
+    """A server with short leases: what a conversation takes goes with its session's."""
+    with Rig() as made:
+        server = made.server(arguments=["--lease", "1"])
+        yield Mounts(made, server, made.mount(server), made.mount(server))
+
 
 HELLO = m.Hello(
     PROTOCOL_VERSION, ClientId(b"f" * 16), SessionId(b""), Epoch(0), 0, SessionId(b""), "fuzz", ()
