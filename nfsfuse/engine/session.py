@@ -38,6 +38,9 @@ RETRY_SECONDS_MIN: Final = 0.1
 RETRY_SECONDS_MAX: Final = 5.0
 """The longest pause: half a lease, so that a server that is back is found while others wait for it too."""
 
+RETRIES_PER_LEASE_MIN: Final = 5
+"""Attempts to connect in the time of a lease, at least."""
+
 ATTEMPT_SECONDS_MAX: Final = 5.0
 """How long one attempt may take: a lost SYN is repeated twice within (after 1 and 3 s)."""
 
@@ -281,10 +284,13 @@ class Session:
     def _pauses(self) -> Iterator[float]:
         """Seconds between attempts: twice as long each time; some less, so that the clients of a
         server that was away do not all come at the same moments."""
-        pause = RETRY_SECONDS_MIN
+        assert self._lease is not None
+        # Several in a lease: a restarted server does not wait longer for those it knows.
+        longest = min(RETRY_SECONDS_MAX, self._lease.seconds / RETRIES_PER_LEASE_MIN)
+        pause = min(RETRY_SECONDS_MIN, longest)
         while True:
             yield pause * (1 - self._jitter() / 2)
-            pause = min(2 * pause, RETRY_SECONDS_MAX)
+            pause = min(2 * pause, longest)
 
     def _reconnected(self) -> None:
         assert self._interrupted_at is not None
