@@ -20,6 +20,7 @@ from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.reclaim import claims, give_up_times
+from nfsfuse.engine.session import Session
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -104,7 +105,16 @@ class Filesystem:
         await self._kernel.invalidate_attributes(inode.node_id)
         inode.attributes.distrusting -= 1
 
-    # --- the lease (the callbacks of `Session`, all synchronous) ---
+    def follow(self, session: Session) -> None:
+        """Do what *session* asks for: recalls, and what becomes of the lease. All of it is decided at once."""
+        session.on_recall = self.recalls.arrived
+        session.on_suspended = self.suspended
+        session.on_resumed = self.resumed
+        session.on_fenced = self.fenced
+        session.on_new_epoch = self.new_epoch
+        session.on_refused = self.refused
+
+    # --- the lease ---
 
     def suspended(self) -> None:
         """The lease is about to run out: caches are dropped, and operations wait."""

@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS_MIN: Final = 0.1
 """The pause after the first attempt to connect, which is made at once; later pauses double."""
 
-RETRY_SECONDS_MAX: Final = 5.0
-"""The longest pause: half a lease, so that a server that is back is found while others wait for it too."""
+RETRY_SECONDS_MAX: Final = 2.0
+"""The longest pause: a small part of the lease, which may have little left when the server can be reached
+again; and a thousand clients that try as often are nothing to it."""
 
 RETRIES_PER_LEASE_MIN: Final = 5
 """Attempts to connect in the time of a lease, at least."""

@@ -90,7 +90,9 @@ class Writer:
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
                     file.used(entitled)
                     entitled = None  # recalls that came before this one have to end first
-                    if await self._write_past_kernel(file, offset, data, extends, lacking, keeps=not direct):
+                    if await self._write_past_kernel(
+                        file, offset, data, extends, lacking, passed, direct=direct
+                    ):
                         break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
@@ -110,13 +112,21 @@ class Writer:
         )
 
     async def _write_past_kernel(
-        self, file: CachedFile, offset: int, data: bytes, extends: bool, lacking: Interval, *, keeps: bool
+        self,
+        file: CachedFile,
+        offset: int,
+        data: bytes,
+        extends: bool,
+        lacking: Interval,
+        passed: IntervalSet,
+        *,
+        direct: bool,
     ) -> bool:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
-        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, or
-        the end of the file is elsewhere. Once begun it is shielded, as it must not be left half-way, and waits
-        for the kernel only."""
+        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost,
+        the end of the file is elsewhere, or a page beside *lacking* has been read in meanwhile. Once begun it is
+        shielded, as it must not be left half-way, and waits for the kernel only."""
         known = file.size()
         start, end = pages_of(offset, len(data))
         revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
@@ -128,9 +138,10 @@ class Writer:
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
                 and (not extends or file.attributes.may_change_here())
                 and not file.pages.writing.overlaps(offset, offset + len(data))
+                and self._lacking(file, start, end, passed, direct=direct) is None
             )
             if possible:
-                self._absorb(file, offset, data, keeps=keeps)
+                self._absorb(file, offset, data, keeps=not direct)
             file.tokens.revoked(revocation)
             file.wake()
         return possible

@@ -31,8 +31,8 @@ class Connector:
         self._there_seconds = there_seconds
         self._back_seconds = back_seconds
         self.reachable = True
-        self.lost = False
-        """The client is cut off, whatever the server does."""
+        self.served = True
+        """There is a service."""
         self.delay_seconds = 0.0
         """How long a new connection takes."""
         self.attempts = 0
@@ -44,7 +44,7 @@ class Connector:
         await trio.lowlevel.checkpoint()
         self.attempts += 1
         await trio.sleep(self.delay_seconds)
-        if not self.reachable or self.lost:
+        if not (self.reachable and self.served):
             raise ConnectionLost("unreachable")
         near, far = memory_stream_pair(
             self._capacity, there_seconds=self._there_seconds, back_seconds=self._back_seconds
@@ -56,11 +56,11 @@ class Connector:
     def serve(self, nursery: trio.Nursery, service: Service) -> None:
         """New connections go to *service* from now on, which runs in *nursery*."""
         self._nursery, self.service = nursery, service
-        self.reachable = True
+        self.served = True
 
     def lose(self) -> None:
         """The service is dead: nothing can be reached, nothing under way arrives."""
-        self.reachable = False
+        self.served = False
         for stream in self.streams:
             stream.cut("the server is dead")
 

@@ -198,8 +198,7 @@ async def rig(
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
-            session.on_recall = fs.recalls.arrived
-            session.on_new_epoch, session.on_refused = fs.new_epoch, fs.refused
+            fs.follow(session)
             await nursery.start(fs.run)
             made.clients.append(Client(fs, kernel, remote, connector))
         yield made

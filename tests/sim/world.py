@@ -26,6 +26,7 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
@@ -46,6 +47,13 @@ EVENTS_KEPT = 4000
 FINISH_SECONDS_MAX = 15.0
 """Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
 
+
+CUTS_PER_SECOND = 100.0
+"""For a run in which connections are cut all the time: a run takes about a second."""
+
+LONG_CUTS = (20.0, (8.2, 9.3), 400.0)
+"""How often, for how long, and the time that programs then need: past the moment at which caches are dropped,
+but within the lease and its margin, the longest pause between attempts to connect included."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -86,6 +94,9 @@ class Options:
     restarts: int = 0  # how often the server is killed and started again
     server_seconds_max: float = 0.05  # how long one lives
     down_seconds_max: float = 0.5
+    cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
+    cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
+    finish_seconds: float = FINISH_SECONDS_MAX
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -167,8 +178,8 @@ class World:
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
-        session.on_recall = kernel.fs.recalls.arrived
-        session.on_new_epoch, session.on_refused = kernel.fs.new_epoch, self._refused
+        kernel.fs.follow(session)
+        session.on_refused = self._refused
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
@@ -187,6 +198,20 @@ class World:
             await trio.sleep(self.rng.choice((0.0, self.rng.random() * self.options.down_seconds_max)))
             await self.server.restart()
             self.note("server", None, "started again")
+
+    async def cut_links(self) -> None:
+        """Cut connections at random moments, for less than a lease: no program may notice."""
+        while True:
+            await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
+            client = self.rng.choice(self.clients)
+            await client.session.call(Heartbeat())  # the lease begins now: how long a cut is is known exactly
+            self.note(client.name, None, "its connection is cut")
+            client.connector.reachable = False
+            client.connector.cut()
+            await trio.sleep(self.rng.uniform(*self.options.cut_seconds))
+            client.connector.reachable = True
+            while not client.session.connected:  # noqa: ASYNC110 - nothing tells of it but the log
+                await trio.sleep(0.001 + self.rng.random() * 0.001)
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -275,13 +300,15 @@ def simulate(options: Options, play: Play) -> World:
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
+            with trio.move_on_after(options.finish_seconds) as deadline:
                 async with trio.open_nursery() as disturbers:
                     disturbers.start_soon(world.kill_servers)
+                    if options.cuts_per_second:
+                        disturbers.start_soon(world.cut_links)
                     await play(world)
                     disturbers.cancel_scope.cancel()
             if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
+                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
             conscience.check = None
             nursery.cancel_scope.cancel()
 

@@ -209,7 +209,7 @@ async def test_who_does_not_return_is_forgotten_after_the_grace_time(autojump_cl
     async with world() as w:
         one, two = await w.client(), await w.client()
         await two.ask(w.lock())
-        two.connector.lost = True
+        two.connector.reachable = False
         await w.crash()
         began = trio.current_time()
         await one.ask(w.lock(wait=True))
@@ -240,7 +240,7 @@ async def test_a_goodbye_leaves_nothing_to_wait_for(autojump_clock):
 async def test_a_new_session_waits_for_grace_like_the_others(autojump_clock):
     async with world() as w:
         one = await w.client()
-        one.connector.lost = True
+        one.connector.reachable = False
         await w.crash()
         began = trio.current_time()
         two = await w.client()
@@ -251,7 +251,7 @@ async def test_a_new_session_waits_for_grace_like_the_others(autojump_clock):
 async def test_what_is_held_back_can_be_cancelled(autojump_clock):
     async with world() as w:
         one, two = await w.client(), await w.client()
-        two.connector.lost = True
+        two.connector.reachable = False
         await w.crash()
         with trio.move_on_after(2.0) as scope:
             await one.ask(m.MkDir(w.root, b"never", 0o755, ME))
@@ -266,12 +266,12 @@ async def test_a_second_restart_within_grace(autojump_clock):
         one, two = await w.client(), await w.client()
         await one.ask(w.lock())
         one.claims = [claim(locks=(owned(w.file),))]
-        two.connector.lost = True
+        two.connector.reachable = False
         await w.crash()
         await trio.sleep(GRACE / 2)
         await w.crash()
         began = trio.current_time()
-        two.connector.lost = False
+        two.connector.reachable = True
         with pytest.raises(FsError) as caught:
             await two.ask(w.lock())
         assert caught.value.errno == errno.EAGAIN, "it is still held"
@@ -382,7 +382,7 @@ async def test_a_session_that_is_not_known_is_a_new_one(autojump_clock):
 async def test_a_dead_daemons_session_is_not_waited_for_when_it_is_replaced(autojump_clock):
     async with world() as w:
         one = await w.client()
-        one.connector.lost = True
+        one.connector.reachable = False
         await w.crash()
         connector = w.server.connector("another")
         began = trio.current_time()
