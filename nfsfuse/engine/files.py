@@ -15,11 +15,11 @@ import trio
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -46,8 +46,7 @@ class OpenFile:
 
     direct: bool = False
     """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
-    O_DIRECT, and for O_APPEND, where only the daemon knows the true end. And for all that may write, if
-    `Files.write_directly`."""
+    all that may write (see `Files.write_directly`), and for O_DIRECT."""
 
     lost_lock: bool = False
     """A lock that was taken through it went with a session that is over: whoever relied on it is told EIO at
@@ -62,7 +61,7 @@ class Files:
         remote: Remote,
         inodes: InodeTable,
         holdings: Holdings,
-        kernel: Kernel,
+        page_protocol: PageProtocol,
         reader: Reader,
         writer: Writer,
         write_back: WriteBack,
@@ -70,16 +69,17 @@ class Files:
         self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
-        self._kernel = kernel
+        self._page_protocol = page_protocol
         self._reader = reader
         self._writer = writer
         self._write_back = write_back
         self._open: dict[int, OpenFile] = {}
-        self.write_directly = False
+        self.write_directly = True
         """Whether files that are open for writing are read and written past the kernel's page cache. A
         write(2) through it shows in the kernel's pages before this client holds them for it, and a read(2)
         through it ends where the kernel believes the file to end, which an invalidation can keep it from
-        learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6)."""
+        learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6): without, only
+        O_APPEND goes past the cache, as the daemon alone knows the true end, and O_DIRECT."""
         self._ids = itertools.count(1)
 
     def __getitem__(self, number: int) -> OpenFile:
@@ -152,10 +152,7 @@ class Files:
         revocation = file.tokens.revoke(start, end, TokenMode.NONE)
         await file.begun(revocation)
         with trio.CancelScope(shield=True):  # half of it must not stay; it waits for the kernel only
-            while ranges := file.tokens.invalidate(revocation):
-                for low, high in ranges:
-                    on_returned = revocation.close if (low, high) == ranges[-1] else None
-                    await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
+            await self._page_protocol.gather_all_mmap_users(file, revocation)
         for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
             low, high = max(low, start), min(high, end)
             if low < high:
@@ -302,7 +299,8 @@ class Files:
             self._holdings.apply(reply.tokens)
             inode.attributes.learned(reply.attributes)
 
-        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes), b"", changed)
+        blocked = changes.size is not None and file is not None and file.tokens.may_have_dirty_pages()
+        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, blocked), b"", changed)
         return inode.attributes.known or reply.attributes
 
     def _truncated(self, file: CachedFile, size: int) -> None:

@@ -55,7 +55,9 @@ class Writer:
                 end = offset + len(data)
                 start_page, end_page = pages_of(offset, len(data))
                 extends = append or self._may_extend(file, end, page, start_page, end_page)
-                if file.tokens.parked(start_page, end_page) or (extends and file.attributes.revoking):
+                if self._parked(file, start_page, end_page, direct=direct) or (
+                    extends and file.attributes.revoking
+                ):
                     file.used(entitled)
                     entitled = None
                     await file.changed()
@@ -73,25 +75,23 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     last = end_page - PAGE_SIZE
-                    await self.write(
-                        file, last, data[last - offset :], append=False, direct=False, page=False
-                    )
+                    await self.write(file, last, data[last - offset :], append=False, direct=False, page=False)
                     data = data[: last - offset]
                 elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
                     extends and not file.attributes.may_change_here()
                 ):
                     file.used(entitled)
                     entitled = None  # while it waits for the server nobody may wait for it (K6)
-                    entitled = await self._get_tokens(file, start_page, end_page, extends)
+                    entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
                 elif file.pages.writing.overlaps(offset, end):
                     await file.changed()
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
-                    file.used(entitled)
-                    entitled = None  # recalls that came before this one have to end first
+                    if entitled is None:
+                        entitled = file.entitle(start_page, end_page, attr=extends)
                     if await self._write_past_kernel(
-                        file, offset, data, extends, lacking, passed, direct=direct
+                        file, offset, data, extends, lacking, passed, entitled, direct=direct
                     ):
                         break
                 else:
@@ -101,6 +101,12 @@ class Writer:
             file.used(entitled)
             file.tokens.unwatch(passed)
         return size
+
+    @staticmethod
+    def _parked(file: CachedFile, start: int, end: int, *, direct: bool) -> bool:
+        """Whether a recall has to end first. A write past the kernel's pages has none of them locked, and what
+        an invalidation is about to write back lacks it: it waits for that, too."""
+        return file.tokens.parked(start, end) or (direct and file.tokens.invalidating(start, end))
 
     @staticmethod
     def _only_end_is_held(file: CachedFile, offset: int, start_page: int, end_page: int) -> bool:
@@ -119,29 +125,37 @@ class Writer:
         extends: bool,
         lacking: Interval,
         passed: IntervalSet,
+        entitled: int,
         *,
         direct: bool,
     ) -> bool:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
-        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost,
-        the end of the file is elsewhere, or a page beside *lacking* has been read in meanwhile. Once begun it is
-        shielded, as it must not be left half-way, and waits for the kernel only."""
+        absorbed before they can be read in again. False if that cannot be done any more: the tokens were
+        recalled before, the end of the file is elsewhere, or pages beside *lacking* have been read in
+        meanwhile. Killed, its program has dropped some pages and written nothing.
+
+        The operation is *entitled* all the while: gave it its turn up for this, clients that write to one page
+        and also have it mapped would take the page from each other for ever."""
         known = file.size()
         start, end = pages_of(offset, len(data))
-        revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
-        await file.begun(revocation)
-        with trio.CancelScope(shield=True):
-            await self._page_protocol.gather_all_mmap_users(file, revocation)
+        revocation = file.tokens.flush(*lacking, entitled)
+        try:
+            while not file.tokens.may_begin(revocation):
+                await file.changed()
+            with trio.CancelScope(shield=True):  # not to be left half-way; it waits for the kernel only
+                await self._page_protocol.gather_all_mmap_users(file, revocation)
+            while file.pages.writing.overlaps(offset, offset + len(data)):
+                await file.changed()  # the server answers these without granting anything
             possible = (
                 file.size() == known
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
                 and (not extends or file.attributes.may_change_here())
-                and not file.pages.writing.overlaps(offset, offset + len(data))
-                and self._lacking(file, start, end, passed, direct=direct) is None
+                and not self._lacking(file, start, end, passed, direct=direct)
             )
             if possible:
                 self._absorb(file, offset, data, keeps=not direct)
+        finally:
             file.tokens.revoked(revocation)
             file.wake()
         return possible
@@ -150,14 +164,14 @@ class Writer:
     def _lacking(
         file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
     ) -> Interval | None:
-        """The range of pages that the kernel may have up to date without what is written: those of a file that
-        is written past its pages (an append may even be elsewhere than it knows), and those it has read since
-        the write came. The write itself has none of them locked: that would have kept reads away, and only
-        its last page can be."""
-        found = file.tokens.in_kernel.intervals(start, end)
-        if not direct:
-            read = passed.intervals(start, end)
-            found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
+        """A range with the pages that the kernel may have up to date without what is written: all of a write
+        past its pages, if it has any there (an append may even be elsewhere than it knows), so that none is
+        read in beside; else those it has read since the write came. The write itself has none of them locked:
+        that would have kept reads away, and only its last page can be."""
+        if direct:
+            return (start, end) if file.tokens.in_kernel.overlaps(start, end) else None
+        read = passed.intervals(start, end)
+        found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
         return (found[0][0], found[-1][1]) if found else None
 
     @staticmethod
@@ -189,7 +203,9 @@ class Writer:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
-    async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:
+    async def _get_tokens(
+        self, file: CachedFile, start: int, end: int, extends: bool, *, direct: bool
+    ) -> int | None:
         entitled: int | None = None
 
         def arrived(reply: Message, _: bytes | bytearray) -> None:
@@ -200,9 +216,11 @@ class Writer:
                 self._holdings.learn(file.inode, reply.attributes)
             entitled = file.entitle(start, end, attr=extends)
 
-        # What is held is not asked for: that would wait for a recall of it, and the recall perhaps for the lock
-        # of a page that this write has in part. Attributes never wait for a recall of data.
-        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+        # Data that are held are not asked for: that would wait for a recall of them, and the recall perhaps for
+        # the lock of a page that this write has in part. Attributes never wait for a recall of data. A write
+        # past the kernel's pages has none of them locked and asks for both at once: else it could lose either
+        # while it waits for the other, again and again.
+        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE) and not (direct and extends)
         data = TokenMode.NONE if held else TokenMode.EXCLUSIVE
         attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
         message = m.GetToken(file.inode.handle, data, start, end, attr)

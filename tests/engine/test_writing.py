@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -15,6 +19,8 @@ from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
 
@@ -63,8 +69,22 @@ class Kernel:
         raise AssertionError
 
 
-def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
-    """A file of one page, held exclusively, open for writing, its size known."""
+class Refusing(Silent):
+    """A server that refuses everything, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def call(self, message: Any, payload: Any = b"", apply: Any = None) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(message)
+        raise FsError(errno.EIO)
+
+
+def writer_of_a_file(
+    kernel: Kernel, *, pages: int = 1, remote: Silent | None = None
+) -> tuple[Writer, CachedFile]:
+    """A file of *pages*, held exclusively, open for writing, its size known."""
     inodes = InodeTable(node(b"root", 1))
     cache = PageCache(1 << 20, guard=False)
     holdings = Holdings(Silent(), inodes, cache, lambda inode: None)
@@ -72,10 +92,10 @@ def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
     inode = inodes.known(node(b"file", 2))
     file = holdings.file(inode)
     file.tokens.writers = 1
-    file.tokens.granted(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+    file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
-    inode.attributes.learned(node(b"file", 2).attributes)
-    return Writer(Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
+    inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
+    return Writer(remote or Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:
@@ -151,3 +171,69 @@ async def test_a_write_past_the_kernels_pages_drops_them_first() -> None:
     await writer.write(file, 0, b"new", append=False, direct=True, page=False)
     assert file.pages.read(0, 9) == b"newstored"
     assert kernel.invalidated == [(0, PAGE_SIZE)]
+
+
+async def test_a_page_read_beside_the_invalidation_of_another_one_is_dropped_before_the_write_is_taken_in() -> (
+    None
+):
+    """A write past the kernel's cache to two pages, of which the kernel has one. While that is taken away the
+    kernel reads in the other, which is in nobody's way: it lacks the write, too."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel, pages=2)
+    file.tokens.answered(PAGE_SIZE, 2 * PAGE_SIZE)
+    kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
+    await writer.write(file, 0, b"new".ljust(2 * PAGE_SIZE), append=False, direct=True, page=False)
+    assert kernel.invalidated == [(PAGE_SIZE, 2 * PAGE_SIZE), (0, PAGE_SIZE)]
+    assert not file.tokens.in_kernel
+
+
+async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_invalidation_of_another_one() -> (
+    None
+):
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel, pages=2)
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+    recall.close()
+    kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(writer.write, file, 0, b"new".ljust(2 * PAGE_SIZE), append=False, direct=False, page=False)
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        file.tokens.answered(PAGE_SIZE, 2 * PAGE_SIZE)
+        file.tokens.revoked(recall)
+        file.wake()
+    assert kernel.invalidated == [(PAGE_SIZE, 2 * PAGE_SIZE), (0, PAGE_SIZE)]
+
+
+async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_under_way() -> None:
+    """The page that is being taken away lacks the write, is dirty perhaps, and comes back whole."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    file.tokens.answered(0, PAGE_SIZE)
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
+    assert file.tokens.invalidate(recall) == [(0, PAGE_SIZE)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
+        await trio.testing.wait_all_tasks_blocked()
+        await writer.write(
+            file, 0, b"old" + b"stored".ljust(PAGE_SIZE - 3), append=False, direct=False, page=True
+        )
+        recall.close()
+        file.tokens.revoked(recall)
+        file.wake()
+    assert file.pages.read(0, 9) == b"newstored"
+
+
+@pytest.mark.parametrize(("direct", "data"), [(True, TokenMode.EXCLUSIVE), (False, TokenMode.NONE)])
+async def test_a_direct_write_asks_for_data_with_the_attributes_also_if_it_holds_them(
+    direct: bool, data: TokenMode
+) -> None:
+    """Livelock: four clients lost either while they waited for the other. A write through the kernel's cache
+    must not ask for pages it holds: it may have one of them locked, which a recall of it would wait for."""
+    remote = Refusing()
+    writer, file = writer_of_a_file(Kernel(), remote=remote)
+    file.attributes.reduced(TokenMode.NONE)
+    with pytest.raises(FsError):
+        await writer.write(file, 0, b"new", append=False, direct=direct, page=False)
+    assert remote.asked == [m.GetToken(file.inode.handle, data, 0, PAGE_SIZE, TokenMode.EXCLUSIVE)]
