@@ -23,6 +23,7 @@ import trio
 
 from nfsfuse.protocol.types import InodeHandle
 from server.watch.interface import (
+    PAUSE_SECONDS,
     AttributesChanged,
     Change,
     ContentChanged,
@@ -157,6 +158,7 @@ class FanotifyWatcher(Watcher):
                 found.update(dict.fromkeys(changes_of(event, self._handle_of)))
             if found:
                 return list(found)
+            await trio.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
         os.close(self._fd)
