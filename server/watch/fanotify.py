@@ -65,8 +65,8 @@ _EVENT: Final = struct.Struct("=IBBHQii")
 _INFO: Final = struct.Struct("=BBH8xI4s")
 _METADATA_VERSION: Final = 3
 
-READ_SIZE: Final = 64 * 1024
-"""Bytes of events taken in at once: some 800, a few milliseconds of work."""
+READ_SIZE: Final = 16 * 1024
+"""Bytes of events taken in at once: some 200, a few milliseconds of work before others have their turn."""
 
 HANDLES_CACHED_MAX: Final = 4096
 """Inodes: a filesystem's busy files are told of again and again, and most are not even exported."""

@@ -36,8 +36,14 @@ class FakeWatcher(Watcher):
     def tell(self, *changes: Change) -> None:
         self._send.send_nowait(list(changes))
 
+    def fail(self) -> None:
+        self._send.close()
+
     async def changes(self) -> list[Change]:
-        return await self._receive.receive()
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            raise OSError("the queue is broken") from None
 
     def close(self) -> None:
         self._send.close()
@@ -124,6 +130,20 @@ async def test_after_an_overflow_nobody_holds_anything(
             await trio.sleep(1)
         assert "everything is recalled" in caplog.text
         assert world.held() == set()
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_service_goes_on_when_watching_fails(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as made, trio.open_nursery() as nursery:
+        world = World(made, nursery, await made.client())
+        await file_of(world)
+        world.watcher.fail()
+        await trio.sleep(1)
+        assert "not noticed any more" in caplog.text
+        assert world.held() == set()
+        await world.client.session.call(m.Lookup(world.root, b"file"))
         nursery.cancel_scope.cancel()
 
 
