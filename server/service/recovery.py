@@ -144,6 +144,11 @@ class Recovery:
 
     # --- the end ---
 
+    def stood_still(self, seconds: float) -> None:
+        """The server itself did nothing for so long."""
+        if self._grace is not None:
+            self._grace.stood_still(seconds)
+
     def expired(self, now: float) -> tuple[SessionId, ...]:
         """It is *now*: the sessions to be forgotten, durably, and then to be told to `forgotten`."""
         late = () if self._grace is None else self._grace.expired(now)
