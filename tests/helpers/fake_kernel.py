@@ -20,13 +20,13 @@ from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
-from server.service.disk import Disk
-from server.service.driver import Driver
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
+from tests.helpers.restartable import RestartableServer
 
 T = TypeVar("T")
 
@@ -100,14 +100,6 @@ class RecordingRemote:
         await self.session.until_leased()
 
 
-class InlineDisk(Disk):
-    """A disk without threads, which a simulated clock could not wait for."""
-
-    async def slow(self, call: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint()
-        return call()
-
-
 @dataclass(eq=False)
 class Client:
     """One client; its methods are what programs do, by name in the root."""
@@ -161,8 +153,13 @@ class Rig:
     """The server and its clients."""
 
     storage: MemoryStorage
-    service: Service
+    server: RestartableServer
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def service(self) -> Service:
+        """The one that runs."""
+        return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
         node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
@@ -194,14 +191,15 @@ async def rig(
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service_options = ServiceOptions(int(lease_seconds * 1000))
-    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
-    service.driver = Driver(service.tokens, service.locks, InlineDisk())
-    made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        server = RestartableServer(
+            nursery, storage, lambda size: next(identities).to_bytes(size), InlineDisk,
+            ServiceOptions(int(lease_seconds * 1000)),
+        )  # fmt: skip
+        made = Rig(storage, server)
+        await server.start()
         for number in range(clients):
-            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            connector = server.connector(f"client {number}", 1 << 23)
             session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
