@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 NAMES_DROPPED_MAX: Final = 64
 """Names dropped one by one; for more a new epoch is cheaper, although every name is then looked up again."""
 
+DROP_SECONDS_MAX: Final = 0.005
+"""How long a name's invalidation may take before a new epoch is made instead. It takes some 50 us if the
+directory's lock is free."""
+
+DROPS_MAX: Final = 16
+"""Invalidations of names that may wait for a lock at once: each has a thread, which pages need too."""
+
 Acknowledge = Callable[[m.Recalled], None]
 
 
@@ -50,6 +57,7 @@ class Recalls:
         self._write_back = write_back
         self._page_protocol = page_protocol
         self._nursery: trio.Nursery | None = None
+        self._drops = 0  # invalidations of names under way
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out recalls until cancelled."""
@@ -133,26 +141,30 @@ class Recalls:
             await self._kernel.distrust_entries()
         else:
             for name in names:
-                await self._drop_name(directory, name)
+                if not await self._is_dropped(directory, name):
+                    await self._kernel.distrust_entries()
+                    break
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
-    async def _drop_name(self, directory: CachedDirectory, name: bytes) -> None:
-        """Have the kernel drop a name. That takes the directory's lock, and any operation in the directory
-        that is not answered yet may hold it, until the server has answered it: which may be waiting for this
-        very recall. Then a new epoch does it, which waits for nothing (deadlock 6)."""
+    async def _is_dropped(self, directory: CachedDirectory, name: bytes) -> bool:
+        """Have the kernel drop a name; whether it has. That takes the directory's lock, which whoever holds it
+        may keep until the server has answered it: which may be waiting for this very recall. Then a new epoch
+        must do it, which waits for nothing (deadlock 6). An unanswered operation in the directory is a sure
+        sign of that, but none is no sign of the contrary: a rename holds the locks of two directories while it
+        looks names up in one of them, or waits for the other's."""
+        if directory.cache.pending or self._drops >= DROPS_MAX:
+            return False
         dropped = trio.Event()
 
         async def invalidate() -> None:
             await self._kernel.invalidate_entry(directory.inode.node_id, name)
+            self._drops -= 1
             dropped.set()
-            directory.wake()
 
-        if not directory.cache.pending:
-            assert self._nursery is not None
-            self._nursery.start_soon(invalidate)
-        while not dropped.is_set():
-            if directory.cache.pending:
-                await self._kernel.distrust_entries()
-                return
-            await directory.changed()
+        assert self._nursery is not None
+        self._drops += 1
+        self._nursery.start_soon(invalidate)
+        with trio.move_on_after(DROP_SECONDS_MAX):
+            await dropped.wait()
+        return dropped.is_set()

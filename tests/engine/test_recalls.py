@@ -167,6 +167,28 @@ async def test_a_new_epoch_where_an_operation_is_pending_in_the_directory() -> N
         assert one.kernel.epochs == 1
 
 
+async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhere() -> None:
+    """Found by the stress of names: rename(2) between two directories holds the locks of both while it looks a
+    name up in one of them; the other seemed idle, and the invalidation of a name in it waited for ever."""
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        await one.node(b"there")
+        unlocked = trio.Event()
+        waited: list[bytes] = []
+
+        async def wait_for_the_lock(parent: int, name: bytes) -> None:
+            await unlocked.wait()
+            waited.append(name)
+
+        one.kernel.invalidate_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
+        await other.fs.names.unlink(ROOT, b"there")
+        assert one.kernel.epochs == 1
+        assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
+        assert waited == []
+        unlocked.set()
+
+
 async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
     """Found by reading: K4. The kernel moves its entry, good for ever, to a name without a token."""
     async with rig(1) as world:

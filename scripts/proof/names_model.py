@@ -1,0 +1,321 @@
+"""What programs of several mounts did to a few names, and whether one order of it explains every answer.
+
+The checker is just-in-time linearization (Lowe, Testing for linearizability, Concurrency and Computation 29(4),
+2017): it walks the journal in the order of time with the set of all *configurations* that may be true - the
+names as they are, and how far each call that is under way has got - and lets calls take effect only as late
+as an answer demands. No configuration left: no order explains that answer.
+
+A call is not always one step, on one machine neither: stat(2) finds an inode by its name, and then asks that
+inode for its attributes; link(2) finds what it links, and then links it; a rename(2) that fails may have
+looked at its two names one after the other. Each call is therefore a small automaton here. Steps that change
+nothing are taken as soon as they can be, which never loses an order: having seen more is never worse.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+PATHS: Final = tuple(f"{directory}/{name}" for directory in ("a", "b") for name in ("x", "y", "z"))
+"""The names: three in each of two directories."""
+
+DIRECTORY: Final = -1
+"""Stands for any directory: all of them are empty."""
+
+CONFIGURATIONS_MAX: Final = 200_000
+"""More than so many at once would be a history that cannot be judged in reasonable time."""
+
+State = tuple[int | None, ...]
+"""What each of `PATHS` stands for: an inode's number, `DIRECTORY`, or nothing."""
+
+EMPTY: Final[State] = (None,) * len(PATHS)
+
+
+class Call(Enum):
+    """What programs do."""
+
+    CREATE = "create"  # O_CREAT | O_EXCL; its answer is the inode's number
+    OPEN = "open"  # O_CREAT; likewise
+    MKDIR = "mkdir"
+    UNLINK = "unlink"
+    RMDIR = "rmdir"
+    LINK = "link"
+    RENAME = "rename"
+    NOREPLACE = "noreplace"
+    EXCHANGE = "exchange"
+    STAT = "stat"  # the inode's number and its links; of a directory only that it is one
+    LINKS = "links"  # fstat(2) of an open file: *paths* is empty, *inode* says of which
+    LISTED = "listed"  # one name of a listing: whether it was there
+    UNLISTED = "unlisted"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One call of a program: from *begin* to *end* on the one clock of this machine, in nanoseconds. *error* is
+    0 or an errno; *inode* and *links* are what the call told, where it tells that."""
+
+    begin: int
+    end: int
+    mount: str
+    call: Call
+    paths: tuple[int, ...]
+    error: int = 0
+    inode: int = 0
+    links: int = 0
+
+    def __str__(self) -> str:
+        names = " ".join(PATHS[path] for path in self.paths)
+        answer = errno.errorcode[self.error] if self.error else f"{self.inode or ''} {self.links or ''}".strip()
+        return f"[{self.begin}, {self.end}] {self.mount}: {self.call.value} {names} = {answer or 'done'}"
+
+
+class Unexplained(AssertionError):
+    """No order of the calls explains an answer."""
+
+
+Seen = frozenset[int]
+"""What a call that is under way has seen so far: inodes' numbers, and markers of the automaton."""
+
+FINISHED: Final[Seen] = frozenset({-2})
+_SECOND: Final = -3  # the marker: the second of two facts was seen
+
+Pending = tuple[tuple[int, Seen], ...]
+"""By their numbers in the history, the calls under way that have taken a step."""
+
+Configuration = tuple[State, Pending]
+
+
+def _with(state: State, *changes: tuple[int, int | None]) -> State:
+    changed = list(state)
+    for path, value in changes:
+        changed[path] = value
+    return tuple(changed)
+
+
+# --- steps that change nothing: taken eagerly ---
+
+
+def _look(done: Done, state: State, seen: Seen) -> Seen:
+    """What *done* has seen when it looks at *state*; `FINISHED` if that explains its answer."""
+    match done.call:
+        case Call.STAT:
+            return _look_stat(done, state, seen)
+        case Call.LINKS:
+            return FINISHED if state.count(done.inode) == done.links else seen
+        case Call.LISTED:
+            return FINISHED if state[done.paths[0]] is not None else seen
+        case Call.UNLISTED:
+            return FINISHED if state[done.paths[0]] is None else seen
+        case Call.OPEN if not done.error:
+            return FINISHED if state[done.paths[0]] == done.inode else seen
+        case Call.LINK:
+            return _look_link(done, state, seen)
+        case Call.RENAME if not done.error:
+            return _look_same(done, state, seen)
+        case Call.RENAME | Call.NOREPLACE | Call.EXCHANGE if done.error:
+            return _look_failed_rename(done, state, seen)
+        case _:
+            return FINISHED if done.error and _fails(done, state[done.paths[0]]) else seen
+
+
+def _fails(done: Done, value: int | None) -> bool:
+    """Whether a call on one name fails as it did when the name stands for *value*."""
+    match done.call, done.error:
+        case (Call.CREATE | Call.MKDIR, errno.EEXIST):
+            return value is not None
+        case (Call.OPEN | Call.UNLINK, errno.EISDIR):
+            return value == DIRECTORY
+        case (Call.UNLINK | Call.RMDIR, errno.ENOENT):
+            return value is None
+        case (Call.RMDIR, errno.ENOTDIR):
+            return value is not None and value != DIRECTORY
+    raise Unexplained(f"an answer that this call never gives: {done}")
+
+
+def _look_stat(done: Done, state: State, seen: Seen) -> Seen:
+    value = state[done.paths[0]]
+    if done.error or done.inode == DIRECTORY:
+        return FINISHED if value == (None if done.error else DIRECTORY) else seen
+    if value == done.inode:
+        seen |= {done.inode}
+    return FINISHED if done.inode in seen and state.count(done.inode) == done.links else seen
+
+
+def _look_link(done: Done, state: State, seen: Seen) -> Seen:
+    source, target = (state[path] for path in done.paths)
+    if source is not None:
+        seen |= {source}
+    match done.error:
+        case 0:
+            return seen
+        case errno.ENOENT:  # no such name, or it went away between the look at it and the deed
+            gone = any(inode != DIRECTORY and inode not in state for inode in seen)
+            return FINISHED if source is None or gone else seen
+        case errno.EEXIST:
+            seen |= {_SECOND} if target is not None else set()
+            return FINISHED if _SECOND in seen and len(seen) > 1 else seen
+        case errno.EPERM:
+            return FINISHED if DIRECTORY in seen else seen
+    raise Unexplained(f"an answer that this call never gives: {done}")
+
+
+def _look_same(done: Done, state: State, seen: Seen) -> Seen:
+    """Two names of one inode: rename(2) does nothing then, which the kernel decides by itself."""
+    source, target = (state[path] for path in done.paths)
+    if source is not None and source != DIRECTORY:
+        seen |= {source}
+    return FINISHED if target in seen else seen
+
+
+def _look_failed_rename(done: Done, state: State, seen: Seen) -> Seen:
+    source, target = (state[path] for path in done.paths)
+    match done.call, done.error:
+        case (_, errno.ENOENT):
+            absent = source is None or (done.call is Call.EXCHANGE and target is None)
+            return FINISHED if absent else seen
+        case (Call.NOREPLACE, errno.EEXIST):
+            first, second = source is not None, target is not None
+        case (Call.RENAME, errno.EISDIR):
+            first, second = source not in (None, DIRECTORY), target == DIRECTORY
+        case (Call.RENAME, errno.ENOTDIR):
+            first, second = source == DIRECTORY, target not in (None, DIRECTORY)
+        case _:
+            raise Unexplained(f"an answer that this call never gives: {done}")
+    seen |= ({0} if first else set()) | ({_SECOND} if second else set())
+    return FINISHED if {0, _SECOND} <= seen else seen
+
+
+# --- steps that change something ---
+
+
+def _act(done: Done, state: State, seen: Seen) -> Iterator[State]:
+    """The states in which *done* may leave the names that it finds in *state*."""
+    if done.error:
+        return
+    first = done.paths[0] if done.paths else 0
+    match done.call:
+        case Call.CREATE | Call.OPEN:
+            # The inode is open while the call tells its number, so no other has it.
+            if state[first] is None and done.inode not in state:
+                yield _with(state, (first, done.inode))
+        case Call.MKDIR:
+            if state[first] is None:
+                yield _with(state, (first, DIRECTORY))
+        case Call.UNLINK:
+            if state[first] not in (None, DIRECTORY):
+                yield _with(state, (first, None))
+        case Call.RMDIR:
+            if state[first] == DIRECTORY:
+                yield _with(state, (first, None))
+        case Call.LINK:
+            target = done.paths[1]
+            if state[target] is None:
+                for inode in seen:
+                    if inode != DIRECTORY and inode in state:
+                        yield _with(state, (target, inode))
+        case Call.RENAME | Call.NOREPLACE:
+            yield from _renamed(done, state)
+        case Call.EXCHANGE:
+            source, target = (state[path] for path in done.paths)
+            if source is not None and target is not None:
+                yield _with(state, (done.paths[0], target), (done.paths[1], source))
+
+
+def _renamed(done: Done, state: State) -> Iterator[State]:
+    source, target = (state[path] for path in done.paths)
+    if source is None or (target is not None and done.call is Call.NOREPLACE):
+        return
+    if target is not None and (source == DIRECTORY) != (target == DIRECTORY):
+        return
+    if source == target and source != DIRECTORY:
+        yield state
+    else:
+        yield _with(state, (done.paths[0], None), (done.paths[1], source))
+
+
+# --- the walk ---
+
+
+class _Walk:
+    """All configurations that may be true, and the calls under way."""
+
+    def __init__(self, start: State) -> None:
+        self.configurations: set[Configuration] = {(start, ())}
+        self._under_way: dict[int, Done] = {}
+
+    def begin(self, number: int, done: Done) -> None:
+        self._under_way[number] = done
+        self.configurations = {self._looked(state, dict(seen)) for state, seen in self.configurations}
+
+    def end(self, number: int) -> None:
+        """The call has been answered: only what explains that stays."""
+        explained: set[Configuration] = set()
+        visited = set(self.configurations)
+        stack = list(visited)
+        while stack:
+            configuration = stack.pop()
+            if (number, FINISHED) in configuration[1]:
+                state, pending = configuration
+                explained.add((state, tuple(item for item in pending if item[0] != number)))
+                continue  # what else may happen, may happen later
+            for following in self._steps(configuration):
+                if following not in visited:
+                    visited.add(following)
+                    stack.append(following)
+            if len(visited) > CONFIGURATIONS_MAX:
+                raise RuntimeError(f"too many orders at call {number}: {self._under_way[number]}")
+        if not explained:
+            raise Unexplained(self._story(number))
+        self.configurations = explained
+        del self._under_way[number]
+
+    def _steps(self, configuration: Configuration) -> Iterator[Configuration]:
+        state, pending = configuration
+        progress = dict(pending)
+        for number, done in self._under_way.items():
+            seen = progress.get(number, frozenset())
+            if seen is FINISHED or seen == FINISHED:
+                continue
+            for after in _act(done, state, seen):
+                yield self._looked(after, {**progress, number: FINISHED})
+
+    def _looked(self, state: State, progress: dict[int, Seen]) -> Configuration:
+        for number, done in self._under_way.items():
+            before = progress.get(number, frozenset())
+            if before != FINISHED:
+                seen = _look(done, state, before)
+                if seen:
+                    progress[number] = seen
+        return state, tuple(sorted(progress.items(), key=lambda item: item[0]))
+
+    def _story(self, number: int) -> str:
+        states = {state for state, _ in self.configurations}
+        lines = [f"no order explains {self._under_way[number]}", "under way besides:"]
+        lines += [f"  {done}" for other, done in self._under_way.items() if other != number]
+        lines += ["the names before it were one of:"]
+        lines += [
+            "  " + (" ".join(f"{p}={v}" for p, v in zip(PATHS, state, strict=True) if v is not None) or "nothing")
+            for state in sorted(states, key=str)[:10]
+        ]
+        return "\n".join(lines)
+
+
+def check(history: Iterable[Done], start: State = EMPTY) -> set[State]:
+    """What the names may be at the end of *history*; raises `Unexplained` if no order explains its answers."""
+    calls = sorted(history, key=lambda done: done.begin)
+    events = [(done.begin, 0, number) for number, done in enumerate(calls)]
+    events += [(done.end, 1, number) for number, done in enumerate(calls)]
+    walk = _Walk(start)
+    for at, (_, is_end, number) in enumerate(sorted(events)):
+        try:
+            if is_end:
+                walk.end(number)
+            else:
+                walk.begin(number, calls[number])
+        except Unexplained as exc:
+            recent = [str(done) for done in calls[max(0, number - 12) : number + 6]]
+            raise Unexplained(f"{exc}\nat event {at}; calls around it:\n  " + "\n  ".join(recent)) from None
+    return {state for state, _ in walk.configurations}
