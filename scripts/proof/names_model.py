@@ -163,11 +163,12 @@ def _look_link(done: Done, state: State, seen: Seen) -> Seen:
 
 
 def _look_same(done: Done, state: State, seen: Seen) -> Seen:
-    """Two names of one inode: rename(2) does nothing then, which the kernel decides by itself."""
+    """Two names of one inode: rename(2) does nothing then, which the kernel decides by itself, by a look at
+    the one and then at the other. It may, and it may not: so this finishes nothing, see `_act`."""
     source, target = (state[path] for path in done.paths)
     if source is not None and source != DIRECTORY:
         seen |= {source}
-    return FINISHED if target in seen else seen
+    return seen | {_SECOND} if target in seen else seen
 
 
 def _look_failed_rename(done: Done, state: State, seen: Seen) -> Seen:
@@ -217,6 +218,8 @@ def _act(done: Done, state: State, seen: Seen) -> Iterator[State]:
                     if inode != DIRECTORY and inode in state:
                         yield _with(state, (target, inode))
         case Call.RENAME | Call.NOREPLACE:
+            if _SECOND in seen:
+                yield state
             yield from _renamed(done, state)
         case Call.EXCHANGE:
             source, target = (state[path] for path in done.paths)
@@ -296,11 +299,13 @@ class _Walk:
         lines = [f"no order explains {self._under_way[number]}", "under way besides:"]
         lines += [f"  {done}" for other, done in self._under_way.items() if other != number]
         lines += ["the names before it were one of:"]
-        lines += [
-            "  " + (" ".join(f"{p}={v}" for p, v in zip(PATHS, state, strict=True) if v is not None) or "nothing")
-            for state in sorted(states, key=str)[:10]
-        ]
+        lines += [f"  {_words(state)}" for state in sorted(states, key=str)[:10]]
         return "\n".join(lines)
+
+
+def _words(state: State) -> str:
+    there = (f"{path}={value}" for path, value in zip(PATHS, state, strict=True) if value is not None)
+    return " ".join(there) or "nothing"
 
 
 def check(history: Iterable[Done], start: State = EMPTY) -> set[State]:
