@@ -7,16 +7,18 @@ from contextlib import contextmanager
 
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.inodes import Inode
+from nfsfuse.machines.kernel_listing import KernelListing
 
 
 class CachedDirectory:
     """One directory."""
 
-    __slots__ = ("cache", "inode")
+    __slots__ = ("cache", "inode", "kernel_listing")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.cache = DirectoryCache()
+        self.kernel_listing = KernelListing()
 
     @contextmanager
     def pending(self) -> Iterator[DirectoryCache]:

@@ -33,7 +33,7 @@ async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_e
     trusted = [inode.node_id for inode in inodes if inode.attributes.kernel_trusts]
     for inode in inodes:
         inode.attributes.lost()
-    holdings.forget_directories()
+    pages += [(directory.inode.node_id, [(0, RANGE_END)]) for directory in holdings.forget_directories()]
     if has_epochs:
         await kernel.distrust_entries()
     for node_id in trusted:

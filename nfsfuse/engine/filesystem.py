@@ -58,7 +58,7 @@ class Filesystem:
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
-        self.directories = Directories(remote, self.inodes, self.holdings, self.names)
+        self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.files = Files(
             remote,
             self.inodes,

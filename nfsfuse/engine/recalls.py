@@ -20,7 +20,7 @@ from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.tokens import Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,8 @@ class Recalls:
                 if not await self._is_dropped(directory, name):
                     await self._kernel.distrust_entries()
                     break
+        if directory.kernel_listing.changed_elsewhere():
+            await self._kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 

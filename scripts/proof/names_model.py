@@ -212,11 +212,11 @@ def _act(done: Done, state: State, seen: Seen) -> Iterator[State]:
             if state[first] == DIRECTORY:
                 yield _with(state, (first, None))
         case Call.LINK:
-            target = done.paths[1]
-            if state[target] is None:
+            second = done.paths[1]
+            if state[second] is None:
                 for inode in seen:
                     if inode != DIRECTORY and inode in state:
-                        yield _with(state, (target, inode))
+                        yield _with(state, (second, inode))
         case Call.RENAME | Call.NOREPLACE:
             if _SECOND in seen:
                 yield state

@@ -99,7 +99,7 @@ def _run(rig: Rig, mounts: Sequence[Path], seconds: float, programs: int, seed: 
         statuses = [worker.wait(seconds + SLACK_SECONDS / 2) for worker in workers]
     except subprocess.TimeoutExpired:
         # Said before the janitor lets them go: where they are is what is to be found out.
-        places = [f"{w.args}: {_where(w.pid)}" for w in workers if w.poll() is None]
+        places = [f"{w.args!r}: {_where(w.pid)}" for w in workers if w.poll() is None]
         for worker in workers:
             worker.kill()
         raise Stuck("\n".join(places)) from None

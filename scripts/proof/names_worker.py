@@ -68,9 +68,9 @@ class Worker:
             case Call.RMDIR:
                 self._tell(call, paths, lambda: os.rmdir(names[0]))
             case Call.LINK:
-                self._tell(call, paths, lambda: os.link(*names))
+                self._tell(call, paths, lambda: os.link(names[0], names[1]))
             case Call.RENAME | Call.NOREPLACE | Call.EXCHANGE:
-                self._tell(call, paths, lambda: _rename(*names, RENAME_FLAGS[call]))
+                self._tell(call, paths, lambda: _rename(names[0], names[1], RENAME_FLAGS[call]))
             case Call.STAT:
                 self._tell(call, paths, lambda: _facts(os.stat(names[0])))
             case Call.LINKS:

@@ -204,23 +204,37 @@ def _readdir(call: Call) -> Handling:
     listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
     # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
     handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
-    attributes: dict[InodeHandle, Attributes] = {}
+    told: dict[InodeHandle, tuple[Attributes, bool]] = {}
     for handle in handles:
         yield Acquire(handle, ATTR, SHARED)
         try:
-            attributes[handle] = yield Quick(partial(call.storage.getattr, handle))
+            told[handle] = yield Quick(partial(_told_in_a_listing, call.storage, handle))
         except FsError as exc:
             if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
                 raise
-    return m.Listing(tuple(_as_now(entry, attributes) for entry in listed), end, tokens)
+    return m.Listing(tuple(_as_now(entry, told) for entry in listed), end, tokens)
 
 
-def _as_now(entry: DirEntry, attributes: dict[InodeHandle, Attributes]) -> DirEntry:
-    """*entry* with the attributes that were read under their token; without a node if it is gone."""
+def _told_in_a_listing(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
+    """An inode's attributes, and whether it has no extended ones."""
+    attributes = storage.getattr(handle)
+    try:
+        return attributes, not storage.listxattr(handle)
+    except FsError as exc:
+        if exc.errno == errno.EOPNOTSUPP:
+            return attributes, False
+        raise
+
+
+def _as_now(entry: DirEntry, told: dict[InodeHandle, tuple[Attributes, bool]]) -> DirEntry:
+    """*entry* with what was read under its token; without a node if it is gone."""
     if entry.node is None:
         return entry
-    now = attributes.get(entry.node.handle)
-    return replace(entry, node=None if now is None else Node(entry.node.handle, now))
+    now = told.get(entry.node.handle)
+    if now is None:
+        return replace(entry, node=None)
+    attributes, bare = now
+    return replace(entry, node=Node(entry.node.handle, attributes), bare=bare)
 
 
 def _set_xattr(call: Call) -> Handling:

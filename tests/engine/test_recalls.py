@@ -263,7 +263,7 @@ async def test_a_file_removed_elsewhere_does_not_fail_a_listing_shown_in_pieces(
         for name in names:
             world.make_file(name)
         one, other = world.clients
-        number = one.fs.directories.opendir(ROOT)
+        number = one.fs.directories.opendir(ROOT).number
         first = await list_all(one, number, 0)
         shown = {name for name, _, _ in first}
         left = [name for name in names if name not in shown]
@@ -285,7 +285,7 @@ async def test_a_name_changed_elsewhere_since_it_was_listed_is_shown_but_not_bel
         for name in names:
             world.make_file(name)
         one, other = world.clients
-        number = one.fs.directories.opendir(ROOT)
+        number = one.fs.directories.opendir(ROOT).number
         first = await list_all(one, number, 0)
         assert all(lasting for name, _, lasting in first if name not in (b".", b".."))
         shown = {name for name, _, _ in first}

@@ -19,6 +19,7 @@ from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
 from server.service.disk import Disk
 from server.service.driver import Driver
@@ -74,6 +75,7 @@ class RecordingRemote:
         self.session = session
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
+        self.returned: list[Token] = []
 
     async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
         self.calls.append((message, len(payload)))
@@ -82,6 +84,10 @@ class RecordingRemote:
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)
         self.session.post(message)
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.returned += tokens
+        self.session.return_tokens(tokens)
 
 
 class InlineDisk(Disk):
