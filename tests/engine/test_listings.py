@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 
 import pytest
+import trio
 import trio.testing
 
 from nfsfuse.engine.directories import Item
+from nfsfuse.engine.names import STATISTICS_SECONDS
 from nfsfuse.machines.inodes import ROOT
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
@@ -114,3 +116,13 @@ async def test_a_listing_tells_who_has_no_extended_attributes() -> None:
         await other.fs.names.setxattr(await other.node(b"f00000"), b"user.y", b"w", 0)
         assert await one.fs.names.getxattr(first.node_id, b"user.y") == b"w"
         one.fs.directories.releasedir(number)
+
+
+async def test_how_full_the_filesystem_is_may_be_a_little_old() -> None:
+    async with rig() as world:
+        names = world.clients[0].fs.names
+        with world.clients[0].asks("StatFs", "StatFs"):
+            told = await names.statfs()
+            assert await names.statfs() == told
+            await trio.sleep(STATISTICS_SECONDS + 0.1)
+            await names.statfs()

@@ -42,7 +42,9 @@ class Trees:
         subprocess.run(
             argv, cwd=mount, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, check=True
         )
-        return counts(self.rig, mount) - before
+        done = counts(self.rig, mount) - before
+        del done.requests["StatFs"]  # told again for a few seconds only; tests/engine/test_listings.py
+        return done
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_the_second_time_costs_no_request_and_the_files_no_upcall(trees: Trees, 
     second = trees.run(trees.one, *argv)
     assert not second.requests, second
     assert second.upcalls["lookup"] == second.upcalls["readdir"] == 0, second
-    assert second.upcalls["getattr"] <= TREE, "the kernel doubts the atime of directories that it has listed"
+    assert second.upcalls["getattr"] <= TREE, second  # it doubts the atime of what it has listed
     third = trees.run(trees.one, *argv)
     assert not third.requests, third
     assert third.upcalls["lookup"] == third.upcalls["readdir"] == third.upcalls["getattr"] == 0, third
