@@ -21,6 +21,7 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import InodeHandle
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Recalls:
             self._nursery.start_soon(self._revoke_attributes, inode, file, token, acknowledge)
         elif token.resource is Resource.DIR and directory is not None:
             names = directory.cache.revoke(token.start, token.end)
-            self._nursery.start_soon(self._revoke_names, directory, names, token, acknowledge)
+            self._nursery.start_soon(self._revoke_names, directory, names, recall, acknowledge)
         else:
             acknowledge(m.Recalled(()))  # given up already: the recall crossed with its return
 
@@ -135,13 +136,14 @@ class Recalls:
             file.open_ids.append(reply.open_id)
 
     async def _revoke_names(
-        self, directory: CachedDirectory, names: list[bytes], token: Token, acknowledge: Acknowledge
+        self, directory: CachedDirectory, names: list[bytes], recall: m.Recall, acknowledge: Acknowledge
     ) -> None:
+        token = recall.token
         if len(names) > NAMES_DROPPED_MAX:
             await self._kernel.distrust_entries()
         else:
             for name in names:
-                if not await self._is_dropped(directory, name):
+                if not await self._is_dropped(directory, name, recall.removes):
                     await self._kernel.distrust_entries()
                     break
         if directory.kernel_listing.changed_elsewhere():
@@ -149,7 +151,9 @@ class Recalls:
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
-    async def _is_dropped(self, directory: CachedDirectory, name: bytes) -> bool:
+    async def _is_dropped(
+        self, directory: CachedDirectory, name: bytes, removes: InodeHandle | None
+    ) -> bool:
         """Have the kernel drop a name; whether it has. That takes the directory's lock, which whoever holds it
         may keep until the server has answered it: which may be waiting for this very recall. Then a new epoch
         must do it, which waits for nothing (deadlock 6). An unanswered operation in the directory is a sure
@@ -158,9 +162,16 @@ class Recalls:
         if directory.cache.pending or self._drops >= DROPS_MAX:
             return False
         dropped = trio.Event()
+        parent = directory.inode.node_id
+        removed = None
+        if removes is not None and directory.cache.stood_for(name) == removes:
+            removed = self._inodes.by_handle(removes)
 
         async def invalidate() -> None:
-            await self._kernel.invalidate_entry(directory.inode.node_id, name)
+            if removed is not None:
+                await self._kernel.delete_entry(parent, removed.node_id, name)
+            else:
+                await self._kernel.invalidate_entry(parent, name)
             self._drops -= 1
             dropped.set()
 

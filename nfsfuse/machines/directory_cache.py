@@ -56,6 +56,10 @@ class DirectoryCache:
         entry = self._entries.get(name, UNKNOWN)
         return entry if self.holds(name) else UNKNOWN
 
+    def stood_for(self, name: bytes) -> Entry:
+        """What *name* stands for as far as the kernel may believe it, also while it is being recalled."""
+        return self._entries.get(name, UNKNOWN)
+
     def learned(self, name: bytes, entry: Entry) -> bool:
         """The server told what *name* stands for; whether the kernel may believe it until told otherwise."""
         if not self.holds(name):

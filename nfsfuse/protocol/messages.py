@@ -473,9 +473,11 @@ class ReturnTokens(Request[Done]):
 @dataclass(frozen=True, slots=True)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
-    answer. Answering must not wait for anything that the server may grant later (K6)."""
+    answer. Answering must not wait for anything that the server may grant later (K6). *removes*: what it is
+    for will most likely take this file's last name away, one of those recalled. A hint: it may still fail."""
 
     token: Token
+    removes: InodeHandle | None = None
 
 
 # --- locks -----------------------------------------------------------------------------------------------

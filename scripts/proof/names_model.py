@@ -100,6 +100,8 @@ def _with(state: State, *changes: tuple[int, int | None]) -> State:
 
 def _look(done: Done, state: State, seen: Seen) -> Seen:
     """What *done* has seen when it looks at *state*; `FINISHED` if that explains its answer."""
+    if done.error == errno.ESTALE and done.call in _BY_INODE:
+        return _look_stale(done, state, seen)
     match done.call:
         case Call.STAT:
             return _look_stat(done, state, seen)
@@ -133,6 +135,17 @@ def _fails(done: Done, value: int | None) -> bool:
         case (Call.RMDIR, errno.ENOTDIR):
             return value is not None and value != DIRECTORY
     raise Unexplained(f"an answer that this call never gives: {done}")
+
+
+_BY_INODE: Final = frozenset({Call.STAT, Call.OPEN, Call.LINK})
+
+
+def _look_stale(done: Done, state: State, seen: Seen) -> Seen:
+    """The inode was found by its name, and was gone when it was asked: twice in succession, as the kernel tries
+    again once. A limit (docs/coherence.md): on one machine it would be told of the inode that is gone."""
+    value = state[done.paths[0]]
+    gone = any(inode not in state or inode == DIRECTORY != value for inode in seen)
+    return FINISHED if gone else seen if value is None else seen | {value}
 
 
 def _look_stat(done: Done, state: State, seen: Seen) -> Seen:

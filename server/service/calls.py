@@ -40,7 +40,8 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A step: keep all other sessions away from this until the request is answered (a mutation)."""
+    """A step: keep all other sessions away from this until the request is answered (a mutation). *removes* as
+    in `messages.Recall`."""
 
     handle: InodeHandle
     resource: Resource
@@ -48,6 +49,7 @@ class Hold:
     start: int = 0
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
+    removes: InodeHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -73,10 +74,21 @@ def _setattr(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
-def hold_name(parent: InodeHandle, name: bytes) -> Hold:
+def hold_name(parent: InodeHandle, name: bytes, removes: InodeHandle | None = None) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1)
+    return Hold(parent, DIR, start=point, end=point + 1, removes=removes)
+
+
+def _last_name_of(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: the file whose last name this is, None if it is anything else. (Not of a directory: removing
+    one fails too often.)"""
+    try:
+        node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
+    except FsError:
+        return None  # what is wrong will be found when the name is held
+    last = node.attributes.nlink == 1 and not stat.S_ISDIR(node.attributes.mode)
+    return node.handle if last else None
 
 
 def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
@@ -141,7 +153,8 @@ def _link(call: Call) -> Handling:
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
     r: m.Unlink | m.RmDir = call.message
-    yield hold_name(r.parent, r.name)
+    removes = (yield from _last_name_of(call, r.parent, r.name)) if isinstance(r, m.Unlink) else None
+    yield hold_name(r.parent, r.name, removes)
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
@@ -159,11 +172,13 @@ def _rmdir(call: Call) -> Handling:
     return _removed(call, call.storage.rmdir)
 
 
-def _hold_both_names(r: m.Rename) -> Any:
+def _hold_both_names(call: Call) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
-    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name)
+    r: m.Rename = call.message
+    removes = None if r.flags else (yield from _last_name_of(call, r.new_parent, r.new_name))
+    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name, removes)
     if r.parent == r.new_parent:
-        yield replace(old, also=((new.start, new.end),))
+        yield replace(new, also=((old.start, old.end),))
     else:
         first, second = sorted((old, new), key=lambda hold: hold.handle)
         yield first
@@ -172,7 +187,7 @@ def _hold_both_names(r: m.Rename) -> Any:
 
 def _rename(call: Call) -> Handling:
     r: m.Rename = call.message
-    yield from _hold_both_names(r)
+    yield from _hold_both_names(call)
     involved = {r.parent, r.new_parent}
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
         try:

@@ -84,7 +84,7 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.held)
+        return self._begun(ticket, effects, call.held, step.removes)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -97,7 +97,7 @@ class Tokens:
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int]
+        self, ticket: int, effects: list[Effect], kept: list[int], removes: InodeHandle | None = None
     ) -> tuple[Token, ...] | Waiting | None:
         result: tuple[Token, ...] | Waiting | None
         match effects:
@@ -110,7 +110,7 @@ class Tokens:
                 result = self._waiting[ticket] = Waiting(ticket, self._cancelled)
                 rest = effects
                 kept.append(ticket)
-        self._carry_out(rest)
+        self._carry_out(rest, removes)
         return result
 
     def ended(self, call: Call) -> None:
@@ -163,17 +163,17 @@ class Tokens:
 
     # --- effects ---
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], removes: InodeHandle | None = None) -> None:
         for effect in effects:
             match effect:
                 case Granted(ticket=ticket, tokens=tokens):
                     self._waiting.pop(ticket).grant(tokens)
                 case Recall():
-                    self._send(effect)
+                    self._send(effect, removes)
                 case Refused():
                     raise AssertionError("refusals are answered where they are asked")
 
-    def _send(self, recall: Recall) -> None:
+    def _send(self, recall: Recall, removes: InodeHandle | None) -> None:
         session = self._sessions[recall.session]
 
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
@@ -184,7 +184,7 @@ class Tokens:
                 for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
                     self._unpin_if_free(handle)
 
-        session.channel.post(m.Recall(recall.token), acknowledged)
+        session.channel.post(m.Recall(recall.token, removes), acknowledged)
 
     def pin_if_held(self, handle: InodeHandle) -> None:
         """*handle* is about to lose a name, perhaps its last."""

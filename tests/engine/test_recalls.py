@@ -222,16 +222,32 @@ async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhe
         unlocked = trio.Event()
         waited: list[bytes] = []
 
-        async def wait_for_the_lock(parent: int, name: bytes) -> None:
+        async def wait_for_the_lock(parent: int, child: int, name: bytes) -> None:
             await unlocked.wait()
             waited.append(name)
 
-        one.kernel.invalidate_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
+        one.kernel.delete_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
         await other.fs.names.unlink(ROOT, b"there")
         assert one.kernel.epochs == 1
         assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
         assert waited == []
         unlocked.set()
+
+
+async def test_the_kernel_is_told_of_a_last_name_that_is_removed_elsewhere() -> None:
+    """It tells who watches the file. A name of several is only dropped."""
+    async with rig(2) as world:
+        for name in (b"alone", b"first", b"replaced", b"new"):
+            world.make_file(name)
+        one, other = world.clients
+        await other.fs.names.link(await other.node(b"first"), ROOT, b"second")
+        alone, replaced = await one.node(b"alone"), await one.node(b"replaced")
+        await one.node(b"first")
+        await other.fs.names.unlink(ROOT, b"alone")
+        await other.fs.names.unlink(ROOT, b"first")
+        await other.fs.names.rename(ROOT, b"new", ROOT, b"replaced", 0)
+        assert one.kernel.entries == [b"alone", b"first", b"replaced"]
+        assert one.kernel.deleted == [alone, replaced]
 
 
 async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:

@@ -40,6 +40,7 @@ class FakeKernel:
         self.invalidated: list[tuple[int, int]] = []
         self.bulk: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
+        self.deleted: list[NodeId] = []
         self.epochs = 0
         self.attributes = 0
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
@@ -63,6 +64,10 @@ class FakeKernel:
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
+
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        self.entries.append(name)
+        self.deleted.append(child)
 
     async def distrust_entries(self) -> None:
         self.epochs += 1

@@ -71,7 +71,9 @@ def test_listing_a_tree_for_the_first_time_costs_a_request_for_each_piece(trees:
 
 
 @pytest.mark.parametrize(
-    "argv", [["find", "."], ["find", ".", "-printf", "%s %T@\n"], ["ls", "-lR", "."], ["du", "-s", "."]], ids=str
+    "argv",
+    [["find", "."], ["find", ".", "-printf", "%s %T@\n"], ["ls", "-lR", "."], ["du", "-s", "."]],
+    ids=" ".join,
 )
 def test_the_second_time_costs_no_request_and_the_files_no_upcall(trees: Trees, argv: list[str]) -> None:
     trees.run(trees.one, *argv)

@@ -61,6 +61,14 @@ def test_a_rename_between_two_names_of_one_inode_may_do_nothing() -> None:
     assert check(again) == {(None, 7, None, None, None, None)}
 
 
+def test_a_stale_inode_is_one_that_went_away_meanwhile() -> None:
+    removed = [CREATED, done(20, 30, Call.UNLINK, AX)]
+    check([*removed, done(15, 40, Call.STAT, AX, error=errno.ESTALE)])
+    for begin, end in ((12, 14), (50, 60)):
+        with pytest.raises(Unexplained):
+            check([*removed, done(begin, end, Call.STAT, AX, error=errno.ESTALE)])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
