@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -21,7 +22,6 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import InodeHandle
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,8 @@ class Recalls:
             await self._kernel.distrust_entries()
         else:
             for name in names:
-                if not await self._is_dropped(directory, name, recall.removes):
+                removed = self._removed(directory, name) if recall.removal and len(names) == 1 else None
+                if not await self._is_dropped(directory, name, removed):
                     await self._kernel.distrust_entries()
                     break
         if directory.kernel_listing.changed_elsewhere():
@@ -151,8 +152,17 @@ class Recalls:
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
+    def _removed(self, directory: CachedDirectory, name: bytes) -> Inode | None:
+        """The file that loses its last name with *name*; None if it has others, or if that is not known."""
+        entry = directory.cache.stood_for(name)
+        inode = self._inodes.by_handle(entry) if isinstance(entry, bytes) else None
+        if inode is None or inode.attributes.known is None or inode.attributes.revoking:
+            return None
+        known = inode.attributes.known
+        return inode if known.nlink == 1 and not stat.S_ISDIR(known.mode) else None
+
     async def _is_dropped(
-        self, directory: CachedDirectory, name: bytes, removes: InodeHandle | None
+        self, directory: CachedDirectory, name: bytes, removed: Inode | None
     ) -> bool:
         """Have the kernel drop a name; whether it has. That takes the directory's lock, which whoever holds it
         may keep until the server has answered it: which may be waiting for this very recall. Then a new epoch
@@ -163,13 +173,12 @@ class Recalls:
             return False
         dropped = trio.Event()
         parent = directory.inode.node_id
-        removed = None
-        if removes is not None and directory.cache.stood_for(name) == removes:
-            removed = self._inodes.by_handle(removes)
 
         async def invalidate() -> None:
             if removed is not None:
                 await self._kernel.delete_entry(parent, removed.node_id, name)
+                # It has no link now, the kernel believes: which is to be asked for, should the removal fail.
+                await self._kernel.invalidate_attributes(removed.node_id)
             else:
                 await self._kernel.invalidate_entry(parent, name)
             self._drops -= 1

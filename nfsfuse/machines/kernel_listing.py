@@ -38,7 +38,7 @@ class KernelListing:
         return True, kept
 
     def must_drop(self, number: int) -> bool:
-        """*number* goes on reading: whether what it has brought so far must be dropped before it is answered."""
+        """*number* goes on reading: whether what it has brought so far must be dropped first."""
         return self._users.get(number, self._drops) != self._drops
 
     def released(self, number: int) -> None:

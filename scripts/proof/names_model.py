@@ -28,6 +28,9 @@ DIRECTORY: Final = -1
 CONFIGURATIONS_MAX: Final = 200_000
 """More than so many at once would be a history that cannot be judged in reasonable time."""
 
+STORY_LENGTH: Final = 60
+"""Calls told that began before the one that is not explained had ended."""
+
 State = tuple[int | None, ...]
 """What each of `PATHS` stands for: an inode's number, `DIRECTORY`, or nothing."""
 
@@ -115,7 +118,7 @@ def _look(done: Done, state: State, seen: Seen) -> Seen:
             return FINISHED if state[done.paths[0]] == done.inode else seen
         case Call.LINK:
             return _look_link(done, state, seen)
-        case Call.RENAME if not done.error:
+        case Call.RENAME | Call.EXCHANGE if not done.error:
             return _look_same(done, state, seen)
         case Call.RENAME | Call.NOREPLACE | Call.EXCHANGE if done.error:
             return _look_failed_rename(done, state, seen)
@@ -176,10 +179,12 @@ def _look_link(done: Done, state: State, seen: Seen) -> Seen:
 
 
 def _look_same(done: Done, state: State, seen: Seen) -> Seen:
-    """Two names of one inode: rename(2) does nothing then, which the kernel decides by itself, by a look at
-    the one and then at the other. It may, and it may not: so this finishes nothing, see `_act`."""
+    """Two names of one inode: rename(2) does nothing then (vfs_rename() in fs/namei.c). The kernel decides
+    that by itself, by a look at the one and then at the other; what was moved in between by another client, it
+    finds at both. (A limit: on one machine both are locked.) It may decide so, and it may not: so this finishes
+    nothing, see `_act`."""
     source, target = (state[path] for path in done.paths)
-    if source is not None and source != DIRECTORY:
+    if source is not None:
         seen |= {source}
     return seen | {_SECOND} if target in seen else seen
 
@@ -235,6 +240,8 @@ def _act(done: Done, state: State, seen: Seen) -> Iterator[State]:
                 yield state
             yield from _renamed(done, state)
         case Call.EXCHANGE:
+            if _SECOND in seen:
+                yield state
             source, target = (state[path] for path in done.paths)
             if source is not None and target is not None:
                 yield _with(state, (done.paths[0], target), (done.paths[1], source))
@@ -334,6 +341,7 @@ def check(history: Iterable[Done], start: State = EMPTY) -> set[State]:
             else:
                 walk.begin(number, calls[number])
         except Unexplained as exc:
-            recent = [str(done) for done in calls[max(0, number - 12) : number + 6]]
+            recent = [str(done) for done in calls[:number][-12:]]
+            recent += [str(done) for done in calls[number:] if done.begin < calls[number].end][:STORY_LENGTH]
             raise Unexplained(f"{exc}\nat event {at}; calls around it:\n  " + "\n  ".join(recent)) from None
     return {state for state, _ in walk.configurations}

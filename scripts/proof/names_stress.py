@@ -1,6 +1,6 @@
 """Several mounts, one small set of names, as much at once as there is: judged by `names_model`.
 
-    python -m scripts.proof.names_stress [--seconds N] [--mounts N] [--programs N] [--seed N]
+    python -m scripts.proof.names_stress [--seconds N] [--mounts N] [--programs N] [--seed N] [--journal FILE]
 """
 
 from __future__ import annotations
@@ -64,13 +64,17 @@ def tree(directory: Path) -> State:
 
 
 def stress(
-    rig: Rig, mounts: Sequence[Path], export: Path, *, seconds: float, programs: int, seed: int
-) -> Result:
-    """Run *programs* on each of *mounts* (*export* is what the server has), and judge what they were told.
-    Raises Stuck, Unexplained, or AssertionError if the mounts differ at the end."""
+    rig: Rig, mounts: Sequence[Path], export: Path, *, seconds: float, programs: int, seed: int,
+    journal: Path | None = None,
+) -> Result:  # fmt: skip
+    """Run *programs* on each of *mounts* (*export* is what the server has), and judge what they were told;
+    *journal* is where to keep that. Raises Stuck, Unexplained, or AssertionError if the mounts differ in the
+    end."""
     for directory in "ab":
         (mounts[0] / directory).mkdir()
     history = _run(rig, mounts, seconds, programs, seed)
+    if journal is not None:
+        journal.write_text("".join(f"{done}\n" for done in sorted(history, key=lambda done: done.begin)))
     trees = [tree(view) for view in (*mounts, export)]
     assert len(set(trees)) == 1, f"the views differ at the end: {trees}"
     begin = time.perf_counter()
@@ -123,6 +127,7 @@ def main() -> None:
     parser.add_argument("--mounts", type=int, default=3)
     parser.add_argument("--programs", type=int, default=2, help="on each mount (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    parser.add_argument("--journal", type=Path, help="a file for all calls and answers")
     arguments = parser.parse_args()
     with Rig() as rig:
         server = rig.server()
@@ -132,6 +137,7 @@ def main() -> None:
             result = stress(
                 rig, mounts, server.export,
                 seconds=arguments.seconds, programs=arguments.programs, seed=arguments.seed,
+                journal=arguments.journal,
             )  # fmt: skip
         except AssertionError as exc:
             sys.exit(f"FAILED: {exc}")

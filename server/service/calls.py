@@ -40,8 +40,8 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A step: keep all other sessions away from this until the request is answered (a mutation). *removes* as
-    in `messages.Recall`."""
+    """A step: keep all other sessions away from this until the request is answered (a mutation). The name at
+    the point *removes* is to be removed."""
 
     handle: InodeHandle
     resource: Resource
@@ -49,7 +49,7 @@ class Hold:
     start: int = 0
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
-    removes: InodeHandle | None = None
+    removes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

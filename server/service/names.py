@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -74,21 +73,10 @@ def _setattr(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
-def hold_name(parent: InodeHandle, name: bytes, removes: InodeHandle | None = None) -> Hold:
+def hold_name(parent: InodeHandle, name: bytes, *, removes: bool = False) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1, removes=removes)
-
-
-def _last_name_of(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: the file whose last name this is, None if it is anything else. (Not of a directory: removing
-    one fails too often.)"""
-    try:
-        node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
-    except FsError:
-        return None  # what is wrong will be found when the name is held
-    last = node.attributes.nlink == 1 and not stat.S_ISDIR(node.attributes.mode)
-    return node.handle if last else None
+    return Hold(parent, DIR, start=point, end=point + 1, removes=point if removes else None)
 
 
 def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
@@ -153,8 +141,8 @@ def _link(call: Call) -> Handling:
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
     r: m.Unlink | m.RmDir = call.message
-    removes = (yield from _last_name_of(call, r.parent, r.name)) if isinstance(r, m.Unlink) else None
-    yield hold_name(r.parent, r.name, removes)
+    # Not of a directory: a client would make it unusable before it is known to be empty.
+    yield hold_name(r.parent, r.name, removes=isinstance(r, m.Unlink))
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
@@ -172,11 +160,10 @@ def _rmdir(call: Call) -> Handling:
     return _removed(call, call.storage.rmdir)
 
 
-def _hold_both_names(call: Call) -> Any:
+def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
-    r: m.Rename = call.message
-    removes = None if r.flags else (yield from _last_name_of(call, r.new_parent, r.new_name))
-    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name, removes)
+    old = hold_name(r.parent, r.name)
+    new = hold_name(r.new_parent, r.new_name, removes=not r.flags and name_point(r.name) != name_point(r.new_name))
     if r.parent == r.new_parent:
         yield replace(new, also=((old.start, old.end),))
     else:
@@ -187,7 +174,7 @@ def _hold_both_names(call: Call) -> Any:
 
 def _rename(call: Call) -> Handling:
     r: m.Rename = call.message
-    yield from _hold_both_names(call)
+    yield from _hold_both_names(r)
     involved = {r.parent, r.new_parent}
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
         try:

@@ -84,7 +84,10 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.held, step.removes)
+        removes = step.removes
+        if removes is not None and not self.manager.waits_for_holders_only(ticket):
+            removes = None  # somebody is to change the name first
+        return self._begun(ticket, effects, call.held, removes)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -97,7 +100,7 @@ class Tokens:
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int], removes: InodeHandle | None = None
+        self, ticket: int, effects: list[Effect], kept: list[int], removes: int | None = None
     ) -> tuple[Token, ...] | Waiting | None:
         result: tuple[Token, ...] | Waiting | None
         match effects:
@@ -163,7 +166,7 @@ class Tokens:
 
     # --- effects ---
 
-    def _carry_out(self, effects: list[Effect], removes: InodeHandle | None = None) -> None:
+    def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
         for effect in effects:
             match effect:
                 case Granted(ticket=ticket, tokens=tokens):
@@ -173,8 +176,9 @@ class Tokens:
                 case Refused():
                     raise AssertionError("refusals are answered where they are asked")
 
-    def _send(self, recall: Recall, removes: InodeHandle | None) -> None:
+    def _send(self, recall: Recall, removes: int | None) -> None:
         session = self._sessions[recall.session]
+        removal = removes is not None and (recall.token.start, recall.token.end) == (removes, removes + 1)
 
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Recalled)
@@ -184,7 +188,7 @@ class Tokens:
                 for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
                     self._unpin_if_free(handle)
 
-        session.channel.post(m.Recall(recall.token, removes), acknowledged)
+        session.channel.post(m.Recall(recall.token, removal), acknowledged)
 
     def pin_if_held(self, handle: InodeHandle) -> None:
         """*handle* is about to lose a name, perhaps its last."""

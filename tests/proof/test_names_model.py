@@ -61,6 +61,15 @@ def test_a_rename_between_two_names_of_one_inode_may_do_nothing() -> None:
     assert check(again) == {(None, 7, None, None, None, None)}
 
 
+@pytest.mark.parametrize("call", [Call.RENAME, Call.EXCHANGE])
+def test_what_moves_between_two_looks_is_found_at_both_names(call: Call) -> None:
+    moved = [CREATED, done(0, 10, Call.CREATE, AY, inode=8), done(20, 30, Call.EXCHANGE, AX, AY)]
+    left = (8, 7, None, None, None, None)
+    assert check(moved) == {left}
+    assert left in check([*moved, done(15, 40, call, AX, AY)])
+    assert left not in check([*moved, done(32, 40, call, AX, AY)])
+
+
 def test_a_stale_inode_is_one_that_went_away_meanwhile() -> None:
     removed = [CREATED, done(20, 30, Call.UNLINK, AX)]
     check([*removed, done(15, 40, Call.STAT, AX, error=errno.ESTALE)])
