@@ -103,7 +103,7 @@ def _with(state: State, *changes: tuple[int, int | None]) -> State:
 
 def _look(done: Done, state: State, seen: Seen) -> Seen:
     """What *done* has seen when it looks at *state*; `FINISHED` if that explains its answer."""
-    if done.error == errno.ESTALE and done.call in _BY_INODE:
+    if done.error == errno.ESTALE:
         return _look_stale(done, state, seen)
     match done.call:
         case Call.STAT:
@@ -115,7 +115,8 @@ def _look(done: Done, state: State, seen: Seen) -> Seen:
         case Call.UNLISTED:
             return FINISHED if state[done.paths[0]] is None else seen
         case Call.OPEN if not done.error:
-            return FINISHED if state[done.paths[0]] == done.inode else seen
+            # Not FINISHED: its number may be in use again, for one that this call makes.
+            return seen | {_SECOND} if state[done.paths[0]] == done.inode else seen
         case Call.LINK:
             return _look_link(done, state, seen)
         case Call.RENAME | Call.EXCHANGE if not done.error:
@@ -144,10 +145,15 @@ _BY_INODE: Final = frozenset({Call.STAT, Call.OPEN, Call.LINK})
 
 
 def _look_stale(done: Done, state: State, seen: Seen) -> Seen:
-    """The inode was found by its name, and was gone when it was asked: twice in succession, as the kernel tries
-    again once. A limit (docs/coherence.md): on one machine it would be told of the inode that is gone."""
+    """ESTALE after the kernel has tried twice. Two limits (docs/coherence.md): an inode was found by its name,
+    and gone when it was asked. And a directory was found where another client had moved it to, while a rename
+    was under way here: then the kernel does not move its own (__d_unalias() in fs/dcache.c)."""
+    if any(state[path] == DIRECTORY for path in done.paths):
+        return FINISHED
+    if done.call not in _BY_INODE:
+        return seen
     value = state[done.paths[0]]
-    gone = any(inode not in state or inode == DIRECTORY != value for inode in seen)
+    gone = any(inode not in state for inode in seen)
     return FINISHED if gone else seen if value is None else seen | {value}
 
 
@@ -217,6 +223,8 @@ def _act(done: Done, state: State, seen: Seen) -> Iterator[State]:
     first = done.paths[0] if done.paths else 0
     match done.call:
         case Call.CREATE | Call.OPEN:
+            if _SECOND in seen:
+                yield state
             # The inode is open while the call tells its number, so no other has it.
             if state[first] is None and done.inode not in state:
                 yield _with(state, (first, done.inode))

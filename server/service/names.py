@@ -163,7 +163,8 @@ def _rmdir(call: Call) -> Handling:
 def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
     old = hold_name(r.parent, r.name)
-    new = hold_name(r.new_parent, r.new_name, removes=not r.flags and name_point(r.name) != name_point(r.new_name))
+    replaces = r.flags == 0 and name_point(r.name) != name_point(r.new_name)
+    new = hold_name(r.new_parent, r.new_name, removes=replaces)
     if r.parent == r.new_parent:
         yield replace(new, also=((old.start, old.end),))
     else:

@@ -70,6 +70,11 @@ def test_what_moves_between_two_looks_is_found_at_both_names(call: Call) -> None
     assert left not in check([*moved, done(32, 40, call, AX, AY)])
 
 
+def test_a_number_may_be_in_use_again() -> None:
+    history = [CREATED, done(20, 30, Call.UNLINK, AX), done(15, 40, Call.OPEN, AX, inode=7)]
+    assert {state[AX] for state in check(history)} == {7, None}
+
+
 def test_a_stale_inode_is_one_that_went_away_meanwhile() -> None:
     removed = [CREATED, done(20, 30, Call.UNLINK, AX)]
     check([*removed, done(15, 40, Call.STAT, AX, error=errno.ESTALE)])
