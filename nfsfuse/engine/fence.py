@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
+from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.machines.inodes import InodeTable, NodeId
 from nfsfuse.ports.kernel import Kernel
@@ -30,14 +31,14 @@ async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_e
             file.failed(FsError(errno.EIO, "the session with the server was lost"))
         pages.append((file.inode.node_id, file.tokens.in_kernel.intervals()))
         file.forget_everything()
-    trusted = [inode.node_id for inode in inodes if inode.attributes.kernel_trusts]
+    trusted = [inode for inode in inodes if inode.attributes.kernel_trusts]
     for inode in inodes:
         inode.attributes.lost()
     pages += [(directory.inode.node_id, [(0, RANGE_END)]) for directory in holdings.forget_directories()]
     if has_epochs:
         await kernel.distrust_entries()
-    for node_id in trusted:
-        await kernel.invalidate_attributes(node_id)
+    for inode in trusted:
+        await distrust_attributes(kernel, inode)
     for node_id, ranges in pages:
         for start, end in ranges:
             await kernel.invalidate_pages(node_id, start, min(end, RANGE_END))

@@ -82,7 +82,7 @@ class Tokens:
         ticket = next(self._tickets)
         effects = self.manager.acquire(
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
-            transient=True, also=step.also,
+            transient=True, also=step.also, urgent=step.urgent,
         )  # fmt: skip
         removes = step.removes
         if removes is not None and not self.manager.waits_for_holders_only(ticket):

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="on every client")
     parser.add_argument("--runs", type=int, default=1, help="with this seed and those that follow")
     parser.add_argument(
-        "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
+        "--cached-writes", action="store_true", help="write(2) goes through the page cache, mapped or not"
     )
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
     arguments = parser.parse_args()
@@ -34,7 +34,13 @@ def main() -> int:
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
             programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
-            world = simulate(Options(seed, arguments.clients, check_every=arguments.check_every), programs)
+            options = Options(
+                seed,
+                arguments.clients,
+                write_directly=not arguments.cached_writes,
+                check_every=arguments.check_every,
+            )
+            world = simulate(options, programs)
         except Violation as exc:
             failures += 1
             print(f"seed {seed}: {exc}", flush=True)
