@@ -178,7 +178,12 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+    clients: int = 1,
+    *,
+    fault: Fault = no_fault,
+    options: CacheOptions | None = None,
+    make_kernel: Callable[[], FakeKernel] | None = None,
+    link_seconds: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Rig]:
     """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
     ticks = count(1)
@@ -189,11 +194,11 @@ async def rig(
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
         for number in range(clients):
-            ours, theirs = memory_stream_pair(1 << 23)
+            ours, theirs = memory_stream_pair(1 << 23, there_seconds=link_seconds, back_seconds=link_seconds)
             nursery.start_soon(service.serve, theirs, f"client {number}")
             session = Session(ours, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
-            kernel, remote = FakeKernel(), RecordingRemote(session)
+            kernel, remote = (make_kernel or FakeKernel)(), RecordingRemote(session)
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
