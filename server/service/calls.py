@@ -55,6 +55,16 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Clear:
+    """A step: have other sessions give up what is in the way of tokens for all of these inodes, at once rather
+    than one after the other. Never waits and takes nothing: each is still to be acquired, in order."""
+
+    handles: tuple[InodeHandle, ...]
+    resource: Resource
+    mode: TokenMode
+
+
+@dataclass(frozen=True, slots=True)
 class Use:
     """A step: work under a token that the session should hold, until the request is answered; whether it
     holds it (bool). Never waits."""
@@ -97,7 +107,7 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow
+Step = Acquire | Hold | Clear | Use | Unnaming | Locking | Quick | Slow
 Handling = Generator[Step, Any, Reply]
 
 

@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from server.service.calls import (
     Acquire,
     Call,
+    Clear,
     Handling,
     Hold,
     Locking,
@@ -83,6 +84,8 @@ class Driver:
                 got = self._tokens.acquire(call, step)
             case Hold():
                 got = self._tokens.hold(call, step)
+            case Clear():
+                return self._tokens.clear(call, step)
             case Use():
                 return self._tokens.use(call, step)
             case Locking(message=message):

@@ -14,7 +14,7 @@ from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.service.calls import Acquire, Call, Clear, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
 from server.storage.interface import Renamed, Storage
 
 ATTR: Final = Resource.ATTR
@@ -210,6 +210,7 @@ def _readdir(call: Call) -> Handling:
     # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
     handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
     told: dict[InodeHandle, tuple[Attributes, bool]] = {}
+    yield Clear(tuple(handles), ATTR, SHARED)
     for handle in handles:
         yield Acquire(handle, ATTR, SHARED)
         try:

@@ -17,7 +17,7 @@ from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
-from server.service.calls import Acquire, Call, Hold, Use
+from server.service.calls import Acquire, Call, Clear, Hold, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,12 @@ class Tokens:
             removes = None  # somebody is to change the name first
         return self._begun(ticket, effects, call.held, removes)
 
+    def clear(self, call: Call, step: Clear) -> None:
+        """Carry out a Clear step."""
+        for handle in step.handles:
+            if self.manager.is_in_the_way(call.session.id, handle, step.resource, step.mode):
+                self._ask_others(call.session, handle, step.resource, step.mode)
+
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
         ticket = next(self._tickets)
@@ -131,13 +137,16 @@ class Tokens:
         """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
         the write-back may be part of somebody's recall (K6). Sizes never change so: for that the writer
         holds ATTR exclusively."""
+        if not self.manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
+            self._ask_others(session, handle, Resource.ATTR, TokenMode.EXCLUSIVE)
+
+    def _ask_others(
+        self, session: Session, handle: InodeHandle, resource: Resource, mode: TokenMode
+    ) -> None:
+        """Recall what is in the way of *session*, without waiting for it."""
         manager = self.manager
-        if manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
-            return
         ticket = next(self._tickets)
-        effects = manager.acquire(
-            ticket, session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE, transient=True
-        )
+        effects = manager.acquire(ticket, session.id, handle, resource, 0, RANGE_END, mode, transient=True)
         if any(isinstance(effect, Granted) for effect in effects):
             effects = manager.finish(ticket)
         else:

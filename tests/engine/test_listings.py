@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 import trio
@@ -126,3 +127,21 @@ async def test_how_full_the_filesystem_is_may_be_a_little_old() -> None:
             assert await names.statfs() == told
             await trio.sleep(STATISTICS_SECONDS + 0.1)
             await names.statfs()
+
+
+async def test_a_listing_of_files_that_others_are_writing_recalls_them_all_at_once() -> None:
+    """Each has its attributes for itself; one recall after the other would take a round trip for each."""
+    seconds = 0.01
+    async with rig(2, link_seconds=lambda: seconds) as world:
+        one, other = world.clients
+        count = 50
+        for number in range(count):
+            opened, _ = await other.fs.files.create(ROOT, b"f%02d" % number, 0o644, os.O_RDWR, ME)
+            await other.write(opened, 0, b"x" * (number + 1))
+        listing = one.fs.directories.opendir(ROOT).number
+        begin = trio.current_time()
+        shown = await show(one, listing)
+        assert trio.current_time() - begin < count * 2 * seconds / 2, "a fraction of a round trip for each"
+        sizes = {item.name: item.attributes.size for item in shown if item.attributes is not None}
+        assert sizes == {b"f%02d" % number: number + 1 for number in range(count)}
+        one.fs.directories.releasedir(listing)

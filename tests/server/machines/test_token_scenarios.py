@@ -534,3 +534,11 @@ def test_what_waits_for_a_running_operation_is_not_next(bench):
     assert not bench.manager.waits_for_holders_only(granted.ticket), "it does not wait at all"
     bench.ask(B, (5, 6), X, resource=DIR, transient=True)
     assert not bench.manager.waits_for_holders_only(bench.ticket)
+
+
+def test_what_is_in_the_way_is_what_another_session_holds(bench):
+    assert not bench.manager.is_in_the_way(A, H, ATTR, X)
+    bench.get(A, (0, 1), S, resource=ATTR)
+    assert not bench.manager.is_in_the_way(A, H, ATTR, X)
+    assert bench.manager.is_in_the_way(B, H, ATTR, X)
+    assert not bench.manager.is_in_the_way(B, H, ATTR, S)
