@@ -13,12 +13,15 @@ from nfsfuse.machines.kernel_listing import KernelListing
 class CachedDirectory:
     """One directory."""
 
-    __slots__ = ("cache", "inode", "kernel_listing")
+    __slots__ = ("cache", "inode", "kernel_listing", "unread")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.cache = DirectoryCache()
         self.kernel_listing = KernelListing()
+        self.unread: set[int] = set()
+        """Open directories that were told something, which the kernel may not have taken in: until they ask
+        for more, or are closed."""
 
     @contextmanager
     def pending(self) -> Iterator[DirectoryCache]:

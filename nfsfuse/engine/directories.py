@@ -106,6 +106,7 @@ class Directories:
 
     def releasedir(self, number: int) -> None:
         opened = self._open.pop(number)
+        opened.directory.unread.discard(number)
         opened.directory.kernel_listing.released(number)
         self._holdings.never_told(opened.handles())
 
@@ -119,6 +120,7 @@ class Directories:
         before the kernel gets it."""
         opened = self._open[number]
         directory = opened.directory
+        directory.unread.discard(number)
         with directory.pending():
             if directory.kernel_listing.must_drop(number):
                 await self._kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
@@ -134,6 +136,8 @@ class Directories:
                     entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
                 told = await self._attributes(opened, entries)
                 items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
+                if items:
+                    directory.unread.add(number)
                 if items or not entries:
                     return dots + items
                 cookie = entries[-1][1]  # all of them are gone: an empty answer would be the end

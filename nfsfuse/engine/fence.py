@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.machines.inodes import InodeTable, NodeId
 from nfsfuse.ports.kernel import Kernel
@@ -38,7 +38,7 @@ async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_e
     if has_epochs:
         await kernel.distrust_entries()
     for inode in trusted:
-        await distrust_attributes(kernel, inode)
+        await distrust_when_known(kernel, inode)
     for node_id, ranges in pages:
         for start, end in ranges:
             await kernel.invalidate_pages(node_id, start, min(end, RANGE_END))

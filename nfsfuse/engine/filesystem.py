@@ -9,7 +9,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.fence import fence
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
@@ -94,7 +94,7 @@ class Filesystem:
         self._nursery.start_soon(self._invalidate_attributes, inode)
 
     async def _invalidate_attributes(self, inode: Inode) -> None:
-        await distrust_attributes(self._kernel, inode)
+        await distrust_when_known(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
     async def session_lost(self, *, has_epochs: bool) -> None:

@@ -12,7 +12,7 @@ import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
@@ -60,6 +60,7 @@ class Recalls:
         self._page_protocol = page_protocol
         self._nursery: trio.Nursery | None = None
         self._drops = 0  # invalidations of names under way
+        self._drop_ended = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out recalls until cancelled."""
@@ -108,12 +109,21 @@ class Recalls:
                 await self._tell_all(file)
         if token.mode is TokenMode.NONE and (attributes.kernel_trusts or attributes.distrusting):
             attributes.kernel_trusts = False
-            await distrust_attributes(self._kernel, inode)
+            if not await distrust_attributes(self._kernel, inode):
+                assert self._nursery is not None
+                attributes.distrusting += 1
+                self._nursery.start_soon(self._distrust_later, inode)
         attributes.reduced(token.mode)
         attributes.recalls -= 1
         if file is not None:
             file.wake()
         acknowledge(m.Recalled(()))
+
+    async def _distrust_later(self, inode: Inode) -> None:
+        """The recall is over, as it may be what the kernel waits for. Programs might see attributes that are
+        out of date from when the kernel goes on until it is told, which is at once."""
+        await distrust_when_known(self._kernel, inode)
+        inode.attributes.distrusting -= 1
 
     async def _tell_all(self, file: CachedFile) -> None:
         """The server is to know size and times: it does when it has the data. More may be written meanwhile
@@ -153,6 +163,12 @@ class Recalls:
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
+    async def _distrust_again(self) -> None:
+        """A new epoch once more, when some invalidation that waits for a lock has got it."""
+        while self._drops >= DROPS_MAX:
+            await self._drop_ended.park()
+        await self._kernel.distrust_entries()
+
     def _removed(self, directory: CachedDirectory, name: bytes) -> Inode | None:
         """The file that loses its last name with *name*; None if it has others, or if that is not known."""
         entry = directory.cache.stood_for(name)
@@ -169,8 +185,17 @@ class Recalls:
         may keep until the server has answered it: which may be waiting for this very recall. Then a new epoch
         must do it, which waits for nothing (deadlock 6). An unanswered operation in the directory is a sure
         sign of that, but none is no sign of the contrary: a rename holds the locks of two directories while it
-        looks names up in one of them, or waits for the other's."""
-        if directory.cache.pending or self._drops >= DROPS_MAX:
+        looks names up in one of them, or waits for the other's.
+
+        While an answer to a listing is on its way, both are done: the kernel gives what it makes of that the
+        epoch of then, not of when it asked. The invalidation follows as soon as the listing has unlocked the
+        directory."""
+        if directory.cache.pending and not directory.unread:
+            return False
+        if self._drops >= DROPS_MAX:
+            if directory.unread:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._distrust_again)
             return False
         dropped = trio.Event()
         parent = directory.inode.node_id
@@ -183,6 +208,7 @@ class Recalls:
             else:
                 await self._kernel.invalidate_entry(parent, name)
             self._drops -= 1
+            self._drop_ended.unpark_all()
             dropped.set()
 
         assert self._nursery is not None
