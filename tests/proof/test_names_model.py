@@ -70,6 +70,16 @@ def test_what_moves_between_two_looks_is_found_at_both_names(call: Call) -> None
     assert left not in check([*moved, done(32, 40, call, AX, AY)])
 
 
+def test_a_mount_may_see_its_own_change_late_but_no_longer_than_the_call_takes() -> None:
+    moved = [CREATED, done(20, 90, Call.RENAME, AX, AY)]
+    elsewhere = replace(done(30, 40, Call.STAT, AX, error=errno.ENOENT), mount="other")
+    late = done(50, 60, Call.STAT, AX, inode=7, links=1)
+    check([*moved, elsewhere, late])
+    for wrong in (replace(late, mount="other"), replace(late, begin=95, end=99)):
+        with pytest.raises(Unexplained):
+            check([*moved, elsewhere, wrong])
+
+
 def test_a_number_may_be_in_use_again() -> None:
     history = [CREATED, done(20, 30, Call.UNLINK, AX), done(15, 40, Call.OPEN, AX, inode=7)]
     assert {state[AX] for state in check(history)} == {7, None}
@@ -116,7 +126,7 @@ def test_an_answer_that_no_order_explains(wrong: list[Done]) -> None:
 
 def test_one_order_must_explain_all_answers() -> None:
     """Each of two looks is explained by itself: the rename early, or late. Not both."""
-    moved = done(20, 90, Call.RENAME, AX, AY)
+    moved = replace(done(20, 90, Call.RENAME, AX, AY), mount="other")
     new, old = done(30, 40, Call.STAT, AY, inode=7, links=1), done(50, 60, Call.STAT, AX, inode=7, links=1)
     check([CREATED, moved, new])
     check([CREATED, moved, old])
