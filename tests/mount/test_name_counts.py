@@ -113,6 +113,7 @@ def test_git_status_costs_no_request(trees: Trees) -> None:
 
 def test_an_absent_name_is_asked_for_once_and_there_as_soon_as_it_is_made_elsewhere(trees: Trees) -> None:
     absent = trees.one / "d7" / "absent"
+    assert absent.parent.is_dir()
     before = counts(trees.rig, trees.one)
     assert not absent.exists()
     first = counts(trees.rig, trees.one)
