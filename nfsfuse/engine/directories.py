@@ -122,6 +122,7 @@ class Directories:
         directory = opened.directory
         directory.unread.discard(number)
         with directory.pending():
+            await self._remote.until_leased()
             if directory.kernel_listing.must_drop(number):
                 await self._kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
             if offset == 0:

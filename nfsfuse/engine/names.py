@@ -70,6 +70,7 @@ class Names:
         """Find a name; without a round trip if it is known here."""
         directory = self.directory(parent)
         with directory.pending() as cache:
+            await self._remote.until_leased()
             entry = cache.find(name)
             if entry is None:
                 return Absent(lasting=True)
@@ -169,6 +170,7 @@ class Names:
 
     async def getattr(self, node_id: int) -> Attributes:
         """The attributes; without a round trip under a token for them."""
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         file = self._holdings.existing_file(inode.handle)
         if inode.attributes.known is not None and not inode.attributes.revoking:
@@ -186,6 +188,7 @@ class Names:
     async def statfs(self) -> FilesystemStatistics:
         """How full the server's filesystem is; as it was up to `STATISTICS_SECONDS` ago. find(1), du(1) and
         whatever else walks a tree by fts(3) ask once for each filesystem, for its type."""
+        await self._remote.until_leased()
         now = trio.current_time()
         told = self._statistics
         if told is None or now - told[0] > STATISTICS_SECONDS:
@@ -194,6 +197,7 @@ class Names:
         return told[1]
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes:
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         if inode.attributes.lacks_xattr(name):
             raise FsError(errno.ENODATA)
@@ -220,6 +224,7 @@ class Names:
         await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         if inode.attributes.has_no_xattrs:
             return ()
