@@ -145,3 +145,20 @@ async def test_a_listing_of_files_that_others_are_writing_recalls_them_all_at_on
         sizes = {item.name: item.attributes.size for item in shown if item.attributes is not None}
         assert sizes == {b"f%02d" % number: number + 1 for number in range(count)}
         one.fs.directories.releasedir(listing)
+
+
+async def test_a_lease_that_runs_out_takes_the_kernels_listings() -> None:
+    """Promise 8: they are read without asking."""
+    async with rig() as world:
+        make_files(world, 3)
+        client = world.clients[0]
+        number = client.fs.directories.opendir(ROOT).number
+        await show(client, number)
+        client.fs.directories.releasedir(number)
+        client.fs.suspended()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(client.kernel.invalidated) == 1
+        opening = client.fs.directories.opendir(ROOT)
+        assert not opening.kept
+        client.fs.directories.releasedir(opening.number)
+        client.fs.resumed()
