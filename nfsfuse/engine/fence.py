@@ -1,44 +1,106 @@
-"""The end of a session: nothing that was cached under its tokens may be believed any more (promise 8).
+"""The end of a session: nothing that was held or cached in it may be believed any more.
 
-The machines are emptied first, so that whatever is asked from then on goes to the server (and fails, while
-there is none); then the kernel is told to drop what it has. What was dirty is lost, and said so: in the log,
-and by the next fsync or close of the file.
+The machines are emptied first, before anything of the next session is looked at, so that whatever is asked
+from then on goes to the server; then the kernel is told to drop what it has. What was dirty is lost, and said
+so: in the log, and by the next fsync or close of the file. What the kernel has dirty of it and writes back
+meanwhile is refused: it must not overwrite what others have written since.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from dataclasses import dataclass
 
+import trio
+
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
-from nfsfuse.machines.inodes import InodeTable, NodeId
+from nfsfuse.machines.data_tokens import Phase, Revocation
+from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
-from nfsfuse.protocol.tokens import RANGE_END
 
 log = logging.getLogger(__name__)
 
 
-async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_epochs: bool) -> None:
-    """Believe nothing any more. Runs to its end; what the kernel writes back meanwhile is refused."""
-    pages: list[tuple[NodeId, list[Interval]]] = []
+@dataclass(frozen=True, slots=True)
+class FencedFile:
+    """A file of which the kernel may still have the pages *cached*, and those that were being invalidated."""
+
+    file: CachedFile
+    cached: tuple[Interval, ...]
+    invalidating: tuple[Revocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """What the kernel may still have of a session that is over."""
+
+    files: tuple[FencedFile, ...]
+    attributes: tuple[Inode, ...]
+
+
+def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
+    """Believe nothing any more."""
+    files = []
     for file in holdings.files():
         if file.pages.dirty:
-            lost = file.pages.dirty_bytes
-            log.error("inode %d: %d bytes written here are lost with the session", file.inode.node_id, lost)
+            log.error(
+                "%s: %d bytes written here are lost with the session",
+                holdings.describe(file.inode), file.pages.dirty_bytes,
+            )  # fmt: skip
             file.failed(FsError(errno.EIO, "the session with the server was lost"))
-        pages.append((file.inode.node_id, file.tokens.in_kernel.intervals()))
+        cached = tuple(file.tokens.in_kernel.intervals())
+        invalidating = tuple(r for r in file.tokens.revocations if r.phase is Phase.INVALIDATING)
         file.forget_everything()
-    trusted = [inode for inode in inodes if inode.attributes.kernel_trusts]
+        if cached or invalidating:
+            file.purging += 1
+            files.append(FencedFile(file, cached, invalidating))
+    trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
     holdings.forget_directories()
-    if has_epochs:
-        await kernel.distrust_entries()
-    for inode in trusted:
+    return Fenced(tuple(files), trusted)
+
+
+async def purge(fenced: Fenced, kernel: Kernel) -> None:
+    """Have the kernel forget it too. Reads and writes are not kept waiting meanwhile: they may have the very
+    page locked, and ask the server anew anyway."""
+    await kernel.distrust_entries()
+    async with trio.open_nursery() as nursery:  # a file whose pages are slow to write must not keep the others
+        for fenced_file in fenced.files:
+            nursery.start_soon(_purge_pages, fenced_file, kernel)
+    for inode in fenced.attributes:
         await distrust_attributes(kernel, inode)
-    for node_id, ranges in pages:
-        for start, end in ranges:
-            await kernel.invalidate_pages(node_id, start, min(end, RANGE_END))
+
+
+async def _purge_pages(fenced: FencedFile, kernel: Kernel) -> None:
+    file = fenced.file
+    for start, end in fenced.cached:
+        await kernel.invalidate_pages(file.inode.node_id, start, end)
+    for revocation in fenced.invalidating:
+        while revocation.phase is Phase.INVALIDATING and revocation in file.tokens.revocations:
+            await file.changed()
+    file.purging -= 1
+
+
+async def open_again(holdings: Holdings, remote: Remote) -> None:
+    """Files that are open here are opened in the new session, which keeps them when they are unlinked."""
+    for file in holdings.files():
+        if file.open_count == 0 or file.open_ids:
+            continue
+        try:
+            reply, _ = await remote.call(m.Open(file.inode.handle, 0, False))
+        except FsError as exc:
+            log.error("%s: an open file was lost: %s", holdings.describe(file.inode), exc)
+            continue
+        file.open_ids.append(reply.open_id)
+        if file.open_count == 0:
+            for open_id in file.open_ids:
+                remote.post(m.Release(open_id))
+            file.open_ids.clear()

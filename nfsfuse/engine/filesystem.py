@@ -10,7 +10,7 @@ import trio
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.distrust import distrust_attributes
-from nfsfuse.engine.fence import fence
+from nfsfuse.engine.fence import Fenced, forget_everything, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
@@ -19,13 +19,16 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.session import Session
+from nfsfuse.engine.sizes import attributes_for_kernel
+from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
-from nfsfuse.protocol.types import Node
+from nfsfuse.protocol.types import Attributes, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Filesystem:
         options: CacheOptions,
         wall_clock: Callable[[], int],
     ) -> None:
+        self._remote = remote
         self._kernel = kernel
         self._nursery: trio.Nursery | None = None
         self.inodes = InodeTable(root)
@@ -55,6 +59,7 @@ class Filesystem:
         self.write_back = WriteBack(remote, self.cache, options.dirty_bytes_max, self._attributes_changed)
         self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
         self.page_protocol = PageProtocol(kernel, self.write_back)
+        self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
@@ -81,6 +86,10 @@ class Filesystem:
             await nursery.start(self.recalls.run)
             task_status.started()
 
+    async def attributes_for_kernel(self, inode: Inode) -> Attributes:
+        """The answer to FUSE_GETATTR."""
+        return await attributes_for_kernel(self.names, self._kernel, inode)
+
     def _attributes_changed(self, file: CachedFile) -> None:
         if file.attributes.kernel_trusts:
             self._distrust(file.inode)
@@ -97,10 +106,35 @@ class Filesystem:
         await distrust_attributes(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
-    async def session_lost(self, *, has_epochs: bool) -> None:
-        """The session with the server is over: nothing is served from any cache from now on."""
-        self.locks.lost()
-        await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
+    def follow(self, session: Session) -> None:
+        """Do what *session* asks for: recalls, and what becomes of the lease. All of it is decided at once."""
+        session.on_recall = self.recalls.arrived
+        session.on_suspended = self.suspended
+        session.on_resumed = self.resumed
+        session.on_fenced = self.fenced
+
+    # --- the lease ---
+
+    def suspended(self) -> None:
+        """The lease is about to run out: caches are dropped, and operations wait."""
+        assert self._nursery is not None
+        self.suspension.begin(self._nursery)
+
+    def resumed(self) -> None:
+        """The lease runs again, nothing was lost."""
+        self.suspension.end()
+
+    def fenced(self) -> None:
+        """The session with the server is over, and there is a new one. Nothing of the old one is believed."""
+        assert self._nursery is not None
+        self.files.lost_locks(self.locks.lost())
+        forgotten = forget_everything(self.inodes, self.holdings)
+        self.suspension.end()
+        self._nursery.start_soon(self._begin_anew, forgotten)
+
+    async def _begin_anew(self, forgotten: Fenced) -> None:
+        await purge(forgotten, self._kernel)
+        await open_again(self.holdings, self._remote)
 
     def check(self) -> None:
         """Assert every invariant of the client."""

@@ -138,15 +138,15 @@ class WriteBack:
         try:
             await self._remote.call(m.Write(file.inode.handle, outgoing.start), outgoing.data, written)
         except FsError as exc:
-            file.pages.end_write_back(outgoing, clean=False)
-            log.error(
-                "inode %d: write-back of %d bytes at %d failed: %s",
-                file.inode.node_id,
-                len(outgoing.data),
-                outgoing.start,
-                exc,
-            )
-            file.failed(exc)
+            if file.pages.end_write_back(outgoing, clean=False):  # else it was dropped, for another reason
+                log.error(
+                    "inode %d: write-back of %d bytes at %d failed: %s",
+                    file.inode.node_id,
+                    len(outgoing.data),
+                    outgoing.start,
+                    exc,
+                )
+                file.failed(exc)
         finally:
             self._in_flight -= 1
             file.wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EIO
 
 import trio
 
@@ -13,6 +14,7 @@ from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
@@ -59,6 +61,14 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     await file.changed()
+                elif page and file.purging:
+                    failure = FsError(EIO, "stored before the session was lost")
+                    file.failed(failure)
+                    raise failure
+                elif not page and not self._remote.leased(finishing=True):
+                    file.used(entitled)
+                    entitled = None
+                    await self._remote.until_leased()
                 elif cached and self._only_end_is_held(file, offset, start_page, end_page):
                     # The kernel may have locked the last page, if it is partly written, until this is answered:
                     # a recall of that page would wait for it, and the server for the recall.
@@ -123,17 +133,18 @@ class Writer:
         for another client, or what programs store into them would be written back over it, and the data are
         absorbed before they can be read in again. False if that cannot be done any more: the tokens were
         recalled before, the end of the file is elsewhere, or pages beside *lacking* have been read in
-        meanwhile. Shielded, as it must not be left half-way; waits for the kernel.
+        meanwhile. Killed, its program has dropped some pages and written nothing.
 
         The operation is *entitled* all the while: gave it its turn up for this, clients that write to one page
         and also have it mapped would take the page from each other for ever."""
         known = file.size()
         start, end = pages_of(offset, len(data))
-        with trio.CancelScope(shield=True):
-            revocation = file.tokens.flush(*lacking, entitled)
+        revocation = file.tokens.flush(*lacking, entitled)
+        try:
             while not file.tokens.may_begin(revocation):
                 await file.changed()
-            await self._page_protocol.gather_all_mmap_users(file, revocation)
+            with trio.CancelScope(shield=True):  # not to be left half-way; it waits for the kernel only
+                await self._page_protocol.gather_all_mmap_users(file, revocation)
             while file.pages.writing.overlaps(offset, offset + len(data)):
                 await file.changed()  # the server answers these without granting anything
             possible = (
@@ -144,6 +155,7 @@ class Writer:
             )
             if possible:
                 self._absorb(file, offset, data, keeps=not direct)
+        finally:
             file.tokens.revoked(revocation)
             file.wake()
         return possible

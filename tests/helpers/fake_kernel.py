@@ -19,13 +19,14 @@ from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
-from tests.helpers.streams import memory_stream_pair
+from tests.helpers.connector import Connector
 
 T = TypeVar("T")
 
@@ -61,6 +62,9 @@ class FakeKernel:
         self.attributes += 1
         return True
 
+    async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
+        return None
+
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 
@@ -76,13 +80,24 @@ class RecordingRemote:
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
 
-    async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
+    async def call(
+        self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
+    ) -> tuple[Any, Any]:
         self.calls.append((message, len(payload)))
-        return await self.session.call(message, payload, apply)
+        return await self.session.call(message, payload, apply, failed)
 
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)
         self.session.post(message)
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.session.return_tokens(tokens)
+
+    def leased(self, *, finishing: bool = False) -> bool:
+        return self.session.leased(finishing=finishing)
+
+    async def until_leased(self) -> None:
+        await self.session.until_leased()
 
 
 class InlineDisk(Disk):
@@ -100,6 +115,7 @@ class Client:
     fs: Filesystem
     kernel: FakeKernel
     remote: RecordingRemote
+    connector: Connector
 
     async def node(self, name: bytes) -> NodeId:
         found = await self.fs.names.lookup(ROOT, name)
@@ -167,28 +183,34 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+    clients: int = 1,
+    *,
+    fault: Fault = no_fault,
+    options: CacheOptions | None = None,
+    lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
-    """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
+    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
+    To be used under `autojump_clock`."""
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
+    service_options = ServiceOptions(int(lease_seconds * 1000))
+    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
     service.driver = Driver(service.tokens, service.locks, InlineDisk())
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
         for number in range(clients):
-            ours, theirs = memory_stream_pair(1 << 23)
-            nursery.start_soon(service.serve, theirs, f"client {number}")
-            session = Session(ours, ClientId(bytes([number + 1]) * 16), f"client {number}")
+            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
-            session.on_recall = fs.recalls.arrived
+            fs.follow(session)
             await nursery.start(fs.run)
-            made.clients.append(Client(fs, kernel, remote))
+            made.clients.append(Client(fs, kernel, remote, connector))
         yield made
         await trio.testing.wait_all_tasks_blocked()
         made.check()

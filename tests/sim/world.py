@@ -26,14 +26,15 @@ from trio.testing import MockClock
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
+from tests.helpers.connector import Connector
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
-from tests.helpers.streams import memory_stream_pair
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
@@ -46,6 +47,13 @@ EVENTS_KEPT = 4000
 FINISH_SECONDS_MAX = 15.0
 """Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
 
+
+CUTS_PER_SECOND = 100.0
+"""For a run in which connections are cut all the time: a run takes about a second."""
+
+LONG_CUTS = (20.0, (8.2, 9.3), 400.0)
+"""How often, for how long, and the time that programs then need: past the moment at which caches are dropped,
+but within the lease and its margin, the longest pause between attempts to connect included."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -83,6 +91,9 @@ class Options:
     read_ahead_pages_max: int = 3
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
+    cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
+    cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
+    finish_seconds: float = FINISH_SECONDS_MAX
     write_directly: bool = True  # see `Files.write_directly`
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
@@ -95,6 +106,7 @@ class Client:
     kernel: KernelModel
     fs: Filesystem
     session: Session
+    connector: Connector
 
 
 class _Conscience(Instrument):
@@ -144,11 +156,16 @@ class World:
         """Connect and mount one more."""
         await trio.sleep(self.rng.random())  # no two in step
         name = f"client {len(self.clients) + 1}"
-        ours, theirs = memory_stream_pair(
-            1 << 22, there_seconds=self._link_seconds, back_seconds=self._link_seconds
+        connector = Connector(
+            self.nursery,
+            self.service,
+            name,
+            there_seconds=self._link_seconds,
+            back_seconds=self._link_seconds,
         )
-        self.nursery.start_soon(self.service.serve, theirs, name)
-        session = Session(ours, ClientId(self.rng.randbytes(16)), name)
+        session = Session(
+            connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random
+        )
         welcome = await self.nursery.start(session.run)
         delays = Delays(
             self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
@@ -157,11 +174,25 @@ class World:
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
         kernel.fs.files.write_directly = self.options.write_directly
-        session.on_recall = kernel.fs.recalls.arrived
+        kernel.fs.follow(session)
         await self.nursery.start(kernel.fs.run)
-        client = Client(name, kernel, kernel.fs, session)
+        client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
         return client
+
+    async def cut_links(self) -> None:
+        """Cut connections at random moments, for less than a lease: no program may notice."""
+        while True:
+            await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
+            client = self.rng.choice(self.clients)
+            await client.session.call(Heartbeat())  # the lease begins now: how long a cut is is known exactly
+            self.note(client.name, None, "its connection is cut")
+            client.connector.reachable = False
+            client.connector.cut()
+            await trio.sleep(self.rng.uniform(*self.options.cut_seconds))
+            client.connector.reachable = True
+            while not client.session.connected:  # noqa: ASYNC110 - nothing tells of it but the log
+                await trio.sleep(0.001 + self.rng.random() * 0.001)
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -247,13 +278,16 @@ def simulate(options: Options, play: Play) -> World:
             nursery = await stack.enter_async_context(trio.open_nursery())
             world = World(options, random.Random(options.seed), nursery, nursery.cancel_scope)
             worlds.append(world)
+            await nursery.start(world.service.run)
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
+            with trio.move_on_after(options.finish_seconds) as deadline:
+                if options.cuts_per_second:
+                    nursery.start_soon(world.cut_links)
                 await play(world)
             if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
+                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
             conscience.check = None
             nursery.cancel_scope.cancel()
 
