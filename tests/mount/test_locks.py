@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from nfsfuse.cli import registry
-from scripts.rig.processes import poll_until
 from scripts.rig.rig import Rig
 from scripts.rig.sweep import end_process
 from tests.helpers.locker import Locker
@@ -265,8 +264,9 @@ def test_nolock_is_local_and_said(rig: Rig, start: Start) -> None:
     assert "flock_locks" in rig.log_of(two).read_text()
 
 
-def test_the_wait_for_a_lock_ends_with_the_server(rig: Rig, start: Start) -> None:
-    server = rig.server()
+def test_the_wait_for_a_lock_outlives_the_server(rig: Rig, start: Start) -> None:
+    state = ["--state-dir", str(rig.directory / "state")]
+    server = rig.server(arguments=state)
     mountpoint = rig.mount(server)
     (server.export / "file").touch()
     holder, waiter = start(mountpoint / "file"), start(mountpoint / "file")
@@ -274,6 +274,8 @@ def test_the_wait_for_a_lock_ends_with_the_server(rig: Rig, start: Start) -> Non
     waiter.tell("wait posix 3 w 0 0")
     assert not waiter.answered(WAITS_SECONDS)
     server.kill()
-    assert waiter.answer() == f"error {errno.EIO}"
-    holder.kill()
-    poll_until(lambda: holder.process.poll() is not None, 5, "the holder is gone")
+    rig.server(server.export, server.address, state)
+    assert holder.ask("try posix 3 r 5 5") == "ok", "the server is back"
+    assert not waiter.answered(WAITS_SECONDS), "and knows who holds it"
+    assert holder.ask("try posix 3 u 0 0") == "ok"
+    assert waiter.answer() == "ok"

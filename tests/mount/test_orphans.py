@@ -81,8 +81,9 @@ def test_clients_never_see_where_they_are_kept(rig: Rig) -> None:
             raise AssertionError("the name is reserved")
 
 
-def test_a_server_that_was_killed_leaves_them_and_the_next_one_frees_them(rig: Rig) -> None:
-    server = rig.server(arguments=["--state-dir", str(rig.directory / "state")])
+def test_a_server_that_was_killed_leaves_them_and_the_next_one_frees_them_after_grace(rig: Rig) -> None:
+    state = ["--state-dir", str(rig.directory / "state"), "--grace", "3"]
+    server = rig.server(arguments=state)
     mount = rig.mount(server)
     file = os.open(mount / "file", os.O_RDWR | os.O_CREAT)
     os.write(file, b"content")
@@ -90,12 +91,12 @@ def test_a_server_that_was_killed_leaves_them_and_the_next_one_frees_them(rig: R
     (mount / "file").unlink()
     (name,) = kept(server.export)
     server.kill()
-    assert (server.export / NAME / name).read_text() == "content"
-    again = rig.server(server.export, arguments=["--state-dir", str(rig.directory / "state")])
-    assert kept(again.export) == []
-    assert os.listdir(rig.mount(again)) == []
     abandoned = rig.kernel_mount(mount)
     assert abandoned is not None
-    abandoned.abort()  # whose server is gone, and close would wait for it
+    abandoned.abort()  # whose daemon cannot come back, and close would wait for it
     with pytest.raises(OSError, match="not connected"):
         os.close(file)
+    again = rig.server(server.export, arguments=state)
+    assert (server.export / NAME / name).read_text() == "content", "it may still be claimed"
+    assert soon(lambda: kept(again.export) == [])
+    assert os.listdir(rig.mount(again)) == []
