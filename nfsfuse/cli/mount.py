@@ -207,7 +207,7 @@ class _Mount:
         )
         filesystem.follow(session)
         session.on_unreachable = INTERRUPTS.fail
-        operations = Operations(filesystem, kernel.own_mount)
+        operations = Operations(filesystem, root.attributes, kernel.own_mount)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import trio
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -24,6 +25,8 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import InodeHandle
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +46,43 @@ class Fenced:
 
     files: tuple[FencedFile, ...]
     attributes: tuple[Inode, ...]
+    listings: tuple[CachedDirectory, ...]
 
 
 def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
     """Believe nothing any more."""
-    files = []
-    for file in holdings.files():
+    return _forget(holdings, holdings.files(), list(inodes), holdings.directories())
+
+
+def forget_refused(
+    inodes: InodeTable, holdings: Holdings, remote: Remote, handles: frozenset[InodeHandle]
+) -> Fenced:
+    """The server has refused to let something of *handles* be reclaimed: believe nothing of these any more,
+    and give back what it has not refused."""
+    files = [file for file in holdings.files() if file.inode.handle in handles]
+    for file in files:
+        for open_id in file.open_ids:
+            remote.post(m.Release(open_id))
+    known = [inode for inode in inodes if inode.handle in handles]
+    for inode in known:
+        log.error("%s: what was held here could not be reclaimed", holdings.describe(inode))
+    directories = [each for each in holdings.directories() if each.inode.handle in handles]
+    fenced = _forget(holdings, files, known, directories)
+    remote.return_tokens(
+        tuple(
+            Token(handle, resource, 0, RANGE_END, TokenMode.NONE)
+            for handle in sorted(handles)
+            for resource in Resource
+        )
+    )
+    return fenced
+
+
+def _forget(
+    holdings: Holdings, files: list[CachedFile], inodes: list[Inode], directories: list[CachedDirectory]
+) -> Fenced:
+    left: list[FencedFile] = []
+    for file in files:
         if file.pages.dirty:
             log.error(
                 "%s: %d bytes written here are lost with the session",
@@ -60,12 +94,14 @@ def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
         file.forget_everything()
         if cached or invalidating:
             file.purging += 1
-            files.append(FencedFile(file, cached, invalidating))
+            left.append(FencedFile(file, cached, invalidating))
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
-    holdings.forget_directories()
-    return Fenced(tuple(files), trusted)
+    for directory in directories:
+        directory.cache.lost()
+    listings = tuple(each for each in directories if each.kernel_listing.changed_elsewhere())
+    return Fenced(tuple(left), trusted, listings)
 
 
 async def purge(fenced: Fenced, kernel: Kernel) -> None:
@@ -76,7 +112,9 @@ async def purge(fenced: Fenced, kernel: Kernel) -> None:
         for fenced_file in fenced.files:
             nursery.start_soon(_purge_pages, fenced_file, kernel)
     for inode in fenced.attributes:
-        await distrust_attributes(kernel, inode)
+        await distrust_when_known(kernel, inode)
+    for directory in fenced.listings:
+        await kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
 
 
 async def _purge_pages(fenced: FencedFile, kernel: Kernel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.distrust import distrust_attributes
-from nfsfuse.engine.fence import Fenced, forget_everything, open_again, purge
+from nfsfuse.engine.distrust import distrust_when_known
+from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
@@ -19,6 +20,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.reclaim import claims, give_up_times
 from nfsfuse.engine.session import Session
 from nfsfuse.engine.sizes import attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
@@ -28,7 +30,10 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.types import Attributes, Node
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Filesystem:
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
-        self.directories = Directories(remote, self.inodes, self.holdings, self.names)
+        self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.files = Files(
             remote,
             self.inodes,
@@ -103,7 +108,7 @@ class Filesystem:
         self._nursery.start_soon(self._invalidate_attributes, inode)
 
     async def _invalidate_attributes(self, inode: Inode) -> None:
-        await distrust_attributes(self._kernel, inode)
+        await distrust_when_known(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
     def follow(self, session: Session) -> None:
@@ -112,6 +117,8 @@ class Filesystem:
         session.on_suspended = self.suspended
         session.on_resumed = self.resumed
         session.on_fenced = self.fenced
+        session.on_new_epoch = self.new_epoch
+        session.on_refused = self.refused
 
     # --- the lease ---
 
@@ -131,6 +138,31 @@ class Filesystem:
         forgotten = forget_everything(self.inodes, self.holdings)
         self.suspension.end()
         self._nursery.start_soon(self._begin_anew, forgotten)
+
+    def new_epoch(self, welcome: m.Welcome) -> list[m.Reclaim]:
+        """The server was restarted, and has forgotten what is held: all of it, to be reclaimed."""
+        assert self._nursery is not None
+        give_up_times(self.inodes, self.holdings)
+        if welcome.rebooted:
+            log.warning("the server's machine was rebooted: clean caches are dropped")
+            self._nursery.start_soon(self.suspension.refresh)
+        return list(claims(self.inodes, self.holdings, self.locks))
+
+    def refused(self, reclaimed: m.Reclaimed) -> None:
+        """Some of that is not held any more. What it is about is fenced, and nothing else."""
+        assert self._nursery is not None
+        self.files.lost_locks(lock.open_id for lock in reclaimed.locks)
+        for lock in reclaimed.locks:
+            self.locks.refused(lock)
+        handles = {token.handle for token in reclaimed.tokens}
+        for file in self.holdings.files():
+            gone = set(file.open_ids) & set(reclaimed.open_files)
+            if gone:
+                file.open_ids = [open_id for open_id in file.open_ids if open_id not in gone]
+                handles.add(file.inode.handle)
+        if handles:
+            forgotten = forget_refused(self.inodes, self.holdings, self._remote, frozenset(handles))
+            self._nursery.start_soon(self._begin_anew, forgotten)
 
     async def _begin_anew(self, forgotten: Fenced) -> None:
         await purge(forgotten, self._kernel)

@@ -59,6 +59,10 @@ class Holdings:
         """Every file that has been used."""
         return list(self._files.values())
 
+    def directories(self) -> list[CachedDirectory]:
+        """Every directory that has been used."""
+        return list(self._directories.values())
+
     def apply(self, tokens: Iterable[Token]) -> None:
         """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back. SHARED data
         while open for writing are ignored: they cost a recall, if ever, that is acknowledged at once."""
@@ -117,10 +121,23 @@ class Holdings:
             parts.append(os.fsdecode(name))
         return f"{'/'.join(reversed(parts))} (inode {inode.node_id})" if parts else f"inode {inode.node_id}"
 
-    def forget_directories(self) -> None:
-        """The session is over: no name may be believed."""
-        for directory in self._directories.values():
-            directory.cache.lost()
+    def distrust_listings(self) -> list[CachedDirectory]:
+        """No listing may be believed that was told before: the directories whose listing the kernel has."""
+        return [each for each in self._directories.values() if each.kernel_listing.changed_elsewhere()]
+
+    def never_told(self, handles: Iterable[InodeHandle]) -> None:
+        """These were listed, and the kernel will not be told of them (by who listed them): what it does not
+        know is not kept."""
+        returned = []
+        for handle in handles:
+            inode = self._inodes.by_handle(handle)
+            if inode is None or inode.lookups or handle in self._files or handle in self._directories:
+                continue
+            self._inodes.drop(inode)
+            if inode.attributes.mode is not TokenMode.NONE:
+                returned.append(Token(handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE))
+        if returned:
+            self._remote.return_tokens(tuple(returned))
 
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""

@@ -15,7 +15,7 @@ from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.interrupt import died_of_signal, waiting
 from nfsfuse.fuse.own_mount import OwnMount
-from nfsfuse.machines.inodes import Inode
+from nfsfuse.machines.inodes import ROOT, Inode
 from nfsfuse.protocol.types import Attributes, LockOwner
 
 Context = pyfuse3.RequestContext
@@ -33,10 +33,11 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
     supports_dot_lookup = False
 
-    def __init__(self, filesystem: Filesystem, own_mount: OwnMount) -> None:
+    def __init__(self, filesystem: Filesystem, root: Attributes, own_mount: OwnMount) -> None:
         super().__init__()
         self._fs = filesystem
         self._own_mount = own_mount
+        self._root = root
         self._for_good = 0.0
 
     def trust_names(self) -> None:
@@ -85,10 +86,21 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         known = self._fs.inodes[inode]
         if request.pid in self._own_mount.threads:
-            if known.attributes.known is None:
-                raise pyfuse3.FUSEError(errno.EINTR)  # see nfsfuse.fuse.own_mount
-            return self.told(known, known.attributes.known, 0.0)
-        return self.told(known, await self._fs.attributes_for_kernel(known), 0.0)
+            return self._told_at_once(known)
+        attributes = await self._fs.attributes_for_kernel(known)
+        if inode == ROOT:
+            self._root = attributes
+        return self.told(known, attributes, 0.0)
+
+    def _told_at_once(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """For a thread of ours, which must not wait for the server (see nfsfuse.fuse.own_mount). Of the root it
+        gets what was known once, to be believed by nobody else: without, it could open nothing below."""
+        attributes = inode.attributes.known
+        if attributes is None and inode.node_id == ROOT:
+            attributes = self._root
+        if attributes is None:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
+        return self.told(inode, attributes, 0.0)
 
     @handler
     async def setattr(
@@ -181,10 +193,6 @@ class Operations(pyfuse3.Operations):
         await self._fs.names.removexattr(inode, name)
 
     # --- directories ---
-
-    @handler
-    async def opendir(self, request: Request, inode: Ino, ctx: Context) -> Fh:
-        return Fh(self._fs.directories.opendir(inode))
 
     @handler
     async def readdir(self, request: Request, fh: Fh, start_id: int, token: pyfuse3.ReaddirToken) -> None:

@@ -5,7 +5,7 @@ the answer to a GETATTR. The file is opened by its node id (fuse_encode_fh), in 
 call, and closed at once: a descriptor kept would make the mount busy. That needs CAP_DAC_READ_SEARCH (EPERM).
 
 `threads` tells the requests of these threads from those of programs. They are answered at once from what is
-known here, or fail: what waits for them must not wait for the server (K6).
+known here, or fail with EAGAIN: what waits for them must not wait for the server (K6).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def learn_size(mount: OwnMount, node_id: int, generation: int) -> int:
     """Have the kernel ask the daemon for the attributes; the size, in bytes, that it believes afterwards. To be
     run in a thread. Raises OSError: the daemon may not open files of its own mount."""
     with mount.opened(node_id, generation, os.O_PATH) as descriptor:
-        with suppress(InterruptedError):  # they have been recalled, and the daemon cannot tell them
+        with suppress(BlockingIOError):  # they have been recalled, and the daemon cannot tell them now
             _statx(descriptor, AT_STATX_FORCE_SYNC)
         return _statx(descriptor, AT_STATX_DONT_SYNC)
 

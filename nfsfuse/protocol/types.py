@@ -69,6 +69,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that is open on the server, and its number there."""
+
+    open_id: OpenId
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
 class AttributeChanges:
     """What setattr changes; None leaves a field as it is (UTIME_OMIT). ``*_now`` is UTIME_NOW: the server's
     clock decides. ctime follows from any change."""
@@ -96,11 +104,12 @@ class Credentials:
 class DirEntry:
     """One name in a directory. *cookie* is where a listing goes on after it: stable while the directory
     changes (the d_off of getdents64(2)); *node* is None for a name that vanished while it was listed or
-    that leads to another filesystem."""
+    that leads to another filesystem. *bare*: the inode has no extended attributes."""
 
     name: bytes
     cookie: int
     node: Node | None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

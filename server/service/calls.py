@@ -16,9 +16,10 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
-from nfsfuse.protocol.types import InodeHandle
+from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Payload
 from server.service.session import Session
+from server.state.records import Named
 from server.storage.interface import Storage
 
 Reply = Message | tuple[Message, Payload]
@@ -41,7 +42,8 @@ class Acquire:
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
-    `TokenManager.acquire`; the step gives None if that is refused."""
+    `TokenManager.acquire`; the step gives None if that is refused. The name at the point *removes* is to be
+    removed."""
 
     handle: InodeHandle
     resource: Resource
@@ -50,6 +52,17 @@ class Hold:
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
     urgent: bool = False
+    removes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """A step: have other sessions give up what is in the way of tokens for all of these inodes, at once rather
+    than one after the other. Never waits and takes nothing: each is still to be acquired, in order."""
+
+    handles: tuple[InodeHandle, ...]
+    resource: Resource
+    mode: TokenMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,19 @@ class Slow:
     call: Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A step: a storage call that is made once, even if the server dies in the middle of the request: its
+    intent is written to the journal, and its outcome before the reply is sent. One in a handler, after it
+    holds what it changes, so that a look can tell later what became of it. *names* and *was* as in
+    `server.state.records.Intent`; *slow*: the call waits for the disk by nature."""
+
+    call: Callable[[], Any]
+    names: tuple[Named, ...] = ()
+    was: int = 0
+    slow: bool = False
+
+
 LockMessage = m.GetLock | m.SetLock | m.FlushLocks | m.ReleaseLocks
 
 
@@ -95,23 +121,26 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow
+Step = Acquire | Hold | Clear | Use | Unnaming | Locking | Quick | Slow | Change
 Handling = Generator[Step, Any, Reply]
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """One request being handled. *granted* and *held* are what it took from the token manager, to be ended
-    with it; of *attributes_changed* the others are told, without waiting for them."""
+    with it; of *attributes_changed* the others are told, without waiting for them. *intended*: the journal
+    waits for its outcome."""
 
     session: Session
     message: Any
     payload: bytes | bytearray
     storage: Storage
+    id: RequestId
     granted: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     granted_handles: list[InodeHandle] = field(default_factory=list)
     attributes_changed: list[InodeHandle] = field(default_factory=list)
+    intended: bool = False
 
 
 Handler = Callable[[Call], Handling]

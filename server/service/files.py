@@ -14,8 +14,9 @@ from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
+from server.state.records import Named
 
 DATA: Final = Resource.DATA
 
@@ -47,7 +48,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
-        attributes: Attributes = yield Quick(
+        attributes: Attributes = yield Change(
             lambda: call.storage.setattr(handle, AttributeChanges(size=0))
         )
     else:
@@ -55,8 +56,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
             exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
             tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
         attributes = yield Quick(lambda: call.storage.getattr(handle))
-    if not stat.S_ISREG(attributes.mode):
-        raise FsError(errno.EINVAL, "only regular files are opened")
+    _check_regular(attributes)
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
         data = call.storage.read_nowait(handle, 0, attributes.size)
@@ -65,6 +65,15 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     content = data is not None and len(data) == attributes.size
     reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected)
     return (reply, data) if content else reply
+
+
+def _check_regular(attributes: Attributes) -> None:
+    """Raise what makes the client's kernel do the right thing with anything else: after ESTALE it walks the
+    path anew (do_filp_open in fs/namei.c), and then follows a link or opens a device itself."""
+    if stat.S_ISDIR(attributes.mode):
+        raise FsError(errno.EISDIR)
+    if not stat.S_ISREG(attributes.mode):
+        raise FsError(errno.ESTALE, "only regular files are opened")
 
 
 def _create(call: Call) -> Handling:
@@ -78,6 +87,7 @@ def _create(call: Call) -> Handling:
     else:
         if r.flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
+        _check_regular(node.attributes)
         tokens_of_name = (yield keep_name(r.parent, r.name)) or ()
         existing: m.Opened | tuple[m.Opened, bytes] = yield from _opened(call, node.handle, r.flags, True, ())
         opened, *content = existing if isinstance(existing, tuple) else (existing,)
@@ -85,8 +95,9 @@ def _create(call: Call) -> Handling:
         opened = replace(opened, tokens=opened.tokens + tokens_of_name)
         return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
-    node, _ = yield Quick(
-        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False)
+    node, _ = yield Change(
+        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False),
+        (Named(r.parent, r.name, None),),
     )
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     # Not waiting: nobody can be in the way but an operation that waits for the parent that we hold.
@@ -161,7 +172,10 @@ def _fallocate(call: Call) -> Handling:
     r: m.Fallocate = call.message
     yield Hold(r.handle, DATA)
     tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
-    attributes = yield Slow(lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length))
+    before: Attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    attributes = yield Change(
+        lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length), was=before.size, slow=True
+    )
     return m.Stat(attributes, tokens)
 
 
@@ -181,8 +195,9 @@ def _copy_range(call: Call) -> Handling:
     for handle, mode in sorted(modes.items()):
         yield Hold(handle, DATA, mode)
     yield Hold(r.target, ATTR)
-    copied: int = yield Slow(
-        lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length)
+    copied: int = yield Change(
+        lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length),
+        slow=True,
     )
     return m.Position(copied)
 

@@ -14,7 +14,20 @@ from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.service.calls import (
+    Acquire,
+    Call,
+    Change,
+    Clear,
+    Handler,
+    Handling,
+    Hold,
+    Quick,
+    Reply,
+    Slow,
+    Unnaming,
+)
+from server.state.records import Named
 from server.storage.interface import Renamed, Storage
 
 ATTR: Final = Resource.ATTR
@@ -71,14 +84,14 @@ def _setattr(call: Call) -> Handling:
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Quick(lambda: call.storage.setattr(request.handle, request.changes))
+    attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
     return m.Stat(attributes, tokens)
 
 
-def hold_name(parent: InodeHandle, name: bytes) -> Hold:
+def hold_name(parent: InodeHandle, name: bytes, *, removes: bool = False) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1)
+    return Hold(parent, DIR, start=point, end=point + 1, removes=point if removes else None)
 
 
 def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
@@ -88,15 +101,41 @@ def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
     return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
 
 
+def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: what a name leads to; whoever asks holds it."""
+    try:
+        node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return Named(parent, name, None)
+    return Named(parent, name, node.handle)
+
+
+def absent(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: a name that is about to be made leads nowhere. EEXIST if it does."""
+    try:
+        found: Named = yield from named(call, parent, name)
+    except FsError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        raise FsError(errno.EEXIST, "a filesystem is mounted there") from exc
+    if found.handle is not None:
+        raise FsError(errno.EEXIST)
+    return found
+
+
 def _made(call: Call, make: Callable[[], Node]) -> Any:
     """Sub-steps: an inode is made; its maker may cache its attributes, and knows the parent's."""
     parent: InodeHandle = call.message.parent
-    yield hold_name(parent, call.message.name)
+    name: bytes = call.message.name
+    yield hold_name(parent, name)
     yield Hold(parent, ATTR)
-    node: Node = yield Quick(make)
+    nothing = yield from absent(call, parent, name)
+    node: Node = yield Change(make, (nothing,))
     # Not waiting: an operation that holds it may itself wait for the parent that we hold.
     tokens = (yield Acquire(node.handle, ATTR, SHARED, wait=False)) or ()
-    tokens += (yield keep_name(parent, call.message.name)) or ()
+    tokens += (yield keep_name(parent, name)) or ()
     above = yield Quick(lambda: call.storage.getattr(parent))
     return m.Entry(node, tokens, (Node(parent, above),))
 
@@ -135,7 +174,8 @@ def _link(call: Call) -> Handling:
     r: m.Link = call.message
     yield hold_name(r.parent, r.name)
     yield from _hold_attributes(r.handle, r.parent)
-    node: Node = yield Quick(lambda: call.storage.link(r.handle, r.parent, r.name))
+    nothing = yield from absent(call, r.parent, r.name)
+    node: Node = yield Change(lambda: call.storage.link(r.handle, r.parent, r.name), (nothing,))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Entry(node, tokens, (node, Node(r.parent, above)))
@@ -143,11 +183,13 @@ def _link(call: Call) -> Handling:
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
     r: m.Unlink | m.RmDir = call.message
-    yield hold_name(r.parent, r.name)
+    # Not of a directory: a client would make it unusable before it is known to be empty.
+    yield hold_name(r.parent, r.name, removes=isinstance(r, m.Unlink))
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
-    node: Node = yield Quick(lambda: remove(r.parent, r.name))
+    before = Named(r.parent, r.name, victim.handle)
+    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Done((node, Node(r.parent, above)), tokens)
@@ -163,9 +205,11 @@ def _rmdir(call: Call) -> Handling:
 
 def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
-    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name)
+    old = hold_name(r.parent, r.name)
+    replaces = r.flags == 0 and name_point(r.name) != name_point(r.new_name)
+    new = hold_name(r.new_parent, r.new_name, removes=replaces)
     if r.parent == r.new_parent:
-        yield replace(old, also=((new.start, new.end),))
+        yield replace(new, also=((old.start, old.end),))
     else:
         first, second = sorted((old, new), key=lambda hold: hold.handle)
         yield first
@@ -176,18 +220,16 @@ def _rename(call: Call) -> Handling:
     r: m.Rename = call.message
     yield from _hold_both_names(r)
     involved = {r.parent, r.new_parent}
+    before: list[Named] = []
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
-        try:
-            node = yield Quick(partial(call.storage.lookup, parent, name))
-        except FsError as exc:
-            if exc.errno != errno.ENOENT:
-                raise
-        else:
-            involved.add(node.handle)
-            yield Unnaming(node.handle)
+        found = yield from named(call, parent, name)
+        before.append(found)
+        if found.handle is not None:
+            involved.add(found.handle)
+            yield Unnaming(found.handle)
     yield from _hold_attributes(*involved)
-    renamed: Renamed = yield Quick(
-        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)
+    renamed: Renamed = yield Change(
+        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
     )
     affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
     for parent in {r.parent, r.new_parent}:
@@ -206,23 +248,50 @@ def _readdir(call: Call) -> Handling:
     listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
     # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
     handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
-    attributes: dict[InodeHandle, Attributes] = {}
+    told: dict[InodeHandle, tuple[Attributes, bool]] = {}
+    yield Clear(tuple(handles), ATTR, SHARED)
     for handle in handles:
         yield Acquire(handle, ATTR, SHARED)
         try:
-            attributes[handle] = yield Quick(partial(call.storage.getattr, handle))
+            told[handle] = yield Quick(partial(_told_in_a_listing, call.storage, handle))
         except FsError as exc:
             if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
                 raise
-    return m.Listing(tuple(_as_now(entry, attributes) for entry in listed), end, tokens)
+    return m.Listing(tuple(_as_now(entry, told) for entry in listed), end, tokens)
 
 
-def _as_now(entry: DirEntry, attributes: dict[InodeHandle, Attributes]) -> DirEntry:
-    """*entry* with the attributes that were read under their token; without a node if it is gone."""
+def _told_in_a_listing(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
+    """An inode's attributes, and whether it has no extended ones."""
+    attributes = storage.getattr(handle)
+    try:
+        return attributes, not storage.listxattr(handle)
+    except FsError as exc:
+        if exc.errno == errno.EOPNOTSUPP:
+            return attributes, False
+        raise
+
+
+def _as_now(entry: DirEntry, told: dict[InodeHandle, tuple[Attributes, bool]]) -> DirEntry:
+    """*entry* with what was read under its token; without a node if it is gone."""
     if entry.node is None:
         return entry
-    now = attributes.get(entry.node.handle)
-    return replace(entry, node=None if now is None else Node(entry.node.handle, now))
+    now = told.get(entry.node.handle)
+    if now is None:
+        return replace(entry, node=None)
+    attributes, bare = now
+    return replace(entry, node=Node(entry.node.handle, attributes), bare=bare)
+
+
+def _has_xattr(call: Call) -> Any:
+    """Sub-steps: whether the extended attribute that the request names is there."""
+    request: m.SetXattr | m.RemoveXattr = call.message
+    try:
+        yield Quick(lambda: call.storage.getxattr(request.handle, request.name))
+    except FsError as exc:
+        if exc.errno != errno.ENODATA:
+            raise
+        return False
+    return True
 
 
 def _set_xattr(call: Call) -> Handling:
@@ -231,8 +300,9 @@ def _set_xattr(call: Call) -> Handling:
         raise FsError(errno.E2BIG)
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
     value = bytes(call.payload)
-    attributes = yield Quick(
-        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags)
+    was = bool(request.flags) and (yield from _has_xattr(call))
+    attributes = yield Change(
+        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags), was=was
     )
     return m.Stat(attributes, tokens)
 
@@ -240,7 +310,8 @@ def _set_xattr(call: Call) -> Handling:
 def _remove_xattr(call: Call) -> Handling:
     request: m.RemoveXattr = call.message
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Quick(lambda: call.storage.removexattr(request.handle, request.name))
+    was: bool = yield from _has_xattr(call)
+    attributes = yield Change(lambda: call.storage.removexattr(request.handle, request.name), was=was)
     return m.Stat(attributes, tokens)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -18,10 +19,16 @@ from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.leases import Leases
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
-from server.service.calls import Acquire, Call, Hold, Use
+from server.service.calls import Acquire, Call, Clear, Hold, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
+
+NOBODY: Final = SessionId(b"")
+"""Whose changes directly in the exported directory are: programs' on the server. No session has this id."""
+
+DirectChange = tuple[InodeHandle, Resource, int, int]
+"""What has changed: a range of a resource."""
 
 
 class Waiting:
@@ -67,6 +74,8 @@ class Tokens:
         self._pinned: set[InodeHandle] = set()
         self._tickets = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
+        self._direct: dict[int, DirectChange] = {}  # by ticket: waiting, for nobody
+        self._direct_waiting: set[DirectChange] = set()  # the same
 
     # --- what handlers ask for ---
 
@@ -87,7 +96,16 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also, urgent=step.urgent,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.held)
+        removes = step.removes
+        if removes is not None and not self.manager.waits_for_holders_only(ticket):
+            removes = None  # somebody is to change the name first
+        return self._begun(ticket, effects, call.held, removes)
+
+    def clear(self, call: Call, step: Clear) -> None:
+        """Carry out a Clear step."""
+        for handle in step.handles:
+            if self.manager.is_in_the_way(call.session.id, handle, step.resource, step.mode):
+                self._ask_others(call.session, handle, step.resource, step.mode)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -100,7 +118,7 @@ class Tokens:
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int]
+        self, ticket: int, effects: list[Effect], kept: list[int], removes: int | None = None
     ) -> tuple[Token, ...] | Waiting | None:
         result: tuple[Token, ...] | Waiting | None
         match effects:
@@ -113,7 +131,7 @@ class Tokens:
                 result = self._waiting[ticket] = Waiting(ticket, self._cancelled)
                 rest = effects
                 kept.append(ticket)
-        self._carry_out(rest)
+        self._carry_out(rest, removes)
         return result
 
     def ended(self, call: Call) -> None:
@@ -131,18 +149,46 @@ class Tokens:
         """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
         the write-back may be part of somebody's recall (K6). Sizes never change so: for that the writer
         holds ATTR exclusively."""
+        if not self.manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
+            self._ask_others(session, handle, Resource.ATTR, TokenMode.EXCLUSIVE)
+
+    def _ask_others(
+        self, session: Session, handle: InodeHandle, resource: Resource, mode: TokenMode
+    ) -> None:
+        """Recall what is in the way of *session*, without waiting for it."""
         manager = self.manager
-        if manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
-            return
         ticket = next(self._tickets)
-        effects = manager.acquire(
-            ticket, session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE, transient=True
-        )
+        effects = manager.acquire(ticket, session.id, handle, resource, 0, RANGE_END, mode, transient=True)
         if any(isinstance(effect, Granted) for effect in effects):
             effects = manager.finish(ticket)
         else:
             effects += manager.cancel(ticket)
         self._carry_out(effects)
+
+    def changed_directly(
+        self, handle: InodeHandle, resource: Resource, start: int = 0, end: int = RANGE_END
+    ) -> bool:
+        """Somebody who is no client has changed this: whoever holds a token for it gives that up. False if
+        nobody does.
+
+        It is a transient hold of nobody's that ends as soon as it is granted, so it is never in the way of
+        anybody for longer than the recalls take. It has to wait, not just ask: a token in flight cannot be
+        recalled yet, and what was read under it may be older than the change. One that still waits does for
+        any further change, as nobody keeps anything beyond its grant.
+        """
+        what = (handle, resource, start, end)
+        if not self.manager.is_held(handle, (resource,)):
+            return False
+        if what in self._direct_waiting:
+            return True
+        ticket = next(self._tickets)
+        effects = self.manager.acquire(
+            ticket, NOBODY, handle, resource, start, end, TokenMode.EXCLUSIVE, transient=True
+        )
+        self._direct[ticket] = what
+        self._direct_waiting.add(what)
+        self._carry_out(effects)
+        return True
 
     def _cancelled(self, ticket: int) -> None:
         self._waiting.pop(ticket, None)
@@ -157,6 +203,10 @@ class Tokens:
         for handle in {token.handle for token in tokens}:
             self._unpin_if_free(handle)
 
+    def reclaimed(self, session: Session, token: Token) -> bool:
+        """*session* held *token* before the server's restart; whether it does again."""
+        return self.manager.reclaim(session.id, token)
+
     def dropped(self, session: Session) -> None:
         """The session is over; nothing of it is left."""
         handles = self.manager.handles_held(session.id)
@@ -166,18 +216,25 @@ class Tokens:
 
     # --- effects ---
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
+        passed: list[int] = []
         for effect in effects:
             match effect:
+                case Granted(ticket=ticket) if ticket in self._direct:
+                    passed.append(ticket)
                 case Granted(ticket=ticket, tokens=tokens):
                     self._waiting.pop(ticket).grant(tokens)
                 case Recall():
-                    self._send(effect)
+                    self._send(effect, removes)
                 case Refused():
                     raise AssertionError("refusals are answered where they are asked")
+        for ticket in passed:  # only now: effects are carried out before the next event is fed
+            self._direct_waiting.remove(self._direct.pop(ticket))
+            self._carry_out(self.manager.finish(ticket))
 
-    def _send(self, recall: Recall) -> None:
+    def _send(self, recall: Recall, removes: int | None) -> None:
         session = self._sessions[recall.session]
+        removal = removes is not None and (recall.token.start, recall.token.end) == (removes, removes + 1)
 
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Recalled)
@@ -189,7 +246,7 @@ class Tokens:
                     self._unpin_if_free(handle)
 
         self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
-        session.channel.post(m.Recall(recall.token), acknowledged)
+        session.channel.post(m.Recall(recall.token, removal), acknowledged)
 
     def pin_if_held(self, handle: InodeHandle) -> None:
         """*handle* is about to lose a name, perhaps its last."""

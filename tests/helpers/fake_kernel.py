@@ -20,13 +20,13 @@ from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
-from server.service.disk import Disk
-from server.service.driver import Driver
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
+from tests.helpers.restartable import RestartableServer
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class FakeKernel:
         self.invalidated: list[tuple[int, int]] = []
         self.bulk: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
+        self.deleted: list[NodeId] = []
         self.epochs = 0
         self.attributes = 0
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
@@ -68,6 +69,10 @@ class FakeKernel:
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        self.entries.append(name)
+        self.deleted.append(child)
+
     async def distrust_entries(self) -> None:
         self.epochs += 1
 
@@ -79,6 +84,7 @@ class RecordingRemote:
         self.session = session
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
+        self.returned: list[Token] = []
 
     async def call(
         self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
@@ -91,6 +97,7 @@ class RecordingRemote:
         self.session.post(message)
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.returned += tokens
         self.session.return_tokens(tokens)
 
     def leased(self, *, finishing: bool = False) -> bool:
@@ -98,14 +105,6 @@ class RecordingRemote:
 
     async def until_leased(self) -> None:
         await self.session.until_leased()
-
-
-class InlineDisk(Disk):
-    """A disk without threads, which a simulated clock could not wait for."""
-
-    async def slow(self, call: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint()
-        return call()
 
 
 @dataclass(eq=False)
@@ -161,8 +160,13 @@ class Rig:
     """The server and its clients."""
 
     storage: MemoryStorage
-    service: Service
+    server: RestartableServer
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def service(self) -> Service:
+        """The one that runs."""
+        return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
         node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
@@ -187,6 +191,8 @@ async def rig(
     *,
     fault: Fault = no_fault,
     options: CacheOptions | None = None,
+    make_kernel: Callable[[], FakeKernel] | None = None,
+    link_seconds: Callable[[], float] = lambda: 0.0,
     lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
     """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
@@ -194,17 +200,20 @@ async def rig(
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service_options = ServiceOptions(int(lease_seconds * 1000))
-    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
-    service.driver = Driver(service.tokens, service.locks, InlineDisk())
-    made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        server = RestartableServer(
+            nursery, storage, lambda size: next(identities).to_bytes(size), InlineDisk,
+            ServiceOptions(int(lease_seconds * 1000)),
+        )  # fmt: skip
+        made = Rig(storage, server)
+        await server.start()
         for number in range(clients):
-            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            connector = server.connector(
+                f"client {number}", 1 << 23, there_seconds=link_seconds, back_seconds=link_seconds
+            )
             session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
-            kernel, remote = FakeKernel(), RecordingRemote(session)
+            kernel, remote = (make_kernel or FakeKernel)(), RecordingRemote(session)
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
