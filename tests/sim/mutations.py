@@ -112,23 +112,8 @@ def page_write_back_asks_for_attributes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_may_extend", staticmethod(may_extend))
 
 
-def parked_operations_are_not_woken_by_a_further_pass(patch: pytest.MonkeyPatch) -> None:
-    async def gather(self: PageProtocol, file: Any, recall: Revocation) -> None:
-        while cached := file.tokens.invalidate(recall):
-            await self._invalidate(file, recall, cached)
-
-    patch.setattr(PageProtocol, "gather_all_mmap_users", gather)
-
-
 def direct_writes_leave_mapped_pages_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_lacking", staticmethod(lambda *_, **__: None))
-
-
-def direct_writes_do_not_wait_for_an_invalidation(patch: pytest.MonkeyPatch) -> None:
-    def parked(file: Any, start: int, end: int, *, direct: bool) -> bool:
-        return bool(file.tokens.parked(start, end))
-
-    patch.setattr(Writer, "_parked", staticmethod(parked))
 
 
 def rule_1_pages_of_unanswered_reads_are_invalidated_too(patch: pytest.MonkeyPatch) -> None:
