@@ -104,14 +104,6 @@ def overlapping_recalls_do_not_take_turns(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DataTokens, "may_begin", lambda self, revocation: not revocation.waits_for)
 
 
-def page_write_back_asks_for_attributes(patch: pytest.MonkeyPatch) -> None:
-    def may_extend(file: Any, end: int, page: bool, start: int, stop: int) -> bool:
-        known = file.size()
-        return known is None or end > known
-
-    patch.setattr(Writer, "_may_extend", staticmethod(may_extend))
-
-
 def direct_writes_leave_mapped_pages_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_lacking", staticmethod(lambda *_, **__: None))
 
