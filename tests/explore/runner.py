@@ -105,6 +105,19 @@ class Runner:
         self.tasks = [task for task in self.tasks if task.group != group]
         self.waiting = [choice for choice in self.waiting if choice.task not in dead]
 
+    def cancel(self, group: object) -> None:
+        """Whatever *group* was doing is cancelled, and ends as it does then: at once."""
+        for task in [task for task in self.tasks if task.group == group]:
+            self.tasks.remove(task)
+            self.current = task
+            try:
+                task.coroutine.throw(trio.Cancelled._create(source="explicit"))
+            except (trio.Cancelled, StopIteration):
+                continue
+            finally:
+                self.current = None
+            raise AssertionError(f"{task.name} goes on although it is cancelled")
+
     def close(self) -> None:
         """Nothing is going to run any more. A world is left as it is, in the middle of something: what the
         finally clauses of its tasks come upon, as they are closed, means nothing."""

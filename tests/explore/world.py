@@ -317,8 +317,8 @@ class World:
         client.up.clear()
         client.down.clear()
         self.runner.kill(client)
-        self.runner.kill(f"server for {client}")
         client.session.over.set()
+        self.runner.cancel(f"server for {client}")
         self.service._release(client.session)
 
     handle: InodeHandle

@@ -28,6 +28,9 @@ SMALL: Final = {
         (Script(0, (write(1, pages=2),), mapped=False), STORER), pages=2
     ),
     "a store by a client that may die, and a load": SmallWorld((Script(0, (store(1),)), READER), crashes=(0,)),
+    "a truncation by a client that may die, and a store": SmallWorld(
+        (Script(0, (truncate(8),)), STORER), crashes=(0,)
+    ),
     "a store and a load, and a store": SmallWorld((Script(0, (store(1), load())), STORER)),
     "a store and a load, and a load": SmallWorld((Script(0, (store(1), load())), READER)),
     "a store and a truncation, and a load": SmallWorld((Script(0, (store(1), truncate(8))), READER)),
