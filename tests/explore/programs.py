@@ -19,7 +19,7 @@ Act = Callable[["Process"], Coroutine[Any, Any, None]]
 @dataclass(eq=False)
 class Process:
     """A process on *client* that does *acts*, one after the other. It begins with the file open (*flags*) and,
-    if it is to load or store, mapped."""
+    if it is to load or store, mapped, and when it has done *before*."""
 
     world: World
     client: Client
@@ -27,6 +27,7 @@ class Process:
     flags: int
     mapped: bool
     acts: tuple[Act, ...]
+    before: tuple[Act, ...]
     opened: Descriptor = field(init=False)
     mapping: Mapping = field(init=False)
     started: bool = False
@@ -36,6 +37,8 @@ class Process:
         self.opened = await self.client.kernel.open(NAME, self.flags)
         if self.mapped:
             self.mapping = await self.client.kernel.map(self.opened)
+        for act in self.before:
+            await act(self)
         self.started = True
 
     async def run(self) -> None:
@@ -138,12 +141,13 @@ def leave() -> Act:
 
 @dataclass(frozen=True)
 class Script:
-    """What one process of a small world does. *client* counts from 0."""
+    """What one process of a small world does, after what it has done *before*. *client* counts from 0."""
 
     client: int
     acts: tuple[Act, ...]
     writing: bool = True
     mapped: bool = True
+    before: tuple[Act, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class SmallWorld:
                 os.O_RDWR if script.writing else os.O_RDONLY,
                 script.mapped,
                 script.acts,
+                script.before,
             )
             for number, script in enumerate(self.scripts)
         ]

@@ -15,6 +15,9 @@ from typing import Any
 
 import trio
 
+CLOSES_MAX = 10
+"""Waits that a task may still begin while it is closed."""
+
 
 class _Park:
     """Waits until its task is made ready."""
@@ -53,6 +56,7 @@ class Runner:
         self.current: Task | None = None
         self.waiting: list[Choice] = []
         self._ready: deque[Task] = deque()
+        self._dead: list[Task] = []
 
     def spawn(self, name: str, group: object, coroutine: Coroutine[Any, Any, Any]) -> Task:
         task = Task(name, group, coroutine)
@@ -97,19 +101,35 @@ class Runner:
     def kill(self, group: object) -> None:
         """Whatever *group* was doing is over, without a word."""
         dead = [task for task in self.tasks if task.group == group]
+        self._dead += dead
         self.tasks = [task for task in self.tasks if task.group != group]
         self.waiting = [choice for choice in self.waiting if choice.task not in dead]
 
+    def cancel(self, group: object) -> None:
+        """Whatever *group* was doing is cancelled, and ends as it does then: at once."""
+        for task in [task for task in self.tasks if task.group == group]:
+            self.tasks.remove(task)
+            self.current = task
+            try:
+                task.coroutine.throw(trio.Cancelled._create(source="explicit"))
+            except (trio.Cancelled, StopIteration):
+                continue
+            finally:
+                self.current = None
+            raise AssertionError(f"{task.name} goes on although it is cancelled")
+
     def close(self) -> None:
-        """Nothing is going to run any more."""
-        for task in self.tasks:
-            while True:
+        """Nothing is going to run any more. A world is left as it is, in the middle of something: what the
+        finally clauses of its tasks come upon, as they are closed, means nothing."""
+        for task in (*self.tasks, *self._dead):
+            for _ in range(CLOSES_MAX):
                 try:
                     task.coroutine.close()
-                except RuntimeError:  # it waits again as it is closed, in a finally
+                except Exception:  # also RuntimeError, if it waits again
                     continue
                 break
         self.tasks.clear()
+        self._dead.clear()
 
 
 class ParkingLot:
@@ -163,6 +183,7 @@ class Lock:
     async def __aenter__(self) -> None:
         task = self._runner.current
         assert task is not None
+        assert self.owner is not task, "it would wait for itself"
         if self.owner is None:
             self.owner = task
             return

@@ -21,15 +21,14 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, SessionId
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, RequestId, SessionId
 from nfsfuse.rpc.exchange import RequestArrived
-from server.machines.leases import Leases
 from server.service.disk import Disk
-from server.service.driver import Driver
-from server.service.locks import Locks
 from server.service.requests import Requests
+from server.service.service import Service, ServiceOptions
 from server.service.session import Session
-from server.service.tokens import Tokens
+from server.state.memory import MemoryLog, MemoryRegistry
+from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.explore.register import Register
 from tests.explore.runner import Choice, Nursery, ParkingLot, Runner, trio_of
@@ -37,9 +36,6 @@ from tests.helpers.kernel_model import WORD_SIZE, KernelModel
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
-
-LEASE_SECONDS: Final = 10.0
-"""Of no consequence: there is no time here."""
 
 _PLACES: Final = ("nfsfuse.engine.", "server.service.", "tests.helpers.kernel_")
 _USE_TRIO: Final[tuple[ModuleType, ...]] = tuple(
@@ -106,6 +102,7 @@ class _NoDice:
 class _Ask:
     """A request on its way to the server, or being answered."""
 
+    number: RequestId
     message: Any
     payload: bytes
     apply: Callable[[Message, bytes], None] | None
@@ -132,6 +129,7 @@ class Client:
     runner: Runner
     up: deque[_Ask | Callable[[], None]] = field(default_factory=deque)
     down: deque[Callable[[], None]] = field(default_factory=deque)
+    asked: dict[RequestId, _Ask] = field(default_factory=dict)
     frames_sent: int = 0  # by the server
     frames_received: int = 0
     alive: bool = True
@@ -139,6 +137,7 @@ class Client:
     kernel: KernelModel = field(init=False)
     session: Session = field(init=False)
     requests: Requests = field(init=False)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def __str__(self) -> str:
         return self.name
@@ -152,8 +151,7 @@ class Client:
         apply: Callable[[Message, bytes], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> tuple[Any, bytes]:
-        ask = _Ask(message, bytes(payload), apply, failed, ParkingLot(self.runner))
-        self.up.append(ask)
+        ask = self._ask(message, bytes(payload), apply, failed)
         while ask.reply is None:
             await ask.answered.park()
         if isinstance(ask.reply, Exception):
@@ -161,7 +159,14 @@ class Client:
         return ask.reply
 
     def post(self, message: Request[Any]) -> None:
-        self.up.append(_Ask(message, b"", None, None, ParkingLot(self.runner)))
+        self._ask(message, b"", None, None)
+
+    def _ask(self, message: Any, payload: bytes, apply: Any, failed: Any) -> _Ask:
+        number = RequestId(next(self._numbers))
+        ask = _Ask(number, message, payload, apply, failed, ParkingLot(self.runner))
+        self.up.append(ask)
+        self.asked[number] = ask
+        return ask
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.post(m.ReturnTokens(tokens, self.frames_received))
@@ -174,8 +179,9 @@ class Client:
 
 
 class _ServerChannel:
-    """The server's end of a client's link, as `Requests`, `Tokens` and `Session` know it. A request's number is
-    the request."""
+    """The server's end of a client's link, as `Requests`, `Tokens` and `Session` know it."""
+
+    frames_acknowledged = 0
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -189,11 +195,13 @@ class _ServerChannel:
         self._client.frames_sent += 1
         self._client.down.append(arrive)
 
-    def reply(self, ask: _Ask, message: Message, payload: Any = b"") -> None:
+    def reply(self, number: RequestId, message: Message, payload: Any = b"") -> None:
+        ask = self._client.asked.pop(number)
         content = (message, bytes(payload))
         self._send(f"the reply to its {_short(ask.message)}", lambda: ask.arrive(content))
 
-    def fail(self, ask: _Ask, errno: int, detail: str = "") -> None:
+    def fail(self, number: RequestId, errno: int, detail: str = "") -> None:
+        ask = self._client.asked.pop(number)
         failure = FsError(errno, detail)
         self._send(f"the failure of its {_short(ask.message)}", lambda: ask.arrive(failure))
 
@@ -216,10 +224,11 @@ class World:
         self.runner = runner
         ticks = itertools.count(1)
         self.storage = MemoryStorage(lambda: next(ticks))
-        self.sessions: dict[SessionId, Session] = {}
-        self.leases = Leases(LEASE_SECONDS)
-        self.tokens = Tokens(self.sessions, self.storage.pin, self.storage.unpin, self.leases)
-        self.driver = Driver(self.tokens, Locks(), _InlineDisk())
+        recovered = recover(self.storage, MemoryRegistry(), MemoryLog(), "")
+        disk = _InlineDisk()
+        self.service = Service(self.storage, ServiceOptions(), recovered, lambda size: bytes(size), disk)
+        self.service._nursery = cast(Any, Nursery(self.runner, "server"))
+        self.service.recovery.begin(0.0, 0.0)
         self.words: dict[int, Register] = {}
         self.clients = [self._connect(number + 1) for number in range(clients)]
 
@@ -229,9 +238,13 @@ class World:
         session = client.session = Session(SessionId(identity), identity, client.name)
         session.channel = cast(Any, _ServerChannel(client))
         session.nursery = cast(Any, Nursery(self.runner, f"server for {client}"))
-        client.requests = Requests(session, self.storage, self.driver, self.tokens, self.leases)
-        self.sessions[session.id] = session
-        self.leases.opened(session.id, 0.0)
+        service = self.service
+        client.requests = Requests(
+            session, self.storage, service.driver, service.tokens, service.leases, service.journal,
+            service.recovery,
+        )  # fmt: skip
+        service.sessions[session.id] = session
+        service.leases.opened(session.id, 0.0)
         delays = _Delays(self.runner)
         client.kernel = KernelModel(cast(Any, delays), lambda node, text: None)
         root = self.storage.root()
@@ -280,7 +293,7 @@ class World:
                 while client.up:
                     first = client.up.popleft()
                     if isinstance(first, _Ask):
-                        client.requests.arrived(RequestArrived(cast(Any, first), first.message, first.payload))
+                        client.requests.arrived(RequestArrived(first.number, first.message, first.payload))
                     else:
                         first()
             self.runner.settle()
@@ -304,10 +317,9 @@ class World:
         client.up.clear()
         client.down.clear()
         self.runner.kill(client)
-        self.runner.kill(f"server for {client}")
-        del self.sessions[client.session.id]
-        self.leases.closed(client.session.id)
-        self.tokens.dropped(client.session)
+        client.session.over.set()
+        self.runner.cancel(f"server for {client}")
+        self.service._release(client.session)
 
     handle: InodeHandle
 
@@ -319,7 +331,7 @@ class World:
 
     def check(self) -> None:
         """Every invariant."""
-        self.tokens.manager.check()
+        self.service.tokens.manager.check()
         alive = [client for client in self.clients if client.alive]
         for client in alive:
             check_client(client.fs, client.kernel)
@@ -329,7 +341,7 @@ class World:
         """All that makes a world what it is."""
         clients = [self._parts_of(client) if client.alive else None for client in self.clients]
         file = (self.storage.getattr(self.handle), self.storage.read(self.handle, 0, 1 << 16))
-        server = (self.tokens.manager, self.tokens._waiting, file)
+        server = (self.service.tokens.manager, self.service.tokens._waiting, file)
         tasks = sorted(self.runner.tasks, key=lambda task: task.name)
         return clients, server, [(task.name, task) for task in tasks], self.words
 

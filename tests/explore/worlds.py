@@ -1,4 +1,4 @@
-"""Small worlds that can be seen completely, and how many states they have."""
+"""Small worlds, all states of which can be seen."""
 
 from __future__ import annotations
 
@@ -7,38 +7,61 @@ from typing import Final
 from tests.explore.programs import Script, SmallWorld, evict, flush, leave, load, read, store, truncate, write
 
 READER: Final = Script(1, (load(),), writing=False)
+STORER: Final = Script(1, (store(2),))
+
+CROSSING: Final = SmallWorld(
+    (
+        Script(0, (load(4096),), before=(store(1),)),
+        Script(1, (load(0),), before=(store(2, 4096),)),
+    ),
+    pages=2,
+)
+"""Each client has one page dirty and wants the other's."""
 
 SMALL: Final = {
     "a store and a load": SmallWorld((Script(0, (store(1),)), READER)),
-    "two stores": SmallWorld((Script(0, (store(1),)), Script(1, (store(2),)))),
+    "two stores": SmallWorld((Script(0, (store(1),)), STORER)),
     "a store and a pread": SmallWorld((Script(0, (store(1),)), Script(1, (read(),), mapped=False))),
     "a pwrite and a load": SmallWorld((Script(0, (write(1),), mapped=False), READER)),
-    "a pwrite and a store": SmallWorld((Script(0, (write(1),), mapped=False), Script(1, (store(2),)))),
+    "a pwrite and a store": SmallWorld((Script(0, (write(1),), mapped=False), STORER)),
+    "a pwrite of two pages, and a store": SmallWorld(
+        (Script(0, (write(1, pages=2),), mapped=False), STORER), pages=2
+    ),
     "a store by a client that may die, and a load": SmallWorld((Script(0, (store(1),)), READER), crashes=(0,)),
-}
-"""A minute or two, all together."""
-
-LARGE: Final = {
-    "a store and a load, and a store": SmallWorld((Script(0, (store(1), load())), Script(1, (store(2),)))),
+    "a truncation by a client that may die, and a store": SmallWorld(
+        (Script(0, (truncate(8),)), STORER), crashes=(0,)
+    ),
+    "a store and a load, and a store": SmallWorld((Script(0, (store(1), load())), STORER)),
     "a store and a load, and a load": SmallWorld((Script(0, (store(1), load())), READER)),
-    "a store and a pwrite on one client, and a load": SmallWorld(
-        (Script(0, (store(1),)), Script(0, (write(2),), mapped=False), READER)
-    ),
-    "a store and a pread on one client, and a store": SmallWorld(
-        (Script(0, (store(1),)), Script(0, (read(),), mapped=False), Script(1, (store(2),)))
-    ),
     "a store and a truncation, and a load": SmallWorld((Script(0, (store(1), truncate(8))), READER)),
     "a store and a close, and a load": SmallWorld((Script(0, (store(1), leave())), READER)),
     "a store beside the flusher, and a load": SmallWorld(
         (Script(0, (store(1),)), Script(0, (flush(),), mapped=False), READER)
     ),
     "a store beside memory pressure, and a store": SmallWorld(
-        (Script(0, (store(1),)), Script(0, (evict(),), mapped=False), Script(1, (store(2),)))
-    ),
-    "a pwrite of two pages, and a store": SmallWorld(
-        (Script(0, (write(1, pages=2),), mapped=False), Script(1, (store(2),))), pages=2
+        (Script(0, (store(1),)), Script(0, (evict(),), mapped=False), STORER)
     ),
     "opening, a store and a load": SmallWorld((Script(0, (store(1),)), READER), opens_late=True),
-    "three clients": SmallWorld((Script(0, (store(1),)), READER, Script(2, (store(2),))), clients=3),
 }
-"""For `scripts/soak`: some have hundreds of thousands of states."""
+"""Some two thousand states, all together: ten seconds or so."""
+
+LARGE: Final = {
+    "each wants the other's page": CROSSING,
+    "a store and a pwrite on one client, and a load": SmallWorld(
+        (Script(0, (store(1),)), Script(0, (write(2),), mapped=False), READER)
+    ),
+    "a store and a pread on one client, and a store": SmallWorld(
+        (Script(0, (store(1),)), Script(0, (read(),), mapped=False), STORER)
+    ),
+    "a store by a client that may die, and a store and a load": SmallWorld(
+        (Script(0, (store(1),)), Script(1, (store(2), load()))), crashes=(0,)
+    ),
+    "three clients": SmallWorld((Script(0, (store(1),)), READER, Script(2, (store(2),))), clients=3),
+    "a page that is dirty again and read directly, and a store": SmallWorld(
+        (Script(0, (store(3),), before=(store(1),)), Script(0, (read(),), mapped=False), STORER)
+    ),
+    "a page that is dirty again and written directly, and a load": SmallWorld(
+        (Script(0, (store(3),), before=(store(1),)), Script(0, (write(4),), mapped=False), READER)
+    ),
+}
+"""For ``python -m tests.explore``: up to tens of thousands of states each."""

@@ -5,7 +5,7 @@ the checkers can fail. Those called after a deadlock rule of docs/coherence.md s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -19,12 +19,10 @@ from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.protocol.tokens import Token, TokenMode
 from server.machines.token_effects import Effect, Recall
 from server.machines.tokens import TokenManager
+from tests.helpers import kernel_pages
 from tests.helpers.kernel_model import KernelModel
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
-
-WORKERS: Final = 1
-"""Requests that a daemon with too few workers handles at once."""
 
 
 def ack_before_write_back(patch: pytest.MonkeyPatch) -> None:
@@ -106,31 +104,8 @@ def overlapping_recalls_do_not_take_turns(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DataTokens, "may_begin", lambda self, revocation: not revocation.waits_for)
 
 
-def page_write_back_asks_for_attributes(patch: pytest.MonkeyPatch) -> None:
-    def may_extend(file: Any, end: int, page: bool, start: int, stop: int) -> bool:
-        known = file.size()
-        return known is None or end > known
-
-    patch.setattr(Writer, "_may_extend", staticmethod(may_extend))
-
-
-def parked_operations_are_not_woken_by_a_further_pass(patch: pytest.MonkeyPatch) -> None:
-    async def gather(self: PageProtocol, file: Any, recall: Revocation) -> None:
-        while cached := file.tokens.invalidate(recall):
-            await self._invalidate(file, recall, cached)
-
-    patch.setattr(PageProtocol, "gather_all_mmap_users", gather)
-
-
 def direct_writes_leave_mapped_pages_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_lacking", staticmethod(lambda *_, **__: None))
-
-
-def direct_writes_do_not_wait_for_an_invalidation(patch: pytest.MonkeyPatch) -> None:
-    def parked(file: Any, start: int, end: int, *, direct: bool) -> bool:
-        return bool(file.tokens.parked(start, end))
-
-    patch.setattr(Writer, "_parked", staticmethod(parked))
 
 
 def rule_1_pages_of_unanswered_reads_are_invalidated_too(patch: pytest.MonkeyPatch) -> None:
@@ -151,49 +126,67 @@ def rule_2_operations_are_parked_while_the_kernel_invalidates(patch: pytest.Monk
 
 
 def rule_3_all_workers_wait_for_grants(patch: pytest.MonkeyPatch) -> None:
-    """Requests beyond `WORKERS` are not even read."""
-    _one_at_a_time(patch, ("read", "write"), ())
+    """There is one worker, and a request is not even read while it is busy."""
+    _one_at_a_time(patch, requests=True)
 
 
 def rule_4_notifications_on_the_event_loop(patch: pytest.MonkeyPatch) -> None:
     """No request is handled while the kernel works on a notification, as both are the same thread's."""
-    _one_at_a_time(patch, (), ("invalidate_pages",))
+    _one_at_a_time(patch, requests=False)
 
 
-def _one_at_a_time(patch: pytest.MonkeyPatch, held_by: tuple[str, ...], kernel_calls: tuple[str, ...]) -> None:
-    """A lock for each client, which all of *held_by* of Files and *kernel_calls* hold, and which every read and
-    write of pages at least takes for a moment."""
-    locks: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+class _Busy:
+    """One thing at a time, whoever asks."""
 
-    def lock_of(files: Any) -> Any:
-        from tests.helpers import kernel_pages  # whose trio is the one that runs
+    def __init__(self) -> None:
+        # By the trio of the model, which is not the real one while worlds are explored.
+        self._lot = kernel_pages.trio.lowlevel.ParkingLot()
+        self._is_busy = False
 
-        if files not in locks:
-            locks[files] = kernel_pages.trio.Lock()
-        return locks[files]
+    async def begin(self) -> None:
+        while self._is_busy:
+            await self._lot.park()
+        self._is_busy = True
+
+    def end(self) -> None:
+        self._is_busy = False
+        self._lot.unpark_all()
+
+
+def _one_at_a_time(patch: pytest.MonkeyPatch, *, requests: bool) -> None:
+    """On each client reads and writes of pages have to wait until no other is being handled (*requests*), or
+    until no invalidation is under way."""
+    busy: WeakKeyDictionary[Any, _Busy] = WeakKeyDictionary()
+
+    def of(files: Any) -> _Busy:
+        return busy.setdefault(files, _Busy())
+
+    def handled(original: Any) -> Any:
+        async def handle(self: Any, *arguments: Any, **rest: Any) -> Any:
+            await of(self).begin()
+            if not requests:
+                of(self).end()
+                return await original(self, *arguments, **rest)
+            try:
+                return await original(self, *arguments, **rest)
+            finally:
+                of(self).end()
+
+        return handle
 
     for name in ("read", "write"):
-        original: Any = getattr(Files, name)
+        patch.setattr(Files, name, handled(getattr(Files, name)))
+    if not requests:
+        invalidate = KernelModel.invalidate_pages
 
-        async def handled(
-            self: Any, *arguments: Any, _original: Any = original, _name: str = name, **rest: Any
-        ) -> Any:
-            if _name in held_by:
-                async with lock_of(self):
-                    return await _original(self, *arguments, **rest)
-            async with lock_of(self):
-                pass
-            return await _original(self, *arguments, **rest)
+        async def notify(self: KernelModel, *arguments: Any) -> None:
+            await of(self.fs.files).begin()
+            try:
+                await invalidate(self, *arguments)
+            finally:
+                of(self.fs.files).end()
 
-        patch.setattr(Files, name, handled)
-    for name in kernel_calls:
-        notify: Any = getattr(KernelModel, name)
-
-        async def notified(self: KernelModel, *arguments: Any, _notify: Any = notify) -> Any:
-            async with lock_of(self.fs.files):
-                return await _notify(self, *arguments)
-
-        patch.setattr(KernelModel, name, notified)
+        patch.setattr(KernelModel, "invalidate_pages", notify)
 
 
 def rule_5_shared_tokens_while_open_for_writing(patch: pytest.MonkeyPatch) -> None:

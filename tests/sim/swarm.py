@@ -1,5 +1,5 @@
-"""What a run is like, drawn from its seed: how many clients and processes, how slow links and kernels, how small
-caches. Different runs so stress different things (Groce et al., Swarm Testing, ISSTA 2012)."""
+"""What a run is like, drawn from its seed: how many clients and processes, how slow links and kernels, how
+small caches. Different runs so stress different things (Groce et al., Swarm Testing, ISSTA 2012)."""
 
 from __future__ import annotations
 

@@ -172,9 +172,7 @@ class World:
         connector = self.server.connector(
             name, there_seconds=self._link_seconds, back_seconds=self._link_seconds
         )
-        session = Session(
-            connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random
-        )
+        session = Session(connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random)
         welcome = await self.nursery.start(session.run)
         delays = Delays(
             self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
