@@ -26,8 +26,8 @@ async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_e
     for file in holdings.files():
         if file.pages.dirty:
             lost = file.pages.dirty_bytes
-            log.error("inode %d: %d bytes written here are lost with the session", file.inode.node_id, lost)
-            file.failed(FsError(errno.EIO, "the session with the server was lost"))
+            log.error("%s: %d bytes written here are lost with the session", file.inode, lost)
+            file.errors.lost(FsError(errno.EIO, "the session with the server was lost"))
         pages.append((file.inode.node_id, file.tokens.in_kernel.intervals()))
         file.forget_everything()
     trusted = [inode.node_id for inode in inodes if inode.attributes.kernel_trusts]

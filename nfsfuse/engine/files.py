@@ -20,6 +20,7 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
@@ -28,11 +29,11 @@ from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
-    """One open file of this mount. *flags* as of open(2). *failures_told*: see `CachedFile.failed`."""
+    """One open file of this mount. *flags* as of open(2). *errors_told*: how many of `WriteErrors.reports`."""
 
     file: CachedFile
     flags: int
-    failures_told: int
+    errors_told: int
 
     @property
     def writing(self) -> bool:
@@ -114,7 +115,7 @@ class Files:
     async def _open_remotely(self, file: CachedFile, flags: int) -> None:
         truncates = bool(flags & os.O_TRUNC)
         if truncates:
-            await self._write_back.write_back(file)
+            await self._write_back.before_truncation(file, 0)
 
         def opened(reply: Message, content: bytes | bytearray) -> None:
             assert isinstance(reply, m.Opened)
@@ -187,6 +188,7 @@ class Files:
             raise
         inode = made[0]
         inode.lookups += 1
+        inode.found_as = (directory.inode, name)
         file = self._holdings.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             await self._give_up_shared(file)
@@ -200,14 +202,14 @@ class Files:
         number = next(self._ids)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         direct = bool(flags & (os.O_DIRECT | os.O_APPEND)) or (writing and self.write_directly)
-        self._open[number] = OpenFile(file, flags, file.failures, direct)
+        self._open[number] = OpenFile(file, flags, file.errors.reports, direct)
         return number
 
     async def flush(self, number: int) -> None:
         """close(2) of one descriptor: what it wrote is at the server when this returns (promise 5)."""
         opened = self._open[number]
         if opened.writing:
-            await self._told_of_failures(opened, self._write_back.write_back(opened.file))
+            await self._told_of_errors(opened, self._write_back.write_back(opened.file))
 
     def release(self, number: int) -> None:
         """The last close: nobody waits for it, in the kernel either."""
@@ -222,6 +224,7 @@ class Files:
         file.wake()
 
     def _release(self, file: CachedFile) -> None:
+        self._write_back.closed(file)
         for open_id in file.open_ids:
             self._remote.post(m.Release(open_id))
         file.open_ids.clear()
@@ -247,19 +250,25 @@ class Files:
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""
         opened = self._open[number]
-        await self._told_of_failures(opened, self._write_back.write_back(opened.file))
-        await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
+        await self._told_of_errors(opened, self._write_back.write_back(opened.file))
+        try:
+            await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
+        except FsError as exc:
+            # The server's disk has failed: it says so once, and whoever else has the file open here is to know.
+            opened.file.errors.lost(exc)
+            opened.errors_told = opened.file.errors.reports
+            raise
 
-    async def _told_of_failures(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
-        """Write back, and tell this open file of every failure since it was last told: once (errseq)."""
-        file = opened.file
+    async def _told_of_errors(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+        """Write back, and tell this open file of all errors since it was last told: once (errseq)."""
+        errors = opened.file.errors
         try:
             await write_back
         finally:
-            told, opened.failures_told = opened.failures_told, file.failures
-        if told != file.failures:
-            assert file.failure is not None
-            raise file.failure
+            told, opened.errors_told = opened.errors_told, errors.reports
+        if told != errors.reports:
+            assert errors.newest is not None
+            raise errors.newest
 
     # --- attributes of files ---
 
@@ -267,7 +276,9 @@ class Files:
         """chmod, chown, truncate, utimensat of any inode. What is dirty goes first, or its write-back would
         change the times again and undo the truncation."""
         file = self._holdings.existing_file(inode.handle)
-        if file is not None:
+        if file is not None and changes.size is not None:
+            await self._write_back.before_truncation(file, changes.size)
+        elif file is not None:
             await self._write_back.write_back(file)
 
         def changed(reply: Message, _: bytes | bytearray) -> None:
@@ -278,6 +289,7 @@ class Files:
             inode.attributes.forget_xattrs()
             self._holdings.apply(reply.tokens)
             inode.attributes.learned(reply.attributes)
+            inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
         reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes), b"", changed)
         return inode.attributes.known or reply.attributes
@@ -286,7 +298,7 @@ class Files:
         """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
         file.changes(size, RANGE_END)
         file.pages.cut(size)
-        file.attributes.changed_here = bool(file.pages.dirty)
+        file.attributes.changed_here = False  # the server's are the true ones now, size and times
 
 
 def _page_end(size: int) -> int:
