@@ -110,7 +110,7 @@ class WriteBack:
         return start, min(end, start + IO_SIZE_MAX)
 
     def overflows(self, file: CachedFile) -> bool:
-        """Whether a mapped page of *file*, which cannot wait for room, must be refused: there would be no end."""
+        """Whether a mapped page of *file*, which cannot wait for room, has to be refused."""
         return bool(file.pages.refused) and self._cache.refused_bytes >= self._dirty_bytes_max
 
     def overflowed(self, file: CachedFile, size: int) -> FsError:
@@ -123,16 +123,13 @@ class WriteBack:
             log.error("%s: stores through mappings are lost, %d bytes and more: %s", file.inode, size, error)
         return error
 
-    async def write_back(
-        self, file: CachedFile, start: int = 0, end: int = RANGE_END, *, again: bool = True
-    ) -> None:
-        """Everything dirty in ``[start, end)`` is at the server when this returns, but for what it refused
-        before, unless *again*. Raises FsError if it refuses some of it now, perhaps before all is tried; what
-        it refuses stays dirty."""
+    async def write_back(self, file: CachedFile, start: int = 0, end: int = RANGE_END) -> None:
+        """Everything dirty in ``[start, end)`` is at the server when this returns. Raises FsError if it refuses
+        some of that, perhaps before all is tried; what it has not taken stays dirty."""
         failed = file.errors.attempts_failed
         pages = file.pages
-        while pages.writing.overlaps(start, end) or pages.to_write_back(start, end, 1, again=again):
-            began = self._begin(file, start, end, size_min=1, again=again)
+        while pages.dirty.overlaps(start, end):
+            began = self._begin(file, start, end, size_min=1, again=True)
             if not began and not pages.writing.overlaps(start, end):
                 await self._slots.park()  # all are in flight for other files
             else:
@@ -146,15 +143,21 @@ class WriteBack:
                     raise error
 
     async def write_back_all(self, file: CachedFile, start: int, end: int) -> FsError | None:
-        """Try every dirty byte of ``[start, end)``. The error if any of it was refused, and stays dirty."""
+        """As `write_back`, but every dirty byte is tried: the error if any is refused."""
+        try:
+            await self.write_back(file, start, end)
+        except FsError:
+            left = file.pages.dirty.intervals(start, end)
+        else:
+            return None
         error: FsError | None = None
-        while True:
-            try:
-                await self.write_back(file, start, end, again=error is None)
-            except FsError as exc:
-                error = exc
-            else:
-                return error
+        for begin, stop in left:
+            for low in range(begin, stop, IO_SIZE_MAX):
+                try:
+                    await self.write_back(file, low, min(low + IO_SIZE_MAX, stop))
+                except FsError as exc:
+                    error = exc
+        return error
 
     async def before_truncation(self, file: CachedFile, size: int) -> None:
         """The file is about to be cut to *size*: everything dirty is at the server when this returns, but what
