@@ -13,11 +13,11 @@ import trio
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -54,7 +54,7 @@ class Files:
         remote: Remote,
         inodes: InodeTable,
         holdings: Holdings,
-        kernel: Kernel,
+        page_protocol: PageProtocol,
         reader: Reader,
         writer: Writer,
         write_back: WriteBack,
@@ -62,7 +62,7 @@ class Files:
         self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
-        self._kernel = kernel
+        self._page_protocol = page_protocol
         self._reader = reader
         self._writer = writer
         self._write_back = write_back
@@ -145,10 +145,7 @@ class Files:
         revocation = file.tokens.revoke(start, end, TokenMode.NONE)
         while not file.tokens.may_begin(revocation):
             await file.changed()
-        while ranges := file.tokens.invalidate(revocation):
-            for low, high in ranges:
-                on_returned = revocation.close if (low, high) == ranges[-1] else None
-                await self._kernel.invalidate_pages(file.inode.node_id, low, high, on_returned)
+        await self._page_protocol.gather_all_mmap_users(file, revocation)
         for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
             low, high = max(low, start), min(high, end)
             if low < high:

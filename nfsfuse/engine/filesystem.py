@@ -64,7 +64,7 @@ class Filesystem:
             remote,
             self.inodes,
             self.holdings,
-            kernel,
+            self.page_protocol,
             Reader(remote, self.holdings),
             Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
             self.write_back,

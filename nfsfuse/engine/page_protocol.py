@@ -84,13 +84,14 @@ class PageProtocol:
         FUSE_WRITEs that are taken at once) and drops it. Operations are parked from the instant it has
         returned; what those that ran meanwhile have put there is taken in a further pass."""
         while cached := file.tokens.invalidate(recall):
+            file.wake()  # whoever was parked since the last pass may be what this one is going to wait for
             await self._invalidate(file, recall, cached)
 
     async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:
         last = cached[-1]
         inode = file.inode
         for start, end in cached:
-            if file.tokens.writers and end - start >= BULK_SIZE_MIN:
+            if end - start >= BULK_SIZE_MIN and file.tokens.may_be_dirty(start, end):
                 await self._kernel.write_back_pages(inode.node_id, inode.generation, start, end)
             on_returned = recall.close if (start, end) == last else None
             await self._kernel.invalidate_pages(inode.node_id, start, end, on_returned)

@@ -56,7 +56,9 @@ class Writer:
                 end = offset + len(data)
                 start_page, end_page = pages_of(offset, len(data))
                 extends = append or self._may_extend(file, end, page, start_page, end_page)
-                if file.tokens.parked(start_page, end_page) or (extends and file.attributes.revoking):
+                if self._parked(file, start_page, end_page, direct=direct) or (
+                    extends and file.attributes.revoking
+                ):
                     file.used(entitled)
                     entitled = None
                     await file.changed()
@@ -66,9 +68,7 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     last = end_page - PAGE_SIZE
-                    await self.write(
-                        file, last, data[last - offset :], append=False, direct=False, page=False
-                    )
+                    await self.write(file, last, data[last - offset :], append=False, direct=False, page=False)
                     data = data[: last - offset]
                 elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
                     extends and not file.attributes.may_change_here()
@@ -89,7 +89,9 @@ class Writer:
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
                     file.used(entitled)
                     entitled = None  # recalls that came before this one have to end first
-                    if await self._write_past_kernel(file, offset, data, extends, lacking, keeps=not direct):
+                    if await self._write_past_kernel(
+                        file, offset, data, extends, lacking, passed, direct=direct
+                    ):
                         break
                 else:
                     self._absorb(file, offset, data, keeps=not (direct or page))
@@ -98,6 +100,12 @@ class Writer:
             file.used(entitled)
             file.tokens.unwatch(passed)
         return size
+
+    @staticmethod
+    def _parked(file: CachedFile, start: int, end: int, *, direct: bool) -> bool:
+        """Whether a recall has to end first. A write past the kernel's pages has none of them locked, and what
+        an invalidation is about to write back lacks it: it waits for that, too."""
+        return file.tokens.parked(start, end) or (direct and file.tokens.invalidating(start, end))
 
     @staticmethod
     def _only_end_is_held(file: CachedFile, offset: int, start_page: int, end_page: int) -> bool:
@@ -109,12 +117,21 @@ class Writer:
         )
 
     async def _write_past_kernel(
-        self, file: CachedFile, offset: int, data: bytes, extends: bool, lacking: Interval, *, keeps: bool
+        self,
+        file: CachedFile,
+        offset: int,
+        data: bytes,
+        extends: bool,
+        lacking: Interval,
+        passed: IntervalSet,
+        *,
+        direct: bool,
     ) -> bool:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
-        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, or
-        the end of the file is elsewhere. Shielded, as it must not be left half-way; waits for the kernel."""
+        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, the
+        end of the file is elsewhere, or pages beside *lacking* have been read in meanwhile. Shielded, as it
+        must not be left half-way; waits for the kernel."""
         known = file.size()
         start, end = pages_of(offset, len(data))
         with trio.CancelScope(shield=True):
@@ -127,9 +144,10 @@ class Writer:
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
                 and (not extends or file.attributes.may_change_here())
                 and not file.pages.writing.overlaps(offset, offset + len(data))
+                and not self._lacking(file, start, end, passed, direct=direct)
             )
             if possible:
-                self._absorb(file, offset, data, keeps=keeps)
+                self._absorb(file, offset, data, keeps=not direct)
             file.tokens.revoked(revocation)
             file.wake()
         return possible
@@ -138,14 +156,14 @@ class Writer:
     def _lacking(
         file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
     ) -> Interval | None:
-        """The range of pages that the kernel may have up to date without what is written: those of a file that
-        is written past its pages (an append may even be elsewhere than it knows), and those it has read since
-        the write came. The write itself has none of them locked: that would have kept reads away, and only
-        its last page can be."""
-        found = file.tokens.in_kernel.intervals(start, end)
-        if not direct:
-            read = passed.intervals(start, end)
-            found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
+        """A range with the pages that the kernel may have up to date without what is written: all of a write
+        past its pages, if it has any there (an append may even be elsewhere than it knows), so that none is
+        read in beside; else those it has read since the write came. The write itself has none of them locked:
+        that would have kept reads away, and only its last page can be."""
+        if direct:
+            return (start, end) if file.tokens.in_kernel.overlaps(start, end) else None
+        read = passed.intervals(start, end)
+        found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
         return (found[0][0], found[-1][1]) if found else None
 
     @staticmethod

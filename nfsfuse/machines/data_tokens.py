@@ -85,6 +85,12 @@ class DataTokens:
             for revocation in self.revocations
         )
 
+    def may_be_dirty(self, start: int, end: int) -> bool:
+        """Whether the kernel may have dirty pages in ``[start, end)`` (K3)."""
+        return bool(self.writers) and any(
+            mode is TokenMode.EXCLUSIVE for _, _, mode in self.held.overlapping(start, end)
+        )
+
     def reading_mode(self) -> TokenMode:
         """The mode that a read has to ask for (K2)."""
         return TokenMode.EXCLUSIVE if self.writers else TokenMode.SHARED

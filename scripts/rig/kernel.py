@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -23,9 +22,14 @@ class FuseMount:
     connection: int
 
     def abort(self) -> None:
-        """Let every program that waits in the mount go on, with an error. The mount is dead afterwards."""
-        with contextlib.suppress(FileNotFoundError):  # the connection is gone already
+        """Let every program that waits in the mount go on, with an error. The mount is dead afterwards.
+        Raises FileNotFoundError where fusectl is not mounted: scripts/setup does that."""
+        try:
             (_CONNECTIONS / str(self.connection) / "abort").write_text("1")
+        except FileNotFoundError:
+            if not os.path.ismount(_CONNECTIONS):
+                raise
+            # else the connection is gone already
 
     def detach(self) -> None:
         """Unmount now, whoever uses it (``umount --lazy``). To be aborted first if it may hang."""

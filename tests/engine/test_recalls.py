@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from nfsfuse.engine.names import Absent, Found
-from nfsfuse.machines.inodes import ROOT
+from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
@@ -51,6 +51,51 @@ async def test_a_second_recall_of_a_page_waits_for_the_first_ones_invalidation()
         await trio.testing.wait_all_tasks_blocked()
         assert acknowledged == ["shared", "none"]
         assert not client.file(number).tokens.holds(0, P, TokenMode.SHARED)
+
+
+async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> None:
+    """Found by a litmus program that hung. A page that was read in during the first invalidation is dirty
+    when that returns, and something other than the recall writes it back: pread(2) past the page cache,
+    msync(2), the kernel's flusher. The write was parked in that gap, and nobody woke it when the next
+    invalidation began, which waited for it."""
+    async with rig(1) as world:
+        world.make_file(b"file", b"x" * P)
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_RDWR)
+        await client.read(number, 0, P)
+        file = client.file(number)
+        passes = 0
+        written = trio.Event()
+        acknowledged = trio.Event()
+        invalidate = client.kernel.invalidate_pages
+
+        async def write_back() -> None:
+            await client.fs.files.write(number, 0, b"y" * P, page=True)
+            written.set()
+
+        async def invalidation(
+            node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        ) -> None:
+            nonlocal passes
+            passes += 1
+            if passes == 1:
+                await client.read(number, 0, P)  # it is up to date in the kernel again
+                await invalidate(node_id, start, end, on_returned)
+                assert file.tokens.parked(0, P)
+                nursery.start_soon(write_back)
+                await trio.testing.wait_all_tasks_blocked()
+            else:
+                await written.wait()  # the kernel waits for a folio under write-back
+                await invalidate(node_id, start, end, on_returned)
+
+        client.kernel.invalidate_pages = invalidation  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+            recall = m.Recall(Token(file.inode.handle, Resource.DATA, 0, P, TokenMode.NONE))
+            client.fs.recalls.arrived(recall, lambda _: acknowledged.set())
+            with trio.fail_after(1):
+                await acknowledged.wait()
+        assert passes == 2
+        assert world.content(b"file") == b"y" * P
 
 
 async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:

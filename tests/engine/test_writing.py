@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -57,8 +59,8 @@ class Kernel:
         raise AssertionError
 
 
-def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
-    """A file of one page, held exclusively, open for writing, its size known."""
+def writer_of_a_file(kernel: Kernel, *, pages: int = 1) -> tuple[Writer, CachedFile]:
+    """A file of *pages*, held exclusively, open for writing, its size known."""
     inodes = InodeTable(node(b"root", 1))
     cache = PageCache(1 << 20, guard=False)
     holdings = Holdings(Silent(), inodes, cache, lambda inode: None)
@@ -66,9 +68,9 @@ def writer_of_a_file(kernel: Kernel) -> tuple[Writer, CachedFile]:
     inode = inodes.known(node(b"file", 2))
     file = holdings.file(inode)
     file.tokens.writers = 1
-    file.tokens.granted(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+    file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
-    inode.attributes.learned(node(b"file", 2).attributes)
+    inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
     return Writer(Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
 
 
@@ -145,3 +147,55 @@ async def test_a_write_past_the_kernels_pages_drops_them_first() -> None:
     await writer.write(file, 0, b"new", append=False, direct=True, page=False)
     assert file.pages.read(0, 9) == b"newstored"
     assert kernel.invalidated == [(0, PAGE_SIZE)]
+
+
+async def test_a_page_read_beside_the_invalidation_of_another_one_is_dropped_before_the_write_is_taken_in() -> (
+    None
+):
+    """A write past the kernel's cache to two pages, of which the kernel has one. While that is taken away the
+    kernel reads in the other, which is in nobody's way: it lacks the write, too."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel, pages=2)
+    file.tokens.answered(PAGE_SIZE, 2 * PAGE_SIZE)
+    kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
+    await writer.write(file, 0, b"new".ljust(2 * PAGE_SIZE), append=False, direct=True, page=False)
+    assert kernel.invalidated == [(PAGE_SIZE, 2 * PAGE_SIZE), (0, PAGE_SIZE)]
+    assert not file.tokens.in_kernel
+
+
+async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_invalidation_of_another_one() -> (
+    None
+):
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel, pages=2)
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
+    recall.close()
+    kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(writer.write, file, 0, b"new".ljust(2 * PAGE_SIZE), append=False, direct=False, page=False)
+        )
+        await trio.testing.wait_all_tasks_blocked()
+        file.tokens.answered(PAGE_SIZE, 2 * PAGE_SIZE)
+        file.tokens.revoked(recall)
+        file.wake()
+    assert kernel.invalidated == [(PAGE_SIZE, 2 * PAGE_SIZE), (0, PAGE_SIZE)]
+
+
+async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_under_way() -> None:
+    """The page that is being taken away lacks the write, is dirty perhaps, and comes back whole."""
+    kernel = Kernel()
+    writer, file = writer_of_a_file(kernel)
+    file.tokens.answered(0, PAGE_SIZE)
+    recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
+    assert file.tokens.invalidate(recall) == [(0, PAGE_SIZE)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
+        await trio.testing.wait_all_tasks_blocked()
+        await writer.write(
+            file, 0, b"old" + b"stored".ljust(PAGE_SIZE - 3), append=False, direct=False, page=True
+        )
+        recall.close()
+        file.tokens.revoked(recall)
+        file.wake()
+    assert file.pages.read(0, 9) == b"newstored"
