@@ -171,6 +171,7 @@ def _listen_unix(path: str) -> socket.socket:
 async def _serve(service: Service, listener: socket.socket, address: Address) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
+        await nursery.start(service.run)
         if isinstance(address, TcpAddress):
             address = TcpAddress(*listener.getsockname()[:2])
         print(f"listening on {address}", flush=True)

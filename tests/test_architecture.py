@@ -29,7 +29,13 @@ FLOORS = (
     ("nfsfuse.cli", "server.cli"),
 )
 
-PURE = ("nfsfuse.protocol", "nfsfuse.rpc.exchange", "nfsfuse.machines", "server.machines")
+PURE = (
+    "nfsfuse.protocol",
+    "nfsfuse.rpc.exchange",
+    "nfsfuse.rpc.sequence",
+    "nfsfuse.machines",
+    "server.machines",
+)
 
 PURE_IMPORTS = frozenset({
     # of the standard library, what a pure module may use; an addition has no state and no surroundings

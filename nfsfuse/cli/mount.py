@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.types import ClientId, Node
+from nfsfuse.protocol.types import ClientId, Node, SessionId
 from nfsfuse.rpc.address import Address, connect, parse_address
-from nfsfuse.rpc.streams import ConnectionLost, SocketByteStream
+from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
 
 if TYPE_CHECKING:
     from nfsfuse.fuse import supplement
@@ -79,14 +79,18 @@ def check_mountpoint(path: str) -> None:
         raise MountFailure(f"cannot mount on {path}: not a directory")
 
 
-def remove_dead_mounts(path: str) -> None:
-    """Unmount what daemons that were killed have left on *path*. Raises MountFailure."""
+def remove_dead_mounts(path: str, server: str) -> SessionId:
+    """Unmount what daemons that were killed have left on *path*; the last one's session with *server*, empty if
+    that is not known. Raises MountFailure."""
+    session = SessionId(b"")
     while (mounted := mounted_at(path)) is not None and mounted.fstype == FSTYPE and is_dead(path):
+        session = registry.session_of_the_dead(path, server) or session
         try:
             unmount(mounted.target, MNT_DETACH)  # programs that still use it get ENOTCONN either way
         except OSError as exc:
             raise MountFailure(f"cannot remove the dead mount on {path}: {exc.strerror}") from exc
         log.warning("removed a dead mount of %s from %s: its daemon was gone", mounted.source, path)
+    return session
 
 
 def check_device() -> None:
@@ -109,9 +113,9 @@ def serve_mount(
         launch.failed(f"cannot log to {log_target}: {exc.strerror}")
         return 1
     try:
-        remove_dead_mounts(mountpoint)
+        replaces = remove_dead_mounts(mountpoint, str(address))
         check_mountpoint(mountpoint)
-        trio.run(_Mount(address, mountpoint, options, launch).run)
+        trio.run(_Mount(address, mountpoint, options, launch).run, replaces)
     except (MountFailure, BaseExceptionGroup) as exc:
         failure = _leaf(exc)
         if not isinstance(failure, MountFailure):
@@ -130,6 +134,11 @@ def _leaf(found: BaseException) -> BaseException:
     return found
 
 
+def boottime() -> float:
+    """Seconds since the machine was started, those included in which it slept: leases run out meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class _Mount:
     """One mount from connecting to goodbye."""
 
@@ -138,58 +147,46 @@ class _Mount:
         self._mountpoint = mountpoint
         self._options = options
         self._launch = launch
-        self._ending = False
-        self._fence: Callable[[], Awaitable[None]] | None = None
+        self._connected = False
+        self._unmounted = False
 
-    async def run(self) -> None:
-        session = Session(await self._connected(), ClientId(secrets.token_bytes(16)), socket.gethostname())
+    async def run(self, replaces: SessionId) -> None:
+        session = Session(
+            self._connect,
+            ClientId(secrets.token_bytes(16)),
+            socket.gethostname(),
+            clock=boottime,
+            replaces=replaces,
+            timeo_seconds=self._options.timeo_seconds if self._options.soft else None,
+        )
         async with trio.open_nursery() as nursery:
             welcome = await self._greet(nursery, session)
             await self._serve(session, welcome.root)
-            self._ending = True
             await session.goodbye()
             nursery.cancel_scope.cancel()
 
-    async def _connected(self) -> SocketByteStream:
-        try:
-            with trio.fail_after(CONNECT_SECONDS_MAX):
-                return SocketByteStream(await connect(self._address))
-        except trio.TooSlowError as exc:
-            raise MountFailure(f"cannot connect to {self._address}: no answer") from exc
-        except OSError as exc:
-            raise MountFailure(f"cannot connect to {self._address}: {exc.strerror or exc}") from exc
+    async def _connect(self) -> ByteStream:
+        self._connected = False
+        stream = SocketByteStream(await connect(self._address))
+        self._connected = True
+        return stream
 
     async def _greet(self, nursery: trio.Nursery, session: Session) -> m.Welcome:
         try:
             with trio.fail_after(CONNECT_SECONDS_MAX):
-                welcome: m.Welcome = await nursery.start(self._keep_session, session)
+                welcome: m.Welcome = await nursery.start(session.run)
         except* trio.TooSlowError as group:
+            if not self._connected:
+                raise MountFailure(f"cannot connect to {self._address}: no answer") from group
             raise MountFailure(f"the server at {self._address} accepts but does not answer") from group
+        except* OSError as group:
+            failure = _leaf(group)
+            assert isinstance(failure, OSError)
+            why = failure.strerror or failure
+            raise MountFailure(f"cannot connect to {self._address}: {why}") from failure
         except* (FsError, ProtocolError, ConnectionLost) as group:
             raise MountFailure(f"the server at {self._address} refuses: {_leaf(group)}") from None
         return welcome
-
-    async def _keep_session(self, session: Session, task_status: trio.TaskStatus[m.Welcome]) -> None:
-        greeted = False
-
-        class Status:
-            def started(self, value: m.Welcome) -> None:
-                nonlocal greeted
-                greeted = True
-                task_status.started(value)
-
-        why = "closed by the server"
-        try:
-            await session.run(task_status=Status())  # type: ignore[arg-type]
-        except* (ConnectionLost, ProtocolError) as group:
-            if not greeted:
-                raise
-            why = str(_leaf(group))
-        if not self._ending:
-            # The mount stays, and says EIO: an unmounted directory would look empty to a backup.
-            log.error("the connection to %s is lost: %s", self._address, why)
-            if self._fence is not None:
-                await self._fence()
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
@@ -199,6 +196,7 @@ class _Mount:
         from nfsfuse.fuse.bulk import BulkWriteBack
         from nfsfuse.fuse.extras import Extras
         from nfsfuse.fuse.init import InitOptions
+        from nfsfuse.fuse.interrupt import INTERRUPTS
         from nfsfuse.fuse.kernel import FuseKernel
         from nfsfuse.fuse.operations import Operations
         from nfsfuse.fuse.supplement import mount
@@ -210,6 +208,10 @@ class _Mount:
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         session.on_recall = filesystem.recalls.arrived
+        session.on_suspended = filesystem.suspended
+        session.on_resumed = filesystem.resumed
+        session.on_fenced = filesystem.fenced
+        session.on_unreachable = INTERRUPTS.fail
         operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
@@ -227,9 +229,9 @@ class _Mount:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(filesystem.run)
-                await nursery.start(self._end_on_signal, pyfuse3.terminate)
+                await nursery.start(self._end_on_signal, pyfuse3.terminate, nursery, filesystem)
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
-                negotiated = await nursery.start(self._until_unmounted, mounted, nursery, filesystem)
+                negotiated = await nursery.start(self._until_unmounted, mounted, nursery, session, filesystem)
                 if self._options.direct_writes:
                     if InitFlag.DIRECT_IO_ALLOW_MMAP not in negotiated.granted:
                         raise MountFailure("direct_writes needs Linux 6.6 or later")
@@ -241,13 +243,12 @@ class _Mount:
                         self._mountpoint,
                     )
                 self._set_read_ahead()
-                registry.register(self._mountpoint)
-                has_epochs = await kernel.has_epochs()
-                if has_epochs:
+                session.on_session = partial(registry.register, self._mountpoint, str(self._address))
+                session.on_session(session.session_id)
+                if await kernel.has_epochs():
                     operations.trust_names()
                 else:
                     log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
-                self._fence = partial(filesystem.session_lost, has_epochs=has_epochs)
                 self._launch.ready()
         finally:
             mounted.close()
@@ -267,19 +268,38 @@ class _Mount:
         self,
         mounted: supplement.Mount,
         nursery: trio.Nursery,
+        session: Session,
         filesystem: Filesystem,
         task_status: trio.TaskStatus[Any],
     ) -> None:
         await mounted.serve(task_status=task_status)
+        self._unmounted = True
+        if filesystem.cache.dirty_bytes and not session.connected:
+            log.warning(
+                "%s is unmounted; %d bytes wait for the server at %s, which is away; a signal (SIGTERM) gives "
+                "them up",
+                self._mountpoint, filesystem.cache.dirty_bytes, self._address,
+            )  # fmt: skip
         await filesystem.write_back.everything()
         nursery.cancel_scope.cancel()
 
     async def _end_on_signal(
-        self, terminate: Callable[[], object], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        terminate: Callable[[], object],
+        nursery: trio.Nursery,
+        filesystem: Filesystem,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
+        """The first signal unmounts, and what is dirty is written back; a second one gives that up."""
+        told = False
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
-                log.info("unmounting on %s", signal.Signals(number).name)
+                name = signal.Signals(number).name
+                if told or self._unmounted:
+                    log.error("ending on %s: %d bytes are lost", name, filesystem.cache.dirty_bytes)
+                    nursery.cancel_scope.cancel()
+                    return
+                told = True
+                log.info("unmounting on %s", name)
                 terminate()
-                return

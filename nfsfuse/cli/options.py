@@ -36,6 +36,9 @@ mount options (-o, separated by commas; those of mount(8) work too):
   log=FILE|syslog|stderr
                    where the daemon logs (default: syslog in the background, stderr in the foreground)
   loglevel=LEVEL   debug, info, warning or error (default: info)
+  hard             while the server is away operations wait, for as long as it takes; waiting programs can be
+                   killed (the default)
+  soft             they fail with EIO after timeo=SECONDS (1 to 86400, default 60) without the server
   nolock           locks are granted by this machine alone and exclude nobody on the others; for programs that
                    take locks where it does not matter, and want them fast. The log says so at every mount
   read_ahead_kb=N  how far the kernel reads ahead, 0 to 65536 KiB (default: 1024; needs the right to write to
@@ -53,6 +56,9 @@ mount options (-o, separated by commas; those of mount(8) work too):
 
 READ_AHEAD_KB_MAX: Final = 65536
 """KiB. More than that at once is no read-ahead but the file."""
+
+TIMEO_SECONDS_MAX: Final = 86400
+"""Seconds. Whoever waits longer than a day wants a hard mount."""
 
 BACKGROUND_MAX: Final = 0xFFFF
 """What FUSE_INIT has room for."""
@@ -75,6 +81,8 @@ class MountOptions:
     log: str | None = None
     log_level: str = "info"
     locks: bool = True
+    soft: bool = False
+    timeo_seconds: int = 60
     read_ahead_kb: int = 1024
     max_background: int = 64
     cache_mib: int = 256
@@ -121,6 +129,10 @@ def _with(options: MountOptions, option: str) -> MountOptions:
             return replace(options, direct_writes=name == "direct_writes")
         case (("lock" | "nolock"), ""):
             return replace(options, locks=name == "lock")
+        case (("hard" | "soft"), ""):
+            return replace(options, soft=name == "soft")
+        case "timeo", value if value:
+            return replace(options, timeo_seconds=_number(option, value, 1, TIMEO_SECONDS_MAX))
         case "read_ahead_kb", value if value:
             return replace(options, read_ahead_kb=_number(option, value, 0, READ_AHEAD_KB_MAX))
         case "max_background", value if value:

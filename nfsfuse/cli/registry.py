@@ -1,4 +1,7 @@
-"""Which process serves which mount: one small file a mount, so that umount can wait for its daemon."""
+"""Which process serves which mount, and in which session with which server: one small file a mount.
+
+So umount can wait for the daemon, and a mount that replaces one whose daemon has died can tell the server.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 from pathlib import Path
 
 from nfsfuse.cli.mounts import canonical
+from nfsfuse.protocol.types import SessionId
 
 
 def _directory() -> Path:
@@ -18,11 +22,14 @@ def _file(mountpoint: str) -> Path:
     return _directory() / (canonical(mountpoint).strip("/").replace("/", "\\") + ".pid")
 
 
-def register(mountpoint: str) -> None:
-    """This process serves *mountpoint*."""
+def register(mountpoint: str, server: str, session_id: SessionId) -> None:
+    """This process serves *mountpoint*, in this session with *server*."""
     path = _file(mountpoint)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-    path.write_text(f"{os.getpid()}\n")
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)  # whoever knows the session can end it
+    new.write_text(f"{os.getpid()}\n{server}\n{session_id.hex()}\n")
+    new.replace(path)
 
 
 def unregister(mountpoint: str) -> None:
@@ -35,6 +42,18 @@ def unregister(mountpoint: str) -> None:
 def served_by(mountpoint: str) -> int | None:
     """The process that serves *mountpoint*, None if that is not known."""
     try:
-        return int(_file(mountpoint).read_text())
+        return int(_file(mountpoint).read_text().partition("\n")[0])
+    except (FileNotFoundError, PermissionError, ValueError):
+        return None
+
+
+def session_of_the_dead(mountpoint: str, server: str) -> SessionId | None:
+    """The session that a daemon which is dead had with *server* for *mountpoint*; None if there is no such."""
+    pid = served_by(mountpoint)
+    if pid is None or Path(f"/proc/{pid}").exists():
+        return None
+    try:
+        _, named, session_id = _file(mountpoint).read_text().splitlines()
+        return SessionId(bytes.fromhex(session_id)) if named == server else None
     except (FileNotFoundError, ValueError):
         return None

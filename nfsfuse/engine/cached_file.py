@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from nfsfuse.machines.data_tokens import DataTokens
+from nfsfuse.machines.data_tokens import DataTokens, Revocation
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.machines.page_cache import FilePages
 from nfsfuse.machines.write_errors import WriteErrors
@@ -40,6 +40,8 @@ class CachedFile:
         self.open_count = 0
         self.open_ids: list[OpenId] = []  # on the server; they pin the inode there
         self.errors = WriteErrors()
+        self.purging = 0
+        """The kernel may still have pages of a session that is over: what it writes back is refused."""
         self._waiting = trio.lowlevel.ParkingLot()
 
     def now_known_as(self, inode: Inode) -> None:
@@ -50,6 +52,16 @@ class CachedFile:
     async def changed(self) -> None:
         """Wait until something of this file's state has changed."""
         await self._waiting.park()
+
+    async def begun(self, revocation: Revocation) -> None:
+        """Wait until *revocation*, which this client has made for itself, may begin. Cancelled, it is gone."""
+        try:
+            while not self.tokens.may_begin(revocation):
+                await self.changed()
+        except BaseException:
+            self.tokens.revoked(revocation)
+            self.wake()
+            raise
 
     def wake(self) -> None:
         """Something has changed."""

@@ -96,6 +96,7 @@ class Directories:
         before the kernel gets it."""
         opened = self._open[number]
         with opened.directory.pending():
+            await self._remote.until_leased()
             if offset == 0:
                 opened.drop()
             cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset

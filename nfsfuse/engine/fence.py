@@ -1,43 +1,79 @@
-"""The end of a session: nothing that was cached under its tokens may be believed any more (promise 8).
+"""The end of a session: nothing that was held or cached in it may be believed any more.
 
-The machines are emptied first, so that whatever is asked from then on goes to the server (and fails, while
-there is none); then the kernel is told to drop what it has. What was dirty is lost, and said so: in the log,
-and by the next fsync or close of the file.
+The machines are emptied first, before anything of the next session is looked at, so that whatever is asked
+from then on goes to the server; then the kernel is told to drop what it has. What was dirty is lost, and said
+so: in the log, and by the next fsync or close of the file. What the kernel has dirty of it and writes back
+meanwhile is refused: it must not overwrite what others have written since.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from dataclasses import dataclass
 
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.machines.inodes import InodeTable, NodeId
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
-from nfsfuse.protocol.tokens import RANGE_END
 
 log = logging.getLogger(__name__)
 
 
-async def fence(inodes: InodeTable, holdings: Holdings, kernel: Kernel, *, has_epochs: bool) -> None:
-    """Believe nothing any more. Runs to its end; what the kernel writes back meanwhile is refused."""
-    pages: list[tuple[NodeId, list[Interval]]] = []
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """What the kernel may still have of a session that is over."""
+
+    files: tuple[tuple[CachedFile, tuple[Interval, ...]], ...]
+    attributes: tuple[NodeId, ...]
+
+
+def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
+    """Believe nothing any more."""
+    files = []
     for file in holdings.files():
         if file.pages.dirty:
             lost = file.pages.dirty_bytes
             log.error("%s: %d bytes written here are lost with the session", file.inode, lost)
             file.errors.lost(FsError(errno.EIO, "the session with the server was lost"))
-        pages.append((file.inode.node_id, file.tokens.in_kernel.intervals()))
+        files.append((file, tuple(file.tokens.in_kernel.intervals())))
         file.forget_everything()
-    trusted = [inode.node_id for inode in inodes if inode.attributes.kernel_trusts]
+        file.purging += 1
+    trusted = tuple(inode.node_id for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
     holdings.forget_directories()
-    if has_epochs:
-        await kernel.distrust_entries()
-    for node_id in trusted:
+    return Fenced(tuple(files), trusted)
+
+
+async def purge(fenced: Fenced, kernel: Kernel) -> None:
+    """Have the kernel forget it too. Reads and writes are not kept waiting meanwhile: they may have the very
+    page locked, and ask the server anew anyway."""
+    await kernel.distrust_entries()
+    for node_id in fenced.attributes:
         await kernel.invalidate_attributes(node_id)
-    for node_id, ranges in pages:
+    for file, ranges in fenced.files:
         for start, end in ranges:
-            await kernel.invalidate_pages(node_id, start, min(end, RANGE_END))
+            await kernel.invalidate_pages(file.inode.node_id, start, end)
+        file.purging -= 1
+
+
+async def open_again(holdings: Holdings, remote: Remote) -> None:
+    """Files that are open here are opened in the new session, which keeps them when they are unlinked."""
+    for file in holdings.files():
+        if file.open_count == 0 or file.open_ids:
+            continue
+        try:
+            reply, _ = await remote.call(m.Open(file.inode.handle, 0, False))
+        except FsError as exc:
+            log.error("%s: an open file was lost: %s", file.inode, exc)
+            continue
+        file.open_ids.append(reply.open_id)
+        if file.open_count == 0:
+            for open_id in file.open_ids:
+                remote.post(m.Release(open_id))
+            file.open_ids.clear()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,8 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
@@ -44,6 +48,10 @@ class OpenFile:
     """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
     O_DIRECT, and for O_APPEND, where only the daemon knows the true end. And for all that may write, if
     `Files.write_directly`."""
+
+    lost_lock: bool = False
+    """A lock that was taken through it went with a session that is over: whoever relied on it is told EIO at
+    every use until it is closed (as Linux's NFS does, NFS_LOCK_LOST)."""
 
 
 class Files:
@@ -82,6 +90,7 @@ class Files:
 
     async def open(self, node_id: int, flags: int) -> int:
         """Open; the open file's number. Under tokens that suffice it needs no round trip."""
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         file = self._holdings.file(inode)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
@@ -135,17 +144,15 @@ class Files:
         is given up, the kernel's pages first, and comes again page by page as it is used.
 
         The server is not told: a return would cross with grants that are on their way. That it believes too
-        much costs a recall that is acknowledged at once. Shielded, as half of it must not stay; it waits for
-        the kernel and for recalls only."""
-        with trio.CancelScope(shield=True):
-            while shared := file.tokens.shared():
-                await self._give_up(file, *shared[0])
+        much costs a recall that is acknowledged at once."""
+        while shared := file.tokens.shared():
+            await self._give_up(file, *shared[0])
 
     async def _give_up(self, file: CachedFile, start: int, end: int) -> None:
         revocation = file.tokens.revoke(start, end, TokenMode.NONE)
-        while not file.tokens.may_begin(revocation):
-            await file.changed()
-        await self._page_protocol.gather_all_mmap_users(file, revocation)
+        await file.begun(revocation)
+        with trio.CancelScope(shield=True):  # half of it must not stay; it waits for the kernel only
+            await self._page_protocol.gather_all_mmap_users(file, revocation)
         for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
             low, high = max(low, start), min(high, end)
             if low < high:
@@ -226,6 +233,20 @@ class Files:
             self._remote.post(m.Release(open_id))
         file.open_ids.clear()
 
+    def lost_locks(self, numbers: Iterable[int]) -> None:
+        """Locks that were taken through these open files are lost."""
+        for number in numbers:
+            opened = self._open.get(number)
+            if opened is not None:
+                opened.lost_lock = True
+                log.error("%s: a lock was lost with the session", opened.file.inode)
+
+    def _usable(self, number: int) -> OpenFile:
+        opened = self._open[number]
+        if opened.lost_lock:
+            raise FsError(errno.EIO, "a lock that was held through this open file was lost")
+        return opened
+
     # --- data ---
 
     async def read(
@@ -233,13 +254,13 @@ class Files:
     ) -> bytes | bytearray | memoryview:
         """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
         a fault in a mapping of a file that is read directly is cached all the same)."""
-        opened = self._open[number]
+        opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
         return await self._reader.read(opened.file, offset, size, cached=keeps)
 
     async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
         """pwrite(2) for the kernel, or the write-back of a mapped *page*."""
-        opened = self._open[number]
+        opened = self._open[number] if page else self._usable(number)
         append = bool(opened.flags & os.O_APPEND) and not page
         direct = opened.direct and not page
         return await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
@@ -248,6 +269,7 @@ class Files:
         """fsync(2): on the server's disk when this returns."""
         opened = self._open[number]
         await self._told_of_errors(opened, self._write_back.write_back(opened.file))
+        self._usable(number)
         try:
             await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
         except FsError as exc:

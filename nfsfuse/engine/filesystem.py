@@ -9,7 +9,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.fence import fence
+from nfsfuse.engine.fence import Fenced, forget_everything, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
@@ -18,6 +18,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -47,6 +48,7 @@ class Filesystem:
         options: CacheOptions,
         wall_clock: Callable[[], int],
     ) -> None:
+        self._remote = remote
         self._kernel = kernel
         self._nursery: trio.Nursery | None = None
         self.inodes = InodeTable(root)
@@ -55,6 +57,7 @@ class Filesystem:
         self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
         self.page_protocol = PageProtocol(kernel, self.write_back)
         self.write_back.give_up = self.page_protocol.give_up
+        self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
@@ -97,10 +100,28 @@ class Filesystem:
         await self._kernel.invalidate_attributes(inode.node_id)
         inode.attributes.distrusting -= 1
 
-    async def session_lost(self, *, has_epochs: bool) -> None:
-        """The session with the server is over: nothing is served from any cache from now on."""
-        self.locks.lost()
-        await fence(self.inodes, self.holdings, self._kernel, has_epochs=has_epochs)
+    # --- the lease (the callbacks of `Session`, all synchronous) ---
+
+    def suspended(self) -> None:
+        """The lease is about to run out: caches are dropped, and operations wait."""
+        assert self._nursery is not None
+        self.suspension.begin(self._nursery)
+
+    def resumed(self) -> None:
+        """The lease runs again, nothing was lost."""
+        self.suspension.end()
+
+    def fenced(self) -> None:
+        """The session with the server is over, and there is a new one. Nothing of the old one is believed."""
+        assert self._nursery is not None
+        self.files.lost_locks(self.locks.lost())
+        forgotten = forget_everything(self.inodes, self.holdings)
+        self.suspension.end()
+        self._nursery.start_soon(self._begin_anew, forgotten)
+
+    async def _begin_anew(self, forgotten: Fenced) -> None:
+        await purge(forgotten, self._kernel)
+        await open_again(self.holdings, self._remote)
 
     def check(self) -> None:
         """Assert every invariant of the client."""

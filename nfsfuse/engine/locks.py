@@ -154,13 +154,17 @@ class Locks:
         if found or owner is not None:
             self._remote.post(m.ReleaseLocks(handle, OpenId(open_file), owner))
 
-    def lost(self) -> None:
-        """The session is over, and with it every lock at the server."""
+    def lost(self) -> frozenset[int]:
+        """The session is over, and with it every lock at the server: the open files through which one was
+        held."""
+        through: frozenset[int] = frozenset()
         for handle, holders in list(self._holders.items()):
             for who, holder in list(holders.items()):
+                through |= holder.through
                 holder.held.clear()
                 holder.through.clear()
                 self._tidy(handle, who)
+        return through
 
     # --- the record ---
 

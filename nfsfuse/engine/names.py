@@ -65,6 +65,7 @@ class Names:
         """Find a name; without a round trip if it is known here."""
         directory = self.directory(parent)
         with directory.pending() as cache:
+            await self._remote.until_leased()
             entry = cache.find(name)
             if entry is None:
                 return Absent(lasting=True)
@@ -167,6 +168,7 @@ class Names:
 
     async def getattr(self, node_id: int) -> Attributes:
         """The attributes; without a round trip under a token for them."""
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         file = self._holdings.existing_file(inode.handle)
         if inode.attributes.known is not None and not inode.attributes.revoking:
@@ -190,6 +192,7 @@ class Names:
         return reply.statistics
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes:
+        await self._remote.until_leased()
         inode = self._inodes[node_id]
         cached = inode.attributes.xattrs
         if name in cached:

@@ -86,6 +86,7 @@ class PageProtocol:
         while cached := file.tokens.invalidate(recall):
             file.wake()  # whoever was parked since the last pass may be what this one is going to wait for
             await self._invalidate(file, recall, cached)
+        file.wake()
 
     async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:
         last = cached[-1]

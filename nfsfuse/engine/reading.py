@@ -53,6 +53,11 @@ class Reader:
                     fetch, entitled = None, None  # what was fetched is no better than what is being recalled
                     await file.changed()
                     continue
+                if not self._remote.leased(finishing=True):
+                    file.used(entitled)
+                    fetch, entitled = None, None
+                    await self._remote.until_leased()
+                    continue
                 held = tokens.holds(start, end, mode)
                 if not held and tokens.invalidating(start, end):
                     # Given up on the way to K2, by an invalidation that may wait for the folio of this very

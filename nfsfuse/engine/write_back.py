@@ -237,7 +237,8 @@ class WriteBack:
         """The server has refused something."""
         if not file.pages.refused:
             file.errors.settled()  # what it refused before is gone, by a truncation, say: this is news
-        file.pages.end_write_back(outgoing, clean=False)
+        if not file.pages.end_write_back(outgoing, clean=False):
+            return  # it was dropped meanwhile, for another reason
         if file.errors.refused(error, trio.current_time()):
             size, start = len(outgoing.data), outgoing.start
             log.error("%s: the server refuses %d bytes at %d: %s", file.inode, size, start, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EIO
 
 import trio
 
@@ -13,6 +14,7 @@ from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
@@ -62,6 +64,14 @@ class Writer:
                     file.used(entitled)
                     entitled = None
                     await file.changed()
+                elif page and file.purging:
+                    failure = FsError(EIO, "stored before the session was lost")
+                    file.errors.lost(failure)
+                    raise failure
+                elif not page and not self._remote.leased(finishing=True):
+                    file.used(entitled)
+                    entitled = None
+                    await self._remote.until_leased()
                 elif cached and self._only_end_is_held(file, offset, start_page, end_page):
                     # The kernel may have locked the last page, if it is partly written, until this is answered:
                     # a recall of that page would wait for it, and the server for the recall.
@@ -130,14 +140,13 @@ class Writer:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
         absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, the
-        end of the file is elsewhere, or pages beside *lacking* have been read in meanwhile. Shielded, as it
-        must not be left half-way; waits for the kernel."""
+        end of the file is elsewhere, or pages beside *lacking* have been read in meanwhile. Once begun it is
+        shielded, as it must not be left half-way, and waits for the kernel only."""
         known = file.size()
         start, end = pages_of(offset, len(data))
+        revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
+        await file.begun(revocation)
         with trio.CancelScope(shield=True):
-            revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
-            while not file.tokens.may_begin(revocation):
-                await file.changed()
             await self._page_protocol.gather_all_mmap_users(file, revocation)
             possible = (
                 file.size() == known

@@ -244,7 +244,7 @@ class Dispatcher:
                 payload = await call(self._operations, request, body)
                 error = 0
             if scope.cancelled_caught:
-                error = errno.EINTR
+                error = self._interrupts.errno
         except pyfuse3.FUSEError as exc:
             error = exc.errno
         except Exception:

@@ -54,11 +54,26 @@ class Interrupts:
         self._early: dict[int, None] = {}  # in order of arrival
         self._watched: set[int] = set()
         self._watch_wanted = trio.Event()
+        self._failing = False
+
+    def fail(self, failing: bool) -> None:
+        """*failing*: whoever waits now or is about to wait is told EIO (a soft mount without its server)."""
+        self._failing = failing
+        if failing:
+            for running in self._running.values():
+                running.scope.cancel()
+
+    @property
+    def errno(self) -> int:
+        """What whoever was cancelled is to be told."""
+        return errno.EIO if self._failing else errno.EINTR
 
     def register(self, unique: int, thread_id: int, *, any_signal: bool = False) -> trio.CancelScope:
         """The scope to run the handler of request *unique* in; `forget` it at the end."""
         scope = trio.CancelScope()
         self._running[unique] = _Running(scope, thread_id, any_signal)
+        if self._failing:
+            scope.cancel()
         if self._early and unique in self._early:
             del self._early[unique]
             self.interrupt(unique)
@@ -148,7 +163,7 @@ def waiting(request: Request) -> Iterator[None]:
         finally:
             INTERRUPTS.forget(request.unique)
         return
-    raise pyfuse3.FUSEError(errno.EINTR)
+    raise pyfuse3.FUSEError(INTERRUPTS.errno)
 
 
 def interruptible(

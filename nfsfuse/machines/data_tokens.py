@@ -134,6 +134,19 @@ class DataTokens:
         self.revocations.append(revocation)
         return revocation
 
+    def suspend(self) -> Revocation:
+        """The lease is about to run out: everything cached is to be dropped, and what is held kept. A recall
+        that takes nothing, goes before those that have not begun, and waits for nobody who may be waiting for
+        the server: only for invalidations under way (`may_suspend`). It ends when the lease runs again."""
+        revocation = Revocation(0, RANGE_END, TokenMode.EXCLUSIVE)
+        self.revocations.insert(0, revocation)
+        return revocation
+
+    def may_suspend(self, revocation: Revocation) -> bool:
+        """Whether nothing is being invalidated for another recall."""
+        others = (other for other in self.revocations if other is not revocation)
+        return all(other.phase is not Phase.INVALIDATING for other in others)
+
     def may_begin(self, revocation: Revocation) -> bool:
         """Whether *revocation* need not wait: all it waits for have run, and no earlier one of any of its
         range is in progress."""

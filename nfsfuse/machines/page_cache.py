@@ -228,11 +228,13 @@ class FilePages:
         assert data is not None
         return Outgoing(number, start, end, bytes(data))
 
-    def end_write_back(self, outgoing: Outgoing, *, clean: bool) -> None:
+    def end_write_back(self, outgoing: Outgoing, *, clean: bool) -> bool:
         """The server has it (*clean*), or refused it. What was `cut` off it meanwhile, and perhaps written
-        anew, is not concerned."""
+        anew, is not concerned; whether anything else is left of it."""
+        concerned = False
         for start, end, number in self._outgoing.overlapping(outgoing.start, outgoing.end):
             if number == outgoing.number:
+                concerned = True
                 self.writing.delete(start, end)
                 self._outgoing.delete(start, end)
                 self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -241,6 +243,7 @@ class FilePages:
                 else:
                     self._cache.refused_bytes += _size(self.refused.gaps(start, end))
                     self.refused.add(start, end)
+        return concerned
 
     def _clean(self, start: int, end: int) -> None:
         self._cache.dirty_bytes -= _size(self.dirty.intervals(start, end))

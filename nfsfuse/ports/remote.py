@@ -30,3 +30,11 @@ class Remote(Protocol):
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         """Tell the server that *tokens* were given up unasked. Grants that are on their way are not meant."""
+
+    def leased(self, *, finishing: bool = False) -> bool:
+        """Whether what is held may be believed at this very instant: the lease runs. Asked right where an
+        answer is given from a cache, or new dirty data are taken in. *finishing*: also while caches are being
+        dropped because it is about to run out, for what that may be waiting for."""
+
+    async def until_leased(self) -> None:
+        """Wait until `leased`."""

@@ -3,14 +3,14 @@
 A frame's header is one msgpack array (`Envelope`):
 
 =======  =================================================================
-request  ``[0, id, acknowledged, code, field, field, ...]``
+request  ``[0, id, code, field, field, ...]``
 reply    ``[1, id, code, field, field, ...]``
 failure  ``[2, id, errno, detail]``
 =======  =================================================================
 
-*id* counts up per session and side, and is the session sequence: it is never used again, also not over a
-reconnection, and a retry of a request carries the id of the first try. *acknowledged* is the id up to which
-the sender has every reply: the receiver need not keep those for a retry. Fields are positional: one too many,
+*id* counts up on each side and is never used again, also not over reconnections and in later sessions; a
+request that is sent again carries the id of the first try. 0 is the greeting's, which comes before all of it.
+Fields are positional: one too many,
 one too few, or one of the wrong type is a `ProtocolError`; nothing is converted silently.
 """
 
@@ -47,10 +47,9 @@ FAILURE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class RequestEnvelope:
-    """*message* is asked under *id*; every reply up to *acknowledged* has arrived at the asker."""
+    """*message* is asked under *id*."""
 
     id: RequestId
-    acknowledged: RequestId
     message: Message
 
 
@@ -206,9 +205,9 @@ _dump: Final[Callable[[object], bytes]] = msgpack.Packer(use_bin_type=True, auto
 def encode(envelope: Envelope) -> bytes:
     """The header of *envelope*'s frame."""
     match envelope:
-        case RequestEnvelope(id=number, acknowledged=acknowledged, message=message):
+        case RequestEnvelope(id=number, message=message):
             code, pack = _PACK[type(message)]
-            header = _dump([REQUEST, number, acknowledged, code, *pack(message)])
+            header = _dump([REQUEST, number, code, *pack(message)])
         case ReplyEnvelope(id=number, message=message):
             code, pack = _PACK[type(message)]
             header = _dump([REPLY, number, code, *pack(message)])
@@ -247,8 +246,8 @@ def decode(header: bytes | bytearray | memoryview) -> Envelope:
     # The kind's type is looked at because False and 0.0 equal 0, which is all that a pattern asks.
     if type(values) is list and values and type(values[0]) is int:
         match values:
-            case [0, number, acknowledged, code, *rest]:
-                return RequestEnvelope(_number(number), _number(acknowledged), _message(code, rest))
+            case [0, number, code, *rest]:
+                return RequestEnvelope(_number(number), _message(code, rest))
             case [1, number, code, *rest]:
                 return ReplyEnvelope(_number(number), _message(code, rest))
             case [2, number, errno, detail]:

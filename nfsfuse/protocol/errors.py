@@ -2,7 +2,7 @@
 
 `FsError` is what an application on a client should see: an errno, as open(2), rename(2) and the rest
 document it. Everything else that goes wrong is a bug, ours or the peer's: `ProtocolError` is the peer's (it
-ends that one connection), an `AssertionError` out of a machine is ours.
+ends that one session), an `AssertionError` out of a machine is ours.
 
 Library exceptions are translated where the library is called (``raise FsError(...) from exc``), so that no
 layer above has to know which library it was.
@@ -34,4 +34,5 @@ class FsError(Exception):
 
 
 class ProtocolError(Exception):
-    """The peer sent what no correct peer sends. The connection it came on is ended, nothing else."""
+    """The peer sent what no correct peer sends. Its session is ended, nothing else:
+    over another connection it would be sent again."""

@@ -2,11 +2,14 @@
 
 A connection begins with 8 bytes of MAGIC from each side. Then frames::
 
-    u32 header size | u32 payload size | header (msgpack) | payload (raw bytes)
+    u32 header size | u32 payload size | u64 received | header (msgpack) | payload (raw bytes)
 
-little endian. The payload is file data: it is received straight into a buffer of its own and never passes
-through msgpack. `FrameReader` says where the next bytes should be put (`buffer`) and is told how many came
-(`received`), so that whoever owns the socket can use recv_into(2).
+little endian. *received* is how many numbered frames of the session its sender has received from the peer so
+far, over all connections: the peer need not keep those any longer (`nfsfuse.rpc.sequence`). A frame of nothing
+but that, both sizes 0, is an acknowledgement and not numbered itself. The payload is file data: it is received
+straight into a buffer of its own and never passes through msgpack. `FrameReader` says where the next bytes
+should be put (`buffer`) and is told how many came (`received`), so that whoever owns the socket can use
+recv_into(2).
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ from typing import Final
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX
 
-_LENGTHS: Final = struct.Struct("<II")
+_PREFIX: Final = struct.Struct("<IIQ")
+
+Payload = bytes | bytearray | memoryview
+"""File data to be sent, or nothing."""
 
 BUFFER_SIZE: Final = 64 * 1024
 """Bytes read ahead of parsing: a burst of small frames costs one system call, and of a large
@@ -27,17 +33,24 @@ payload little is copied."""
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it arrived. *payload* belongs to the receiver alone."""
+    """One frame as it arrived. *payload* belongs to the receiver alone; *received* is what the sender had
+    received by then."""
 
     header: bytes
     payload: bytearray | bytes
+    received: int = 0
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether it is more than an acknowledgement."""
+        return bool(self.header or self.payload)
 
 
-def frame_prefix(header: bytes, payload_size: int) -> bytes:
+def frame_prefix(header: bytes, payload_size: int, received: int = 0) -> bytes:
     """What goes on the wire before the payload."""
     assert len(header) <= HEADER_SIZE_MAX, len(header)
     assert payload_size <= PAYLOAD_SIZE_MAX, payload_size
-    return _LENGTHS.pack(len(header), payload_size) + header
+    return _PREFIX.pack(len(header), payload_size, received) + header
 
 
 class FrameReader:
@@ -49,6 +62,7 @@ class FrameReader:
         self._end = 0
         self._greeted = False
         self._header: bytes | None = None  # of the frame whose payload is being received
+        self._acknowledged = 0  # by that frame
         self._payload = bytearray()
         self._payload_filled = 0
 
@@ -69,7 +83,7 @@ class FrameReader:
             self._payload_filled += count
             if self._payload_filled < len(self._payload):
                 return []
-            frame = Frame(self._header, self._payload)
+            frame = Frame(self._header, self._payload, self._acknowledged)
             self._header, self._payload = None, bytearray()
             return [frame]
         self._end += count
@@ -95,14 +109,14 @@ class FrameReader:
 
     def _next(self) -> Frame | None:
         available = self._end - self._start
-        if available < _LENGTHS.size:
+        if available < _PREFIX.size:
             return None
-        header_size, payload_size = _LENGTHS.unpack_from(self._buffer, self._start)
+        header_size, payload_size, acknowledged = _PREFIX.unpack_from(self._buffer, self._start)
         if header_size > HEADER_SIZE_MAX or payload_size > PAYLOAD_SIZE_MAX:
             raise ProtocolError(f"frame too large: header {header_size}, payload {payload_size} bytes")
-        begin = self._start + _LENGTHS.size
-        if available < _LENGTHS.size + header_size:
-            self._make_room(_LENGTHS.size + header_size)
+        begin = self._start + _PREFIX.size
+        if available < _PREFIX.size + header_size:
+            self._make_room(_PREFIX.size + header_size)
             return None
         header = bytes(self._buffer[begin : begin + header_size])
         self._start = begin + header_size
@@ -111,8 +125,9 @@ class FrameReader:
         payload[:present] = self._buffer[self._start : self._start + present]
         self._start += present
         if present == payload_size:
-            return Frame(header, payload)
+            return Frame(header, payload, acknowledged)
         self._header, self._payload, self._payload_filled = header, payload, present
+        self._acknowledged = acknowledged
         return None
 
     def _make_room(self, size: int) -> None:

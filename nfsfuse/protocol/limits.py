@@ -42,8 +42,20 @@ SEQUENCE_LENGTH_MAX: Final = 65536
 """Elements in any list on the wire (entries, tokens): bounds the work one small frame can ask for."""
 
 REQUESTS_IN_FLIGHT_MAX: Final = 1024
-"""Unanswered requests of one connection. A client has at most ~100 FUSE requests and some background
+"""Unanswered requests of one session. A client has at most ~100 FUSE requests and some background
 transfers under way; one that has more is broken, and would use up the server's memory."""
 
 SMALL_FILE_SIZE_MAX: Final = 65536
 """Bytes: a file no larger than this comes with the reply to its open."""
+
+ACKNOWLEDGE_BYTES: Final = 4 * IO_SIZE_MAX
+"""Bytes received after which they are acknowledged by a frame of its own, if no other carried that: few enough
+for the peer to keep, and many enough that the 16 bytes cost nothing."""
+
+ACKNOWLEDGE_FRAMES: Final = 256
+"""Frames, likewise."""
+
+KEPT_BYTES_MAX: Final = 256 << 20
+"""Bytes that a server keeps for one session whose client has not acknowledged them; more ends the session. A
+client that is cut off has asked for this much at most: 64 reads of IO_SIZE_MAX in the background (FUSE's
+max_background), and as many programs that read directly, leave half of it."""

@@ -57,10 +57,13 @@ class Done(Message):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
-    """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds."""
+    """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds.
+    *resumed*: it is the one asked for, of whose frames the server has *frames_received*; else a new one."""
 
     session_id: SessionId
     epoch: Epoch
+    resumed: bool
+    frames_received: int
     lease_ms: int
     server_version: str
     root: Node
@@ -182,11 +185,17 @@ class LockFound(Message):
 
 @dataclass(frozen=True, slots=True)
 class Hello(Request[Welcome]):
-    """The first request of a connection. *session_id* is empty for a new session, else the one to resume."""
+    """Begins a connection, before the numbered frames of the session (`nfsfuse.rpc.greeting`). *session_id* is
+    empty for a new session, else the one to resume, which belongs to *epoch* and of whose frames the client has
+    *frames_received*. *replaces*, unless empty, is the session of a daemon that is known to be dead: it ends at
+    once rather than with its lease."""
 
     version: int
     client_id: ClientId
     session_id: SessionId
+    epoch: Epoch
+    frames_received: int
+    replaces: SessionId
     client_name: str
     features: tuple[str, ...]
 
@@ -464,7 +473,7 @@ class GetToken(Request[TokenGrant]):
 @dataclass(frozen=True, slots=True)
 class ReturnTokens(Request[Done]):
     """The client gave up, unasked, what of *tokens* exceeds their mode. It had received so many frames of
-    this connection by then: a grant in a later one is not what it gave up."""
+    this session by then: a grant in a later one is not what it gave up."""
 
     tokens: tuple[Token, ...]
     frames_received: int
@@ -562,4 +571,4 @@ IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
     Seek, GetLock,
 })  # fmt: skip
-"""May be done again on a retry; the replies of all others are kept until the client has acknowledged them."""
+"""May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

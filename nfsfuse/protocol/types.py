@@ -39,7 +39,7 @@ Epoch = NewType("Epoch", int)
 """Counts the server's starts on one export; tokens, locks and open files belong to one epoch."""
 
 RequestId = NewType("RequestId", int)
-"""Pairs a reply with its request; counted up by the side that asks, per connection."""
+"""Pairs a reply with its request; counted up by the side that asks, and never used again."""
 
 
 @dataclass(frozen=True, slots=True)

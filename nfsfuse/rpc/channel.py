@@ -1,117 +1,176 @@
-"""A connection that is running: an `Exchange` over a `ByteStream`.
+"""A session's requests in both directions: an `Exchange` over one connection after the other.
 
-One task reads. Every event is applied synchronously in the order received: an incoming request is handed to
-*on_request* (which may start a task, but decides before it returns), a reply first runs the hook of its call
-and then wakes the caller. Sending never waits: what the socket does not take at once is queued in order and
-sent by a second task; who produces much waits in `writable` first.
+Frames are numbered and kept until the peer has them (`nfsfuse.rpc.sequence`), so a channel outlives its
+connections: what is asked or answered while there is none is sent when there is one again, and each frame is
+applied exactly once and in order. It ends when whoever owns the session says so.
+
+Of each connection one task reads. Every event is applied synchronously in the order received: an incoming
+request is handed to *on_request* (which may start a task, but decides before it returns), a reply first runs
+the hook of its call and then wakes the caller.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, TypeVar, cast
+from functools import partial
+from typing import TypeVar, cast
 
 import outcome
 import trio
 
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.framing import FrameReader
-from nfsfuse.protocol.limits import MAGIC
+from nfsfuse.protocol.framing import Frame, frame_prefix
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import RequestId
-from nfsfuse.rpc.exchange import Exchange, FailureArrived, Payload, ReplyArrived, RequestArrived
-from nfsfuse.rpc.streams import IOVEC_COUNT_MAX, ByteStream, ConnectionLost
+from nfsfuse.rpc.exchange import Exchange, FailureArrived, Outgoing, Payload, ReplyArrived, RequestArrived
+from nfsfuse.rpc.link import Link
+from nfsfuse.rpc.sequence import FrameSequence
+from nfsfuse.rpc.streams import ConnectionLost
 
 log = logging.getLogger(__name__)
-
-QUEUED_BYTES_MAX: Final = 8 << 20
-"""Bytes queued for sending above which `writable` waits: two of the largest frames each way."""
 
 R = TypeVar("R", bound=Message)
 Applied = Callable[[Message, bytes | bytearray], None]
 Failed = Callable[[FsError | ConnectionLost], None]
 
 
-@dataclass(slots=True)
-class _Call:
-    """A request of ours that is not answered yet. *task* is None once its caller has given up, and if there
-    never was one: then *posted* is what was asked."""
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request of ours that is not answered yet. *frame* is its number in the sequence. *task* is None once
+    its caller has given up, and if there never was one (*posted*)."""
 
+    id: RequestId
+    message: Message
+    payload: Payload
     task: trio.lowlevel.Task | None
     apply: Applied | None
-    failed: Failed | None = None
-    posted: Message | None = None
+    failed: Failed | None
+    posted: bool
+    frame: int = 0
 
 
 class Channel:
-    """Requests in both directions over one stream, from `run` until the stream ends."""
+    """Requests in both directions, over the links that `run` is given. *clock* times the frames sent;
+    *on_acknowledged* is told when the newest frame that the peer is known to have was sent."""
 
     def __init__(
         self,
-        stream: ByteStream,
         exchange: Exchange,
         on_request: Callable[[RequestArrived], None],
         on_abandoned: Callable[[RequestId], None] | None = None,
+        on_acknowledged: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        self._stream = stream
         self._exchange = exchange
         self._on_request = on_request
         self._on_abandoned = on_abandoned
-        self._reader = FrameReader()
-        self._calls: dict[RequestId, _Call] = {}
-        self._queue: deque[memoryview] = deque()
-        self._queued_bytes = 0
-        self._more_to_send = trio.Event()
-        self._drained = trio.Event()
+        self._on_acknowledged = on_acknowledged
+        self._clock = clock
+        self._calls: dict[RequestId, Asked] = {}
+        self._sequence = FrameSequence()
+        self._link: Link | None = None
+        self._transmitted = 0  # frames that were ever handed to a link
         self._lost: str | None = None
         self._tracing = log.isEnabledFor(logging.DEBUG)  # asked once: it is on the path of every message
-        self._failure: ConnectionLost | ProtocolError | None = None  # the first that was met
-        self.frames_sent = -1  # the greeting is none
-        self.frames_received = 0
-        self._transmit([MAGIC])
+        self.heard_at = clock()
+        """When something last arrived, in the clock's seconds."""
 
     @property
     def lost(self) -> str | None:
-        """Why the connection is over, None while it is not."""
+        """Why the session is over, None while it is not."""
         return self._lost
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._link is not None
+
+    @property
+    def frames_sent(self) -> int:
+        """Numbered frames of the session so far."""
+        return self._sequence.sent
+
+    @property
+    def frames_received(self) -> int:
+        """Numbered frames of the peer's that were applied."""
+        return self._sequence.received
+
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept because the peer has not acknowledged it."""
+        return self._sequence.kept_bytes
+
+    @property
+    def asked(self) -> int:
+        """How many of our requests are unanswered."""
+        return len(self._calls)
 
     # --- running ---
 
-    async def run(self) -> None:
-        """Serve the connection until it ends. Returns when the peer closed it between two frames; raises
-        ConnectionLost or ProtocolError otherwise. All calls still waiting then raise ConnectionLost."""
+    async def run(self, link: Link, peer_received: int) -> None:
+        """`attach` *link*, and serve it until it ends. Returns when the peer closed it between two frames;
+        raises ConnectionLost or ProtocolError otherwise. After a ProtocolError the session is to be given up:
+        what is wrong would be sent again over the next connection."""
+        self.attach(link, peer_received)
+        await self.serve(link)
+
+    def attach(self, link: Link, peer_received: int) -> None:
+        """Go on over *link*; the peer has received *peer_received* frames of ours, and what it lacks is sent
+        again. A link that is still in use is closed first. Raises ProtocolError if the peer says what cannot
+        be."""
+        self._acknowledged(peer_received)
+        self.disconnect()
+        self._link = link
+        self.heard_at = self._clock()
+        for frame in self._sequence.unacknowledged():
+            prefix = frame_prefix(frame.header, len(frame.payload), self._sequence.tell())
+            link.send([prefix, frame.payload] if len(frame.payload) else [prefix])
+        self._transmitted = self._sequence.sent
+
+    async def serve(self, link: Link) -> None:
+        """See `run`; *link* is attached."""
+        failures: list[ConnectionLost | ProtocolError] = []
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._until_over, self._send_queued, nursery.cancel_scope)
-                await self._until_over(self._receive, nursery.cancel_scope)
+                scope = nursery.cancel_scope
+                nursery.start_soon(_until_over, link.send_queued, failures, scope)
+                await _until_over(partial(self._receive, link), failures, scope)
         finally:
-            self._end("closed" if self._failure is None else str(self._failure))
-        if self._failure is not None:
-            raise self._failure
+            link.close()
+            if self._link is link:
+                self._link = None
+        if link.failure is not None:
+            failures.insert(0, link.failure)
+        if failures:
+            raise failures[0]
 
-    async def _until_over(self, work: Callable[[], Awaitable[None]], connection: trio.CancelScope) -> None:
-        # Both tasks may meet the end. The first one's reason is kept, here rather than in an exception group.
-        try:
-            await work()
-        except (ConnectionLost, ProtocolError) as exc:
-            self._failure = self._failure or exc
-        connection.cancel()
-
-    async def _receive(self) -> None:
+    async def _receive(self, link: Link) -> None:
         while True:
-            count = await self._stream.receive_into(self._reader.buffer())
-            if count == 0:
-                if not self._reader.at_boundary():
-                    # A killed peer's kernel ends the stream anywhere: nothing the peer did wrong.
-                    raise ConnectionLost("the stream ended inside a frame")
+            frames = await link.receive()
+            if self._link is not link:
+                raise ConnectionLost("closed")  # what it still brings comes again over the next one
+            if frames is None:
                 return
-            for frame in self._reader.received(count):
-                self.frames_received += 1
-                self._apply(self._exchange.received(frame))
+            self.heard_at = self._clock()
+            for frame in frames:
+                self._arrived(frame)
+                if self._link is not link:
+                    raise ConnectionLost("closed")
+            if self._sequence.owes_acknowledgement():
+                link.send([frame_prefix(b"", 0, self._sequence.tell())])
+
+    def _arrived(self, frame: Frame) -> None:
+        self._acknowledged(frame.received)
+        if frame.is_numbered:
+            self._sequence.receive(len(frame.header) + len(frame.payload))
+            self._apply(self._exchange.received(frame))
+
+    def _acknowledged(self, count: int) -> None:
+        sent_at = self._sequence.acknowledge(count)
+        if sent_at is not None and self._on_acknowledged is not None:
+            self._on_acknowledged(sent_at)
 
     def _apply(self, event: RequestArrived | ReplyArrived | FailureArrived) -> None:
         if self._tracing:
@@ -120,6 +179,9 @@ class Channel:
             self._on_request(event)
             return
         call = self._calls[event.id]
+        if call.frame > self._sequence.acknowledged:
+            # The payload of a write may change as soon as it is answered: it must not be kept any longer.
+            raise ProtocolError(f"request {event.id} is answered but not acknowledged")
         if isinstance(event, ReplyArrived):
             if call.apply is not None:
                 call.apply(event.message, event.payload)
@@ -128,29 +190,53 @@ class Channel:
             failure = FsError(event.errno, event.detail)
             if call.failed is not None:
                 call.failed(failure)
-            if call.posted is not None:
-                log.warning("the peer failed %s: %s", call.posted, failure)
+            if call.posted:
+                log.warning("the peer failed %s: %s", call.message, failure)
             result = outcome.Error(failure)
         del self._calls[event.id]  # after the hook: if that fails, the end of the run tells the caller
         if call.task is not None:
             trio.lowlevel.reschedule(call.task, result)
 
-    def close(self) -> None:
-        """End the connection now."""
-        self._stream.close()
+    # --- ends and new beginnings ---
 
-    def _end(self, why: str) -> None:
-        self._lost = why
-        self._stream.close()
-        self._queue.clear()
-        self._queued_bytes = 0
-        self._drained.set()
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
+    def disconnect(self) -> None:
+        """End the connection now, if there is one. The session goes on over the next."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def end(self, why: str) -> None:
+        """The session is over: whoever waits raises ConnectionLost; idempotent."""
+        if self._lost is None:
+            self._lost = why
+            self.renew(lambda _: False, why)
+
+    def renew(self, keep: Callable[[Asked], bool], why: str) -> None:
+        """The peer knows nothing of this session any more, and will be sent a new sequence. Requests that it
+        has not answered fail with ConnectionLost(*why*), except those to *keep*, which are asked again in the
+        old order and under their old ids. What the peer asked before need not be answered."""
+        self.disconnect()
+        calls = [call for call in self._calls.values() if not keep(call)]
+        kept = {number: call for number, call in self._calls.items() if call not in calls}
+        self._calls = kept
+        self._exchange.renew(kept)
+        self._sequence = FrameSequence()
+        self._transmitted = 0
+        for number, call in kept.items():
+            call.frame = self._transmit(self._exchange.again(number, call.message, call.payload))
+        for call in calls:
             if call.failed is not None:
                 call.failed(ConnectionLost(why))
             if call.task is not None:
                 trio.lowlevel.reschedule(call.task, outcome.Error(ConnectionLost(why)))
+
+    def was_transmitted(self, call: Asked) -> bool:
+        """Whether the peer may have seen the request: it was given to some connection."""
+        return call.frame <= self._transmitted
+
+    def unanswered(self) -> list[Asked]:
+        """Our requests without an answer, in the order in which they were asked."""
+        return list(self._calls.values())
 
     # --- asking ---
 
@@ -161,28 +247,24 @@ class Channel:
         apply: Applied | None = None,
         failed: Failed | None = None,
     ) -> tuple[R, bytes | bytearray]:
-        """Ask, and wait for the reply and its payload.
+        """Ask, and wait for the reply and its payload, over as many connections as it takes.
 
         *apply* is run with them synchronously when they arrive, before anything later on the connection is
         looked at, and also when the caller was cancelled meanwhile; *failed* likewise with what the call
         raises instead. A cancelled caller stops waiting at once, and *on_abandoned* is told. Raises FsError
-        for an errno, ConnectionLost.
+        for an errno, ConnectionLost when the session is over.
         """
         if self._lost is not None:
             if failed is not None:
                 failed(ConnectionLost(self._lost))
             await trio.lowlevel.checkpoint()
             raise ConnectionLost(self._lost)
-        number, frame = self._exchange.request(message, payload)
-        self._trace("ask", number, message)
-        call = _Call(trio.lowlevel.current_task(), apply, failed)
-        self._calls[number] = call
-        self._transmit(frame)
+        call = self._ask(message, payload, trio.lowlevel.current_task(), apply, failed)
 
         def abandon(_: object) -> trio.lowlevel.Abort:
             call.task = None
             if self._on_abandoned is not None and self._lost is None:
-                self._on_abandoned(number)
+                self._on_abandoned(call.id)
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply = await trio.lowlevel.wait_task_rescheduled(abandon)
@@ -190,17 +272,28 @@ class Channel:
 
     def post(self, message: Request[Message], apply: Applied | None = None) -> None:
         """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply is logged,
-        the loss of the connection goes unnoticed here."""
+        the end of the session goes unnoticed here."""
         if self._lost is None:
-            number, frame = self._exchange.request(message)
-            self._trace("ask", number, message)
-            self._calls[number] = _Call(None, apply, posted=message)
-            self._transmit(frame)
+            self._ask(message, b"", None, apply, None)
+
+    def _ask(
+        self,
+        message: Message,
+        payload: Payload,
+        task: trio.lowlevel.Task | None,
+        apply: Applied | None,
+        failed: Failed | None,
+    ) -> Asked:
+        number, frame = self._exchange.request(message, payload)
+        self._trace("ask", number, message)
+        call = self._calls[number] = Asked(number, message, payload, task, apply, failed, task is None)
+        call.frame = self._transmit(frame)
+        return call
 
     # --- answering ---
 
     def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> None:
-        """Answer a request of the peer's. Does nothing when the connection is over."""
+        """Answer a request of the peer's. Does nothing when the session is over."""
         if self._lost is None:
             self._trace("answer", number, message)
             self._transmit(self._exchange.reply(number, message, payload))
@@ -222,59 +315,35 @@ class Channel:
     # --- sending ---
 
     async def writable(self) -> None:
-        """Wait while too much is queued for sending."""
-        while self._queued_bytes > QUEUED_BYTES_MAX and self._lost is None:
-            if self._drained.is_set():  # else others wait for it already
-                self._drained = trio.Event()
-            await self._drained.wait()
+        """Wait while too much is queued for sending; not longer than the connection lasts."""
+        if self._link is not None:
+            await self._link.writable()
 
-    def _transmit(self, frame: list[Payload]) -> None:
-        self.frames_sent += 1
-        if self._queue:
-            self._enqueue([memoryview(part) for part in frame])
-            return
-        try:
-            sent = self._stream.try_send(frame)
-        except ConnectionLost as exc:
-            # The reader meets the end too and ends the run, but perhaps without the reason: the kernel
-            # reports an error of a socket only once.
-            self._failure = self._failure or exc
-            return
-        if sent < sum(map(len, frame)):
-            self._enqueue(_after([memoryview(part) for part in frame], sent))
+    def _transmit(self, frame: Outgoing) -> int:
+        """Send now, or with the next connection; the frame's number."""
+        header, payload = frame
+        number = self._sequence.send(header, payload, self._clock())
+        if self._link is not None:
+            self._transmitted = number
+            prefix = frame_prefix(header, len(payload), self._sequence.tell())
+            self._link.send([prefix, payload] if len(payload) else [prefix])
+        return number
 
-    def _enqueue(self, views: list[memoryview]) -> None:
-        self._queue.extend(views)
-        self._queued_bytes += sum(map(len, views))
-        self._more_to_send.set()
-
-    async def _send_queued(self) -> None:
-        while True:
-            await self._more_to_send.wait()
-            self._more_to_send = trio.Event()
-            while self._queue:
-                await self._stream.wait_sendable()
-                self._sent(self._stream.try_send(list(islice(self._queue, IOVEC_COUNT_MAX))))
-
-    def _sent(self, count: int) -> None:
-        self._queued_bytes -= count
-        while count > 0:
-            first = self._queue.popleft()
-            if count < len(first):
-                self._queue.appendleft(first[count:])
-                break
-            count -= len(first)
-        if self._queued_bytes <= QUEUED_BYTES_MAX:
-            self._drained.set()
+    def check(self) -> None:
+        """Assert the invariants."""
+        self._sequence.check()
+        self._exchange.check()
+        assert self._transmitted <= self._sequence.sent
 
 
-def _after(views: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of *views* when the first *sent* bytes are gone."""
-    rest = []
-    for view in views:
-        if sent < len(view):
-            rest.append(view[sent:])
-            sent = 0
-        else:
-            sent -= len(view)
-    return rest
+async def _until_over(
+    work: Callable[[], Awaitable[None]],
+    failures: list[ConnectionLost | ProtocolError],
+    connection: trio.CancelScope,
+) -> None:
+    # Both tasks may meet the end. The first one's reason is kept, here rather than in an exception group.
+    try:
+        await work()
+    except (ConnectionLost, ProtocolError) as exc:
+        failures.append(exc)
+    connection.cancel()

@@ -1,4 +1,4 @@
-"""One side of a session's requests and replies, without I/O: ids, pairing, what was acknowledged.
+"""One side of a session's requests and replies, without I/O: ids, and which reply belongs to which request.
 
 Both sides of a connection own an `Exchange`, and both may ask. It is fed frames in the order received and
 answers with events in the same order; whoever drives it must apply each event before the next task runs: a
@@ -7,8 +7,10 @@ token granted and recalled in two consecutive frames must be seen as granted fir
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nfsfuse.protocol import framing
 from nfsfuse.protocol.codec import (
     FailureEnvelope,
     ReplyEnvelope,
@@ -17,12 +19,15 @@ from nfsfuse.protocol.codec import (
     encode,
 )
 from nfsfuse.protocol.errors import ProtocolError
-from nfsfuse.protocol.framing import Frame, frame_prefix
+from nfsfuse.protocol.framing import Frame
 from nfsfuse.protocol.limits import REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import REPLY_OF, Message
 from nfsfuse.protocol.types import RequestId
 
-Payload = bytes | bytearray | memoryview
+Payload = framing.Payload
+
+Outgoing = tuple[bytes, Payload]
+"""One frame to be sent: its header and its payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,8 @@ Event = RequestArrived | ReplyArrived | FailureArrived
 
 
 class Exchange:
-    """What this side asked and was asked. Every ``list[Payload]`` returned is one frame, to be sent whole and
-    in the order of the calls."""
+    """What this side asked and was asked. Every `Outgoing` returned is one frame, to be sent whole and in the
+    order of the calls."""
 
     def __init__(self, may_ask_us: frozenset[type[Message]]) -> None:
         self._may_ask_us = may_ask_us
@@ -70,29 +75,38 @@ class Exchange:
         """How many of our requests are unanswered."""
         return len(self._asked)
 
-    def request(self, message: Message, payload: Payload = b"") -> tuple[RequestId, list[Payload]]:
+    def request(self, message: Message, payload: Payload = b"") -> tuple[RequestId, Outgoing]:
         """Ask *message*: its id, and the frame to send."""
         number = RequestId(self._next_id)
-        # Requests are answered out of order: acknowledged is what lies below the oldest unanswered one.
-        acknowledged = RequestId(next(iter(self._asked), number) - 1)
-        frame = self._frame(encode(RequestEnvelope(number, acknowledged, message)), payload)
+        frame = encode(RequestEnvelope(number, message)), payload
         # Only now that nothing can fail: a request that is not sent is never answered either.
         self._next_id += 1
         self._asked[number] = type(message)
         return number, frame
 
-    def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> list[Payload]:
+    def renew(self, asked: Iterable[RequestId]) -> None:
+        """The peer knows nothing of this session any more: what it asked is forgotten, and of what it was
+        asked all but *asked*, which will be sent again (`again`)."""
+        self._answering.clear()
+        self._asked = {number: self._asked[number] for number in asked}
+
+    def again(self, number: RequestId, message: Message, payload: Payload) -> Outgoing:
+        """The frame of the unanswered request *number*, for a peer that has lost it."""
+        assert self._asked[number] is type(message)
+        return encode(RequestEnvelope(number, message)), payload
+
+    def reply(self, number: RequestId, message: Message, payload: Payload = b"") -> Outgoing:
         """Answer the peer's request *number*."""
         asked = self._answering[number]
         assert type(message) is REPLY_OF[asked], (asked, message)
-        frame = self._frame(encode(ReplyEnvelope(number, message)), payload)
+        frame = encode(ReplyEnvelope(number, message)), payload
         del self._answering[number]  # not before: a reply that cannot be encoded can still be failed
         return frame
 
-    def fail(self, number: RequestId, errno: int, detail: str) -> list[Payload]:
+    def fail(self, number: RequestId, errno: int, detail: str) -> Outgoing:
         """Answer the peer's request *number* with a positive *errno*."""
         del self._answering[number]
-        return self._frame(encode(FailureEnvelope(number, errno, detail)), b"")
+        return encode(FailureEnvelope(number, errno, detail)), b""
 
     def is_answering(self, number: RequestId) -> bool:
         """Whether the peer's request *number* waits for our answer."""
@@ -117,8 +131,8 @@ class Exchange:
         kind = type(envelope.message)
         if kind not in self._may_ask_us:
             raise ProtocolError(f"{kind.__name__} is no request of this peer's")
-        if envelope.acknowledged >= envelope.id:
-            raise ProtocolError(f"request {envelope.id} acknowledges the reply to {envelope.acknowledged}")
+        if envelope.id == 0:
+            raise ProtocolError("a request with the greeting's id")
         if envelope.id in self._answering:
             raise ProtocolError(f"request id {envelope.id} is in use")
         if len(self._answering) >= REQUESTS_IN_FLIGHT_MAX:
@@ -131,11 +145,6 @@ class Exchange:
         if asked is None:
             raise ProtocolError(f"an answer to request {number}, which is not asked")
         return asked
-
-    @staticmethod
-    def _frame(header: bytes, payload: Payload) -> list[Payload]:
-        prefix = frame_prefix(header, len(payload))
-        return [prefix, payload] if len(payload) else [prefix]
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -24,7 +24,8 @@ RECEIVES_WITHOUT_YIELD_MAX: Final = 8
 
 
 class ConnectionLost(Exception):
-    """The stream has ended or broken; what was asked over it may or may not have been done."""
+    """The stream has ended or broken, or with it the session: then what was asked may or may not have been
+    done."""
 
 
 class ByteStream(Protocol):

@@ -1,49 +1,49 @@
-"""The file service: connections in, replies and callbacks out.
+"""The file service: sessions, and the connections over which they come.
 
-A connection must begin with `Hello`; what it is asked afterwards is looked up in one table of handlers. A
-handler decides synchronously, in the order in which requests arrived; only what has to wait gets a task.
+A connection begins with a greeting, which opens a session or goes on with one that has lost its connection.
+A session ends in order (`Goodbye`), with its lease (`server.machines.leases`), with a frame that no correct
+client sends, or when its client's new daemon says that it replaces it; never merely with its connection.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, cast
+from typing import Final
 
 import trio
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.limits import PROTOCOL_VERSION
-from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
-from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
+from nfsfuse.protocol.limits import KEPT_BYTES_MAX, PROTOCOL_VERSION
+from nfsfuse.protocol.types import ClientId, Epoch, SessionId
+from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
-from nfsfuse.rpc.exchange import Exchange, RequestArrived
+from nfsfuse.rpc.exchange import Exchange
+from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
-from server.service.calls import Call, Handler, Reply
+from server.machines.leases import Leases
 from server.service.disk import Disk
 from server.service.driver import Driver
-from server.service.files import FILE_HANDLERS
-from server.service.locks import LOCK_HANDLERS, Locks
-from server.service.names import NAME_HANDLERS
+from server.service.locks import Locks
+from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
 from server.service.tokens import Tokens
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
-SESSION_MESSAGES: Final = (m.Hello, m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens)
-"""Requests that are about the session, and answered without the storage."""
-
 HELLO_SECONDS_MAX: Final = 10.0
 """How long a connection may stay without a Hello: strangers must not use up descriptors."""
 
 IDENTITY_SIZE: Final = 16
 """Bytes in a client's and a session's id."""
+
+LEASE_CHECKS: Final = 20
+"""How often leases are looked at while one of them runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ServiceOptions:
 
 
 class Service:
-    """One export, served to any number of connections."""
+    """One export, served to any number of sessions. `run` it, and give it connections (`serve`)."""
 
     def __init__(
         self,
@@ -68,25 +68,90 @@ class Service:
         self._epoch = epoch
         self._random_bytes = random_bytes
         self._root = storage.root()
+        self._nursery: trio.Nursery | None = None
         self.sessions: dict[SessionId, Session] = {}
-        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin)
+        self.leases = Leases(options.lease_ms / 1000)
+        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
         self.locks = Locks()
         self.driver = Driver(self.tokens, self.locks, Disk())
 
-    async def serve(self, stream: ByteStream, peer: str) -> None:
-        """Serve one connection until it ends. Whatever its peer does wrong ends it, with a line in the log,
-        and nothing else."""
-        connection = _Connection(self, stream, peer)
-        try:
-            await connection.run()
-        except (ConnectionLost, ProtocolError) as exc:
-            log.warning("%s: connection ended: %s", connection, exc)
-        finally:
-            if connection.session is not None:
-                self._end(connection.session)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(self._options.lease_ms / 1000 / LEASE_CHECKS)
+                self._fence_expired()
 
-    def welcome(self, hello: m.Hello, channel: Channel) -> tuple[Session, m.Welcome]:
-        """A session for a client that said *hello*."""
+    # --- connections ---
+
+    async def serve(self, stream: ByteStream, peer: str) -> None:
+        """Serve one connection until it ends. Whatever its peer does wrong ends it, and the session with it,
+        with a line in the log, and nothing else."""
+        link = Link(stream)
+        session: Session | None = None
+        try:
+            hello = await self._hello(link, peer)
+            if hello is not None:
+                session = await self._welcome(link, hello)
+                await session.channel.serve(link)
+        except ConnectionLost as exc:
+            if session is None:
+                log.warning("%s: connection ended: %s", peer, exc)
+            elif not session.over.is_set():
+                log.info("%s: connection ended: %s", session, exc)
+        except ProtocolError as exc:
+            log.warning("%s: connection ended: %s", session or peer, exc)
+            if session is not None:
+                session.end(str(exc))
+        except FsError as exc:
+            log.warning("%s: refused: %s", peer, exc)
+        finally:
+            link.close()
+
+    async def _hello(self, link: Link, peer: str) -> m.Hello | None:
+        with trio.move_on_after(HELLO_SECONDS_MAX):
+            return await greeting.be_greeted(link)
+        log.warning("%s: said nothing for %g s", peer, HELLO_SECONDS_MAX)
+        return None
+
+    async def _welcome(self, link: Link, hello: m.Hello) -> Session:
+        """The session of a client that said *hello*, with *link* attached. Raises FsError if it is refused."""
+        try:
+            self._check(hello)
+        except FsError as exc:
+            await greeting.refuse(link, exc)
+            raise
+        replaced = self.sessions.get(hello.replaces)
+        if replaced is not None:
+            log.warning("%s: ended, its client has come back without it", replaced)
+            replaced.end("replaced")
+        session = self._resumable(hello)
+        resumed = session is not None
+        if session is None:
+            session = await self._open(hello, SessionId(self._random_bytes(IDENTITY_SIZE)))
+        # Nothing is awaited between the count and the link: what still came by the old one would be counted
+        # by nobody, and sent again.
+        received = session.channel.frames_received
+        greeting.welcome(
+            link,
+            m.Welcome(
+                session.id, self._epoch, resumed, received, self._options.lease_ms, version("nfsfuse"),
+                self._root,
+            ),
+        )  # fmt: skip
+        try:
+            session.channel.attach(link, hello.frames_received if resumed else 0)
+        except ProtocolError as exc:
+            session.end(str(exc))
+            raise
+        self.leases.resumed(session.id, trio.current_time())
+        log.info("%s: %s", session, "connected again" if resumed else "session opened")
+        return session
+
+    @staticmethod
+    def _check(hello: m.Hello) -> None:
         if hello.version != PROTOCOL_VERSION:
             raise FsError(
                 errno.EPROTONOSUPPORT,
@@ -94,25 +159,43 @@ class Service:
             )
         if len(hello.client_id) != IDENTITY_SIZE:
             raise ProtocolError(f"a client id has {IDENTITY_SIZE} bytes")
-        session = Session(
-            SessionId(self._random_bytes(IDENTITY_SIZE)),
-            ClientId(hello.client_id),
-            hello.client_name,
-            channel,
-        )
+
+    # --- sessions ---
+
+    def _resumable(self, hello: m.Hello) -> Session | None:
+        """The session that *hello* asks for, if there still is such."""
+        session = self.sessions.get(hello.session_id)
+        if session is None or session.over.is_set():
+            return None
+        if (session.client_id, self._epoch) != (hello.client_id, hello.epoch):
+            raise ProtocolError("this session is another client's, or of another epoch")
+        return session
+
+    async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
+        """A session of this id, which may be one that the client had before."""
+        assert self._nursery is not None
+        session = Session(session_id, ClientId(hello.client_id), hello.client_name)
+        requests = Requests(session, self._storage, self.driver, self.tokens, self.leases)
+        session.channel = Channel(Exchange(MAY_ASK), requests.arrived)
+        await self._nursery.start(self._keep, session)
+        return session
+
+    async def _keep(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
+        """A session from its beginning to its end."""
         self.sessions[session.id] = session
-        log.info("%s: session opened", session)
-        return session, m.Welcome(
-            session.id, self._epoch, self._options.lease_ms, version("nfsfuse"), self._root
-        )
+        self.leases.opened(session.id, trio.current_time())
+        async with trio.open_nursery() as nursery:
+            session.nursery = nursery
+            task_status.started()
+            await session.over.wait()
+            nursery.cancel_scope.cancel()
+        self._release(session)
 
-    def call(self, session: Session, event: RequestArrived) -> Call:
-        """A request of *session*, to be handled."""
-        return Call(session, event.message, event.payload, self._storage)
-
-    def _end(self, session: Session) -> None:
-        """Release what a session that is over held."""
+    def _release(self, session: Session) -> None:
+        """Release what a session that is over held. None of its requests is under way any more: a write that
+        a slow disk still had to do would otherwise come after those of the next holder."""
         del self.sessions[session.id]
+        self.leases.closed(session.id)
         self.locks.dropped(session)
         self.tokens.dropped(session)
         for handle in session.open_files.values():
@@ -120,127 +203,17 @@ class Service:
         session.open_files.clear()
         log.info("%s: session closed", session)
 
-
-class _Connection:
-    """One connection: its channel, its tasks, and its session once there is one."""
-
-    def __init__(self, service: Service, stream: ByteStream, peer: str) -> None:
-        self._service = service
-        self._peer = peer
-        self._channel = Channel(stream, Exchange(frozenset(CLIENT_REQUESTS)), self._on_request)
-        self._nursery: trio.Nursery | None = None
-        self._greeted = trio.Event()
-        self.session: Session | None = None
-
-    def __str__(self) -> str:
-        return str(self.session) if self.session is not None else self._peer
-
-    async def run(self) -> None:
-        failure: ConnectionLost | ProtocolError | None = None
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._expect_hello)
-            try:
-                await self._channel.run()
-            except (ConnectionLost, ProtocolError) as exc:
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _expect_hello(self) -> None:
-        with trio.move_on_after(HELLO_SECONDS_MAX):
-            await self._greeted.wait()
-            return
-        log.warning("%s: said nothing for %g s", self._peer, HELLO_SECONDS_MAX)
-        self._channel.close()
-
-    def _on_request(self, event: RequestArrived) -> None:
-        if isinstance(event.message, SESSION_MESSAGES):
-            try:
-                reply = self._of_session(event.message)
-            except FsError as exc:
-                self._channel.fail(event.id, exc.errno, exc.detail)
-            else:
-                self._channel.reply(event.id, reply)
-            return
-        if self.session is None:
-            raise ProtocolError(f"{type(event.message).__name__} before Hello")
-        call = self._service.call(self.session, event)
-        handling = HANDLERS[type(event.message)](call)
-        with self._answering(event, call):
-            reply_or_wait = self._service.driver.advance(call, handling)
-            if isinstance(reply_or_wait, Coroutine):
-                assert self._nursery is not None
-                # Registered here and not in the task: its cancellation may be the very next request.
-                scope = call.session.running[event.id] = trio.CancelScope()
-                self._nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
-                return
-            self._reply(event.id, reply_or_wait)
-        self._ended(call)
-
-    def _of_session(self, message: Message) -> Message:
-        """Answer what is about the session itself."""
-        if isinstance(message, m.Hello):
-            if self.session is not None:
-                raise ProtocolError("a second Hello")
-            self.session, welcome = self._service.welcome(message, self._channel)
-            self._greeted.set()
-            return welcome
-        if self.session is None:
-            raise ProtocolError(f"{type(message).__name__} before Hello")
-        if isinstance(message, m.Cancel):
-            self.session.cancel(message.request)
-        elif isinstance(message, m.ReturnTokens):
-            self._service.tokens.given_back(self.session, message.tokens, message.frames_received)
-        return m.Done()
-
-    async def _wait_for(
-        self,
-        event: RequestArrived,
-        call: Call,
-        waiting: Coroutine[Any, Any, Reply],
-        scope: trio.CancelScope,
-    ) -> None:
-        with scope:
-            try:
-                with self._answering(event, call):
-                    self._reply(event.id, await waiting)
-            finally:
-                del call.session.running[event.id]
-                if scope.cancel_called:
-                    self._channel.fail_if_unanswered(event.id, errno.EINTR)
-                self._ended(call)
-        await self._channel.writable()
-
-    @contextmanager
-    def _answering(self, event: RequestArrived, call: Call) -> Iterator[None]:
-        """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
-        and us a traceback; the server goes on."""
-        try:
-            yield
-        except FsError as exc:
-            self._channel.fail(event.id, exc.errno, exc.detail)
-        except ProtocolError:
-            raise
-        except Exception:
-            log.exception("%s: %s failed unexpectedly", self, type(event.message).__name__)
-            self._channel.fail(event.id, errno.EIO, "internal error of the server")
-
-    def _ended(self, call: Call) -> None:
-        """The reply is queued: others may have now what the call kept from them."""
-        self._service.tokens.ended(call)
-        for handle in call.attributes_changed:
-            self._service.tokens.attributes_changed(call.session, handle)
-
-    def _reply(self, number: RequestId, reply: Reply) -> None:
-        if isinstance(reply, tuple):
-            self._channel.reply(number, reply[0], reply[1])
-        else:
-            self._channel.reply(number, reply)
-
-
-HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}
-assert set(HANDLERS) | set(SESSION_MESSAGES) == set(
-    cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
-), "every request has its handler"
+    def _fence_expired(self) -> None:
+        for session in self.sessions.values():
+            self.leases.heard(session.id, session.channel.heard_at)
+        expired = self.leases.expired(trio.current_time())
+        expired += [
+            (session.id, f"{session.channel.kept_bytes} bytes are not acknowledged")
+            for session in self.sessions.values()
+            if session.channel.kept_bytes > KEPT_BYTES_MAX
+        ]
+        for session_id, why in expired:
+            session = self.sessions[session_id]
+            if not session.over.is_set():
+                log.warning("%s: fenced: %s; what it held goes to others", session, why)
+                session.end(why)

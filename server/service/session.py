@@ -1,4 +1,4 @@
-"""A client's session on the server: its connection, its open files, its requests under way."""
+"""A client's session on the server: its channel, its open files, its requests under way."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ GRANTS_REMEMBERED_MAX: Final = 4096
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What one client holds. An open file pins its inode, for as long as the session lasts."""
+    """What one client holds, over any number of connections. An open file pins its inode, for as long as the
+    session lasts. Its requests run in *nursery*."""
 
     id: SessionId
     client_id: ClientId
     client_name: str
-    channel: Channel
+    channel: Channel = field(init=False)
+    nursery: trio.Nursery = field(init=False)
+    over: trio.Event = field(default_factory=trio.Event)
+    """The session is about to end: nothing of it is taken in any more."""
     open_files: dict[OpenId, InodeHandle] = field(default_factory=dict)
     running: dict[RequestId, trio.CancelScope] = field(default_factory=dict)
     granted_in: OrderedDict[InodeHandle, int] = field(default_factory=OrderedDict)
-    """In which frame of the connection tokens of an inode were last granted, oldest first."""
+    """In which frame of the session tokens of an inode were last granted, oldest first."""
     granted_in_floor: int = 0
     """Grants in frames up to this one may be missing there."""
     _open_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -60,6 +64,12 @@ class Session:
         while self.granted_in and next(iter(self.granted_in.values())) <= frames_received:
             self.granted_in.popitem(last=False)
         return handle not in self.granted_in and self.granted_in_floor <= frames_received
+
+    def end(self, why: str) -> None:
+        """The session is over: its connection is closed, and what it held is released when its requests under
+        way have ended."""
+        self.channel.end(why)
+        self.over.set()
 
     def cancel(self, request: RequestId) -> None:
         """Give up on a request that is still waiting; one that is answered already stays so."""

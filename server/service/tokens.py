@@ -15,6 +15,7 @@ import trio
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
+from server.machines.leases import Leases
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
 from server.service.calls import Acquire, Call, Hold, Use
@@ -56,8 +57,10 @@ class Tokens:
         sessions: dict[SessionId, Session],
         pin: Callable[[InodeHandle], None],
         unpin: Callable[[InodeHandle], None],
+        leases: Leases,
     ) -> None:
         self.manager = TokenManager()
+        self._leases = leases
         self._sessions = sessions
         self._pin = pin
         self._unpin = unpin
@@ -179,11 +182,13 @@ class Tokens:
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Recalled)
             if recall.session in self._sessions:
+                self._leases.answered(recall.session, recall.recall_id)
                 effects = self.manager.acknowledged(recall.session, recall.recall_id, reply.returned)
                 self._carry_out(effects)
                 for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
                     self._unpin_if_free(handle)
 
+        self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
         session.channel.post(m.Recall(recall.token), acknowledged)
 
     def pin_if_held(self, handle: InodeHandle) -> None:

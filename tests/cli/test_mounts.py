@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from nfsfuse.cli import registry
 from nfsfuse.cli.mounts import Mounted, canonical, is_dead, mounted_at
+from nfsfuse.protocol.types import SessionId
 
 TABLE = (
     b"proc /proc proc rw 0 0\n"
@@ -85,9 +87,12 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+SERVER, SESSION = "[::1]:7209", SessionId(b"0123456789abcdef")
+
+
 def test_registered_until_unregistered(directory: Path) -> None:
     assert registry.served_by("/mnt/a b") is None
-    registry.register("/mnt/a b")
+    registry.register("/mnt/a b", SERVER, SESSION)
     assert registry.served_by("/mnt/../mnt/a b/") == os.getpid()
     assert registry.served_by("/mnt/a") is None
     registry.unregister("/mnt/a b")
@@ -97,7 +102,7 @@ def test_registered_until_unregistered(directory: Path) -> None:
 
 
 def test_a_successor_is_not_unregistered(directory: Path) -> None:
-    registry.register("/mnt/a")
+    registry.register("/mnt/a", SERVER, SESSION)
     (file,) = directory.iterdir()
     file.write_text("1\n")
     registry.unregister("/mnt/a")
@@ -105,10 +110,25 @@ def test_a_successor_is_not_unregistered(directory: Path) -> None:
 
 
 def test_a_file_that_is_just_being_written_tells_nothing(directory: Path) -> None:
-    registry.register("/mnt/a")
+    registry.register("/mnt/a", SERVER, SESSION)
     (file,) = directory.iterdir()
     file.write_text("")
     assert registry.served_by("/mnt/a") is None
+
+
+def test_the_session_of_a_daemon_that_is_dead(directory: Path) -> None:
+    assert registry.session_of_the_dead("/mnt/a", SERVER) is None
+    registry.register("/mnt/a", SERVER, SESSION)
+    assert registry.session_of_the_dead("/mnt/a", SERVER) is None, "it lives"
+    (file,) = directory.iterdir()
+    assert file.stat().st_mode & 0o077 == 0, "who knows it can end it"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    file.write_text(file.read_text().replace(str(os.getpid()), str(ended.pid)))
+    assert registry.session_of_the_dead("/mnt/a", SERVER) == SESSION
+    assert registry.session_of_the_dead("/mnt/a", "127.0.0.1:7209") is None, "of another server"
+    file.write_text(f"{ended.pid}\n")
+    assert registry.session_of_the_dead("/mnt/a", SERVER) is None
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -10,7 +11,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.engine.locks import CANCEL_SECONDS_MAX, LockRequest, Locks
 from nfsfuse.machines.inodes import ROOT, InodeTable
-from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import OFFSET_MAX, LockOwner
 from tests.helpers.service import Client, serving
@@ -155,20 +155,19 @@ async def test_a_release_drops_what_no_flush_has(autojump_clock):
         locks.check()
 
 
-async def test_a_lost_connection_ends_the_wait(autojump_clock):
+async def test_a_lost_connection_does_not_end_the_wait_nor_lose_the_place(autojump_clock):
     async with serving() as server:
         client = await server.client()
         locks, other = locks_of(client), locks_of(await server.client())
         await other.set(request(WRITE), wait=False)
-
-        async def cut() -> None:
-            await wait_all_tasks_blocked()
-            client.stream.cut()
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(cut)
-            with pytest.raises(FsError, match="connection to the server is lost"):
-                await locks.set(request(WRITE), wait=True)
+            nursery.start_soon(partial(locks.set, request(WRITE), wait=True))
+            await wait_all_tasks_blocked()
+            client.cut()
+            await wait_all_tasks_blocked()
+            await other.set(request(UNLOCK), wait=False)
+        assert await held(other) == [HeldLock(0, OFFSET_MAX, WRITE, 101)]
+        assert client.connector.attempts == 2
         locks.check()
 
 
@@ -178,7 +177,7 @@ async def test_nothing_is_held_once_the_session_is_lost(autojump_clock):
         locks = locks_of(client)
         await locks.set(request(WRITE, 0, 9), wait=False)
         await locks.set(request(WRITE, kind=LockKind.FLOCK, owner=8), wait=False)
-        client.stream.cut()
+        client.cut()
         locks.lost()
         await locks.flush(ROOT, LockOwner(1), wait=True)  # which would have to fail
         locks.check()

@@ -50,6 +50,12 @@ class Server:
     def post(self, message: Message) -> None:
         raise AssertionError(message)
 
+    def leased(self, *, finishing: bool = False) -> bool:
+        return True
+
+    async def until_leased(self) -> None:
+        """The lease always runs."""
+
 
 def reader_of_a_file(server: Server) -> tuple[Reader, CachedFile]:
     inodes = InodeTable(node(b"root", 1))

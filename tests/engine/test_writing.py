@@ -34,6 +34,12 @@ class Silent:
     def post(self, message: Any) -> None:
         raise AssertionError(message)
 
+    def leased(self, *, finishing: bool = False) -> bool:
+        return True
+
+    async def until_leased(self) -> None:
+        """The lease always runs."""
+
 
 class Kernel:
     """Notes what is invalidated; *on_invalidate* is what happens during it."""

@@ -11,6 +11,7 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import RequestId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange, RequestArrived
+from nfsfuse.rpc.link import Link
 from tests.helpers.streams import MemoryByteStream, memory_stream_pair
 
 
@@ -23,19 +24,20 @@ class Side:
         self.abandoned: list[RequestId] = []
         self.on_request: Callable[[RequestArrived], None] = self.arrived.append
         self.exchange = Exchange(may_ask_us)
-        self.channel = Channel(
-            stream, self.exchange, lambda event: self.on_request(event), self.abandoned.append
-        )
+        self.link = Link(stream)
+        self.channel = Channel(self.exchange, lambda event: self.on_request(event), self.abandoned.append)
         self.ended = trio.Event()
         self.failure: Exception | None = None
 
     async def run(self) -> None:
         """Run the channel, and keep what it ended with (a group too: a test that expects one says so)."""
         try:
-            await self.channel.run()
+            await self.channel.run(self.link, 0)
         except Exception as exc:
             self.failure = exc
         finally:
+            # As if there were no next connection.
+            self.channel.end("closed" if self.failure is None else str(self.failure))
             self.ended.set()
 
     def check_nothing_left(self) -> None:
@@ -43,9 +45,9 @@ class Side:
         assert self.channel.lost is not None
         assert self.stream.closed
         assert not self.channel._calls
-        assert not self.channel._queue
-        assert self.channel._queued_bytes == 0
-        self.exchange.check()
+        assert not self.link._queue
+        assert self.link.queued_bytes == 0
+        self.channel.check()
 
 
 @asynccontextmanager
@@ -63,7 +65,7 @@ async def connected(
         nursery.start_soon(one.run)
         nursery.start_soon(other.run)
         yield one, other
-        one.channel.close()
+        one.link.close()
         await one.ended.wait()
         await other.ended.wait()
     one.check_nothing_left()

@@ -20,13 +20,14 @@ from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
-from tests.helpers.streams import memory_stream_pair
+from tests.helpers.connector import Connector
 
 T = TypeVar("T")
 
@@ -84,6 +85,15 @@ class RecordingRemote:
         self.posts.append(message)
         self.session.post(message)
 
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.session.return_tokens(tokens)
+
+    def leased(self, *, finishing: bool = False) -> bool:
+        return self.session.leased(finishing=finishing)
+
+    async def until_leased(self) -> None:
+        await self.session.until_leased()
+
 
 class InlineDisk(Disk):
     """A disk without threads, which a simulated clock could not wait for."""
@@ -100,6 +110,7 @@ class Client:
     fs: Filesystem
     kernel: FakeKernel
     remote: RecordingRemote
+    connector: Connector
 
     async def node(self, name: bytes) -> NodeId:
         found = await self.fs.names.lookup(ROOT, name)
@@ -168,20 +179,26 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    clients: int = 1, *, fault: Fault = no_fault, options: CacheOptions | None = None
+    clients: int = 1,
+    *,
+    fault: Fault = no_fault,
+    options: CacheOptions | None = None,
+    lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
-    """A server and *clients*, checked at the end. To be used under `autojump_clock`."""
+    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
+    To be used under `autojump_clock`."""
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service = Service(storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size))
+    service_options = ServiceOptions(int(lease_seconds * 1000))
+    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
     service.driver = Driver(service.tokens, service.locks, InlineDisk())
     made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
         for number in range(clients):
-            ours, theirs = memory_stream_pair(1 << 23)
-            nursery.start_soon(service.serve, theirs, f"client {number}")
-            session = Session(ours, ClientId(bytes([number + 1]) * 16), f"client {number}")
+            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
             fs = Filesystem(
@@ -189,7 +206,7 @@ async def rig(
             )
             session.on_recall = fs.recalls.arrived
             await nursery.start(fs.run)
-            made.clients.append(Client(fs, kernel, remote))
+            made.clients.append(Client(fs, kernel, remote, connector))
         yield made
         await trio.testing.wait_all_tasks_blocked()
         made.check()

@@ -11,55 +11,64 @@ import trio
 
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol.types import ClientId, Epoch, Node
-from nfsfuse.rpc.streams import ConnectionLost
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
-from tests.helpers.streams import MemoryByteStream, memory_stream_pair
+from tests.helpers.connector import Connector
 
 
 @dataclass(frozen=True)
 class Client:
-    """A session of one client, and its end of the stream."""
+    """A session of one client, and what it connects with."""
 
     session: Session
-    stream: MemoryByteStream
+    connector: Connector
     root: Node
+
+    def cut(self) -> None:
+        """The connection breaks; the session goes on over the next."""
+        self.connector.cut()
+
+    def vanish(self) -> None:
+        """The connection breaks, and there is no other."""
+        self.connector.reachable = False
+        self.connector.cut()
 
 
 class Serving:
     """A service that runs. `client` connects one more client."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, lease_seconds: float) -> None:
         counter = itertools.count(1)
         self._nursery = nursery
         self._numbers = itertools.count(1)
         self.storage = MemoryStorage()
+        options = ServiceOptions(int(lease_seconds * 1000))
         self.service = Service(
-            self.storage, ServiceOptions(), Epoch(1), lambda size: next(counter).to_bytes(size, "big")
+            self.storage, options, Epoch(1), lambda size: next(counter).to_bytes(size, "big")
         )
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:
         """Connect; what the client sends arrives *there_seconds* later, the answers *back_seconds* later."""
-        near, far = memory_stream_pair(there_seconds=there_seconds, back_seconds=back_seconds)
         number = next(self._numbers)
-        self._nursery.start_soon(self.service.serve, far, f"stream {number}")
-        session = Session(near, ClientId(number.to_bytes(16, "big")), f"client-{number}")
-        welcome = await self._nursery.start(_run, session)
-        return Client(session, near, welcome.root)
-
-
-async def _run(session: Session, task_status: trio.TaskStatus[object]) -> None:
-    try:
-        await session.run(task_status=task_status)  # type: ignore[arg-type]
-    except* ConnectionLost:
-        pass  # the test has cut it
+        connector = Connector(
+            self._nursery,
+            self.service,
+            f"stream {number}",
+            there_seconds=there_seconds,
+            back_seconds=back_seconds,
+        )
+        session = Session(connector.connect, ClientId(number.to_bytes(16, "big")), f"client-{number}")
+        welcome = await self._nursery.start(session.run)
+        return Client(session, connector, welcome.root)
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Serving]:
-    """A service, until the end of the block; its lock manager's invariants are checked then."""
+async def serving(lease_seconds: float = 3600.0) -> AsyncIterator[Serving]:
+    """A service, until the end of the block; its lock manager's invariants are checked then. Leases outlast
+    the test, unless it says otherwise."""
     async with trio.open_nursery() as nursery:
-        made = Serving(nursery)
+        made = Serving(nursery, lease_seconds)
+        await nursery.start(made.service.run)
         yield made
         made.service.locks.manager.check()
         nursery.cancel_scope.cancel()

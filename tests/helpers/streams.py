@@ -69,6 +69,8 @@ class MemoryByteStream:
         self._over: str | None = None
         self.peer: MemoryByteStream = self  # set by memory_stream_pair
         self.bytes_sent = 0
+        self.cut_after: int | None = None
+        """So many more bytes go through before the connection is cut, perhaps in the middle of a frame."""
 
     @property
     def closed(self) -> bool:
@@ -79,8 +81,14 @@ class MemoryByteStream:
         self._check()
         if self.peer.closed:
             raise ConnectionLost("broken pipe")
+        if self.cut_after is not None:
+            buffers = [b"".join(map(bytes, buffers))[: self.cut_after]]
         count = self._outgoing.put(buffers)
         self.bytes_sent += count
+        if self.cut_after is not None:
+            self.cut_after -= count
+            if self.cut_after == 0:
+                self.cut("cut in the middle")
         return count
 
     async def wait_sendable(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,20 +15,32 @@ from nfsfuse.protocol.framing import FrameReader, frame_prefix
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX, PROTOCOL_VERSION
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle, OpenId, RequestId, SessionId
 from scripts.rig.processes import poll_until
-from scripts.rig.rig import Server
+from scripts.rig.rig import Rig, Server
 from tests.mount.conftest import Mounts, Pair
 
 CONNECTIONS = 120
 """Per seed; each sends a conversation of a few frames, damaged somewhere."""
 
-HELLO = m.Hello(PROTOCOL_VERSION, ClientId(b"f" * 16), SessionId(b""), "fuzz", ())
+
+
+@pytest.fixture(scope="module")
+def mounts() -> Iterator[Mounts]:
+    """A server with short leases: what a conversation takes goes with its session's."""
+    with Rig() as made:
+        server = made.server(arguments=["--lease", "1"])
+        yield Mounts(made, server, made.mount(server), made.mount(server))
+
+
+HELLO = m.Hello(
+    PROTOCOL_VERSION, ClientId(b"f" * 16), SessionId(b""), Epoch(0), 0, SessionId(b""), "fuzz", ()
+)
 
 
 def frame(number: int, message: Message, payload: bytes = b"") -> bytes:
     """A request as it goes over the wire."""
-    header = encode(RequestEnvelope(RequestId(number), RequestId(0), message))
+    header = encode(RequestEnvelope(RequestId(number), message))
     return frame_prefix(header, len(payload)) + payload
 
 
@@ -44,7 +56,7 @@ def root_of(server: Server) -> InodeHandle:
     """Greet the server as a client does; the handle of the export's root."""
     reader = FrameReader()
     with connected(server) as client:
-        client.sendall(MAGIC + frame(1, HELLO))
+        client.sendall(MAGIC + frame(0, HELLO))
         while not (frames := reader.received(client.recv_into(reader.buffer()))):
             pass
     reply = decode(frames[0].header)
@@ -67,7 +79,7 @@ def conversation(root: InodeHandle) -> list[bytes]:
         (m.Release(OpenId(77)), b""),
         (m.Heartbeat(), b""),
     ]
-    return [frame(number, message, payload) for number, (message, payload) in enumerate(requests, 1)]
+    return [frame(number, message, payload) for number, (message, payload) in enumerate(requests)]
 
 
 def ended(server: Server) -> int:
@@ -136,14 +148,14 @@ def test_damaged_conversations(mounts: Mounts, pair: Pair, seed: int) -> None:
     ("data", "why"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "not an nfsfuse peer"),
-        (MAGIC + struct.pack("<II", HEADER_SIZE_MAX + 1, 0), "frame too large"),
-        (MAGIC + struct.pack("<II", 10, PAYLOAD_SIZE_MAX + 1), "frame too large"),
-        (MAGIC + struct.pack("<II", 10, 0) + b"12345", "ended inside a frame"),
-        (MAGIC + struct.pack("<II", 5, 0) + b"\xc1" * 5, "not msgpack"),
+        (MAGIC + struct.pack("<IIQ", HEADER_SIZE_MAX + 1, 0, 0), "frame too large"),
+        (MAGIC + struct.pack("<IIQ", 10, PAYLOAD_SIZE_MAX + 1, 0), "frame too large"),
+        (MAGIC + struct.pack("<IIQ", 10, 0, 0) + b"12345", "ended inside a frame"),
+        (MAGIC + struct.pack("<IIQ", 5, 0, 0) + b"\xc1" * 5, "not msgpack"),
         (MAGIC + frame(1, m.Heartbeat()), "Heartbeat before Hello"),
-        (MAGIC + frame(1, HELLO) + frame(2, HELLO), "a second Hello"),
-        (MAGIC + struct.pack("<II", 5, 0) + b"\x94\x00\x01\x00\x7f", "unknown message"),
-        (MAGIC + frame(1, HELLO) + struct.pack("<II", 5, 0) + b"\x94\x01\x01\x00\x00", ""),
+        (MAGIC + frame(0, HELLO) + frame(2, HELLO), "Hello is no request of this peer's"),
+        (MAGIC + struct.pack("<IIQ", 4, 0, 0) + b"\x93\x00\x00\x7f", "unknown message"),
+        (MAGIC + frame(0, HELLO) + struct.pack("<IIQ", 4, 0, 0) + b"\x93\x01\x01\x00", ""),
     ],
 )
 def test_bad_input_ends_its_connection_with_one_line(mounts: Mounts, pair: Pair, data: bytes, why: str) -> None:

@@ -17,7 +17,7 @@ from nfsfuse.protocol.codec import FailureEnvelope, RequestEnvelope, decode, enc
 from nfsfuse.protocol.framing import FrameReader, frame_prefix
 from nfsfuse.protocol.limits import MAGIC, PROTOCOL_VERSION
 from nfsfuse.protocol.messages import Hello
-from nfsfuse.protocol.types import ClientId, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
 from scripts.rig.rig import BIN, Rig
 
 
@@ -140,7 +140,7 @@ def test_already_mounted(rig: Rig) -> None:
 
 def test_a_server_of_another_version(rig: Rig) -> None:
     detail = f"the server speaks protocol version {PROTOCOL_VERSION + 1}, the client {PROTOCOL_VERSION}"
-    header = encode(FailureEnvelope(RequestId(1), errno.EPROTONOSUPPORT, detail))
+    header = encode(FailureEnvelope(RequestId(0), errno.EPROTONOSUPPORT, detail))
     path = rig.directory / "other-version"
     with answering(path, MAGIC + frame_prefix(header, 0)):
         assert detail in refusal(rig, f"unix:{path}", rig.mountpoint())
@@ -154,8 +154,10 @@ def test_a_peer_that_is_no_nfsfuse_server(rig: Rig) -> None:
 
 def test_the_server_refuses_a_client_of_another_version(rig: Rig) -> None:
     server = rig.server()
-    hello = Hello(PROTOCOL_VERSION + 1, ClientId(b"c" * 16), SessionId(b""), "a test", ())
-    header = encode(RequestEnvelope(RequestId(1), RequestId(0), hello))
+    hello = Hello(
+        PROTOCOL_VERSION + 1, ClientId(b"c" * 16), SessionId(b""), Epoch(0), 0, SessionId(b""), "a test", ()
+    )
+    header = encode(RequestEnvelope(RequestId(0), hello))
     reader = FrameReader()
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)

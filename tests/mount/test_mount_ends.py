@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import select
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +92,8 @@ def test_a_killed_daemon_leaves_a_dead_mount_which_the_next_mount_replaces(rig: 
     server = rig.server()
     (server.export / "file").write_text("content")
     mountpoint = rig.mount(server)
+    descriptor = os.open(mountpoint / "file", os.O_RDWR)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
     assert end_process(daemon_of(mountpoint), signal.SIGKILL)
     # Not unmounted: a backup would take the directory for empty.
     assert rig.kernel_mount(mountpoint) is not None
@@ -96,9 +102,15 @@ def test_a_killed_daemon_leaves_a_dead_mount_which_the_next_mount_replaces(rig: 
             access(mountpoint)
         assert caught.value.errno == errno.ENOTCONN
 
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
     log = rig.log_of(mountpoint)
+    began = time.monotonic()
     rig.command("nfsfuse", "mount", server.address, mountpoint, "-o", f"log={log}").succeeded()
     assert (mountpoint / "file").read_text() == "content"
+    with (mountpoint / "file").open("r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)  # the dead daemon's lock went when this one came
+    assert time.monotonic() - began < 8, "not with the lease"
     assert "removed a dead mount" in log.read_text()
     rig.command("nfsfuse", "umount", mountpoint).succeeded()
     assert rig.kernel_mount(mountpoint) is None, "the dead mount is still below"
@@ -125,21 +137,80 @@ def test_a_mount_in_a_mount(rig: Rig) -> None:
     rig.command("nfsfuse", "umount", outer).succeeded()
 
 
-def test_the_server_goes_away(rig: Rig) -> None:
-    """Nothing is served from a cache, nothing hangs, and the mount stays where it is."""
-    server = rig.server()
-    mountpoint = rig.mount(server)
+def test_the_server_goes_away_from_a_soft_mount(rig: Rig) -> None:
+    """Served from the cache while the lease runs; then nothing is, nothing hangs, and the mount stays."""
+    server = rig.server(arguments=["--lease", "2"])
+    mountpoint = rig.mount(server, options="soft,timeo=1")
     (mountpoint / "file").write_text("content")
     server.kill()
+    assert (mountpoint / "file").read_text() == "content"
+    log = rig.log_of(mountpoint)
+    poll_until(lambda: "operations fail (soft)" in log.read_text(), 20, "it fails")
+    poll_until(lambda: "caches were dropped" in log.read_text(), 20, "it is suspended")
     with pytest.raises(OSError, match="Input/output error"):
         (mountpoint / "file").read_text()
+    assert log.read_text().count("the connection to the server is lost") == 1, "said once"
     assert rig.kernel_mount(mountpoint) is not None
-    poll_until(lambda: "is lost" in rig.log_of(mountpoint).read_text(), 10, "it is logged")
     rig.command("nfsfuse", "umount", mountpoint).succeeded()
 
 
-def test_a_vanished_client_lets_go_of_its_unlinked_files(rig: Rig) -> None:
+def test_programs_of_a_hard_mount_wait_and_can_be_killed(rig: Rig) -> None:
+    server = rig.server(arguments=["--lease", "2"])
+    mountpoint = rig.mount(server)
+    (mountpoint / "file").write_text("content")
+    server.kill()
+    poll_until(lambda: "caches were dropped" in rig.log_of(mountpoint).read_text(), 20, "it is suspended")
+    with subprocess.Popen(["cat", mountpoint / "file"], stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert not select.select([reader.stdout], [], [], 0.5)[0], "it waits"
+        reader.kill()
+        assert reader.wait(5) == -signal.SIGKILL
+    rig.command("nfsfuse", "umount", mountpoint).succeeded()
+
+
+def test_a_cut_is_not_seen_by_programs(rig: Rig) -> None:
+    """SIGSTOP stands for it: the server does not answer for longer than a connection may be silent."""
+    server = rig.server(arguments=["--lease", "3"])
+    mountpoint = rig.mount(server)
+    with (mountpoint / "file").open("w") as file:
+        file.write("before ")
+        file.flush()
+        server.process.send_signal(signal.SIGSTOP)
+        log = rig.log_of(mountpoint)
+        poll_until(lambda: "is given up" in log.read_text(), 20, "the connection is given up")
+        file.write("after")
+        server.process.send_signal(signal.SIGCONT)
+        poll_until(lambda: "connected to the server again" in log.read_text(), 20, "it is connected again")
+    assert (server.export / "file").read_text() == "before after"
+
+
+def test_what_is_dirty_waits_for_the_server_until_it_is_given_up(rig: Rig) -> None:
     server = rig.server()
+    mountpoint = rig.mount(server)
+    pid = daemon_of(mountpoint)
+    writer = subprocess.Popen(
+        ["sh", "-c", "exec 3>file; echo ready; read line; echo dirty >&3; echo written; read line"],
+        cwd=mountpoint, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    with writer:
+        assert writer.stdout.read(6) == b"ready\n"
+        server.process.send_signal(signal.SIGSTOP)
+        writer.stdin.write(b"\n")
+        assert writer.stdout.read(8) == b"written\n"
+        server.kill()
+        rig.command("nfsfuse", "umount", "--lazy", mountpoint).succeeded()
+        writer.kill()
+    log = rig.log_of(mountpoint)
+    poll_until(lambda: "bytes wait for the server" in log.read_text(), 10, "it says what it waits for")
+    assert not has_ended(pid)
+    assert end_process(pid, signal.SIGTERM)
+    assert "6 bytes are lost" in log.read_text()
+
+
+def test_a_vanished_client_lets_go_of_its_unlinked_files(rig: Rig) -> None:
+    server = rig.server(arguments=["--lease", "2"])
     one, two = rig.mount(server), rig.mount(server)
 
     def held_by_the_server() -> list[str]:

@@ -26,7 +26,7 @@ def made(sizes: Iterable[tuple[int, int]]) -> list[Frame]:
     """A frame for each pair of header and payload size, all bytes different from their neighbours'."""
     cycle = bytes(range(251)) * (PAYLOAD_SIZE_MAX // 251 + 2)
     return [
-        Frame(cycle[number : number + header], cycle[100 + number : 100 + number + payload])
+        Frame(cycle[number : number + header], cycle[100 + number : 100 + number + payload], 7 * number)
         for number, (header, payload) in enumerate(sizes)
     ]
 
@@ -34,7 +34,7 @@ def made(sizes: Iterable[tuple[int, int]]) -> list[Frame]:
 def on_the_wire(frames: Iterable[Frame]) -> bytes:
     parts = [MAGIC]
     for frame in frames:
-        parts += [frame_prefix(frame.header, len(frame.payload)), frame.payload]
+        parts += [frame_prefix(frame.header, len(frame.payload), frame.received), frame.payload]
     return b"".join(parts)
 
 
@@ -100,7 +100,7 @@ def test_the_largest_frames_pass_and_small_ones_after_them(sizes):
 )
 @pytest.mark.parametrize("piece", [1, BUFFER_SIZE])
 def test_an_oversized_frame_is_refused_by_its_lengths_alone(sizes, piece):
-    wire = MAGIC + struct.pack("<II", *sizes)
+    wire = MAGIC + struct.pack("<IIQ", *sizes, 0)
     reader = FrameReader()
     feed(reader, wire[:-1], [piece] * len(wire))
     with pytest.raises(ProtocolError, match="too large"):
@@ -151,9 +151,11 @@ def test_payloads_do_not_share_memory_with_what_comes_later():
     assert arrived == first
 
 
-def test_a_frame_of_nothing_is_a_frame():
+def test_a_frame_of_nothing_is_an_acknowledgement():
     reader = FrameReader()
-    assert feed(reader, MAGIC + bytes(8)) == [Frame(b"", b"")]
+    (frame,) = feed(reader, MAGIC + frame_prefix(b"", 0, 2**63))
+    assert frame == Frame(b"", b"", 2**63)
+    assert not frame.is_numbered
     assert reader.at_boundary()
 
 

@@ -25,8 +25,8 @@ from nfsfuse.protocol.messages import (
     Unlink,
 )
 from nfsfuse.protocol.types import InodeHandle, RequestId
-from nfsfuse.rpc.channel import QUEUED_BYTES_MAX
 from nfsfuse.rpc.exchange import RequestArrived
+from nfsfuse.rpc.link import QUEUED_BYTES_MAX
 from nfsfuse.rpc.streams import ConnectionLost
 from tests.helpers.channels import Side, connected
 from tests.helpers.streams import memory_stream_pair
@@ -346,7 +346,7 @@ async def test_a_peer_that_closes_between_frames_ends_the_run_quietly(autojump_c
     async with connected(MAY_ASK) as (client, server), trio.open_nursery() as nursery:
         nursery.start_soon(ask_and_lose, client, "closed")
         await wait_all_tasks_blocked()
-        server.channel.close()
+        server.link.close()
         await client.ended.wait()
     assert client.failure is None
     assert type(server.failure) is ConnectionLost, "its own end was closed under it"
@@ -357,12 +357,12 @@ async def test_replies_that_were_sent_before_the_end_still_arrive(autojump_clock
         server.on_request = partial(echo, server)
         nursery.start_soon(client.channel.call, link(1))
         await wait_all_tasks_blocked()
-        server.channel.close()
+        server.link.close()
 
 
 async def test_a_call_between_close_and_the_end_is_lost(autojump_clock):
     async with connected(MAY_ASK) as (client, _):
-        client.channel.close()
+        client.link.close()
         await ask_and_lose(client, "closed")
 
 
@@ -380,17 +380,22 @@ async def test_cancelling_the_run_ends_the_connection(autojump_clock):
     assert await peer.receive_into(memoryview(bytearray(1000))) == 0
 
 
-def framed(header: bytes, payload_size: int = 0) -> bytes:
-    return frame_prefix(header, payload_size)
+def framed(header: bytes, payload_size: int = 0, received: int = 0) -> bytes:
+    return frame_prefix(header, payload_size, received)
 
 
 WRONG = {
     "stranger": (b"SSH-2.0-", "not an nfsfuse peer"),
     "garbage": (MAGIC + framed(b"\xc1"), "not msgpack"),
-    "too large": (MAGIC + b"\xff" * 8, "frame too large"),
+    "too large": (MAGIC + b"\xff" * 16, "frame too large"),
+    "answered but not acknowledged": (
+        MAGIC + framed(encode(ReplyEnvelope(RequestId(2), Done())), received=1),
+        "request 2 is answered but not acknowledged",
+    ),
+    "acknowledged but not sent": (MAGIC + framed(b"", received=3), "3 frames acknowledged, of 2 sent"),
     "unasked": (MAGIC + framed(encode(ReplyEnvelope(RequestId(77), Done()))), "77, which is not asked"),
     "wrong reply": (
-        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Target(b"")))),
+        MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Target(b""))), received=2),
         "Heartbeat was answered by Target",
     ),
 }
@@ -453,9 +458,10 @@ async def test_a_failing_hook_ends_the_run_and_its_caller_is_not_forgotten(autoj
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         await wait_all_tasks_blocked()
-        peer.try_send([MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Done())))])
+        peer.try_send([MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Done())), received=1)])
         with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="an invariant of ours")):
-            await side.channel.run()
+            await side.channel.run(side.link, 0)
+        side.channel.end("a bug")
     side.check_nothing_left()
 
 
@@ -506,7 +512,7 @@ async def test_the_failure_of_an_abandoned_call_is_told(autojump_clock, cut: boo
 async def test_a_call_on_a_lost_connection_fails_in_every_way(autojump_clock):
     failures: list[Exception] = []
     async with connected(MAY_ASK) as (client, _):
-        client.channel.close()
+        client.link.close()
         await wait_all_tasks_blocked()
         with pytest.raises(ConnectionLost):
             await client.channel.call(link(1), b"", None, failures.append)

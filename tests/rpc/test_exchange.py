@@ -17,7 +17,7 @@ from nfsfuse.protocol.codec import (
 )
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.framing import Frame
-from nfsfuse.protocol.limits import MAGIC, REQUESTS_IN_FLIGHT_MAX
+from nfsfuse.protocol.limits import REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import (
     Done,
     GetAttr,
@@ -30,24 +30,23 @@ from nfsfuse.protocol.messages import (
     Target,
 )
 from nfsfuse.protocol.types import InodeHandle, RequestId
-from nfsfuse.rpc.exchange import Exchange, FailureArrived, Payload, ReplyArrived, RequestArrived
-from tests.helpers.frames import frames_in
+from nfsfuse.rpc.exchange import Exchange, FailureArrived, Outgoing, ReplyArrived, RequestArrived
 
 ALLOWED = frozenset({Heartbeat, ReadLink, SetXattr})
 HANDLE = InodeHandle(b"handle")
 
 
-def only(parts: list[Payload]) -> Frame:
-    (frame,) = frames_in(b"".join([MAGIC, *parts]))
-    return frame
+def only(parts: Outgoing) -> Frame:
+    header, payload = parts
+    return Frame(header, bytes(payload))
 
 
 def wire(envelope: RequestEnvelope | ReplyEnvelope | FailureEnvelope) -> Frame:
     return Frame(encode(envelope), b"")
 
 
-def ask(number: int, message: Message, acknowledged: int = 0) -> Frame:
-    return wire(RequestEnvelope(RequestId(number), RequestId(acknowledged), message))
+def ask(number: int, message: Message) -> Frame:
+    return wire(RequestEnvelope(RequestId(number), message))
 
 
 def asking() -> Exchange:
@@ -95,7 +94,7 @@ def test_both_sides_ask_under_the_same_ids():
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 30)), max_size=80))
 @settings(max_examples=200)
-def test_acknowledged_is_below_the_oldest_unanswered_whatever_the_order_of_replies(steps):
+def test_ids_count_up_whatever_the_order_of_replies(steps):
     """None asks; a number answers the so-manieth of the requests that are open."""
     client, server = asking(), answering()
     unanswered: list[RequestId] = []
@@ -106,7 +105,6 @@ def test_acknowledged_is_below_the_oldest_unanswered_whatever_the_order_of_repli
             envelope = decode(only(parts).header)
             assert isinstance(envelope, RequestEnvelope)
             assert envelope.id == number == newest + 1, "ids count up"
-            assert envelope.acknowledged == min([*unanswered, number]) - 1
             server.received(only(parts))
             unanswered.append(number)
             newest = number
@@ -166,10 +164,25 @@ def test_an_id_in_use_is_refused_and_free_again_after_the_answer():
         server.received(ask(1, Heartbeat()))
 
 
-@pytest.mark.parametrize(("number", "acknowledged"), [(5, 5), (5, 6), (0, 0), (1, 2**64 - 1)])
-def test_a_request_that_acknowledges_its_own_reply_is_refused(number, acknowledged):
-    with pytest.raises(ProtocolError, match="acknowledges"):
-        answering().received(ask(number, Heartbeat(), acknowledged))
+def test_the_greetings_id_is_no_requests():
+    with pytest.raises(ProtocolError, match="greeting"):
+        answering().received(ask(0, Heartbeat()))
+
+
+def test_what_is_asked_again_has_its_old_id_and_what_was_asked_of_us_is_forgotten():
+    client, server = answering(), answering()
+    lost, _ = client.request(Heartbeat())
+    kept, first = client.request(ReadLink(HANDLE))
+    client.received(ask(1, Heartbeat()))
+    client.renew([kept])
+    assert not client.is_answering(RequestId(1))
+    assert client.again(kept, ReadLink(HANDLE), b"") == first
+    server.received(only(first))
+    client.received(only(server.reply(kept, Target(b"there"))))
+    with pytest.raises(ProtocolError, match=f"{lost}, which is not asked"):
+        client.received(wire(ReplyEnvelope(lost, Done())))
+    assert client.request(Heartbeat())[0] == kept + 1, "ids go on"
+    client.check()
 
 
 def test_too_many_requests_in_flight_are_refused():
@@ -192,11 +205,11 @@ def test_a_request_that_cannot_be_encoded_is_not_asked():
     client = asking()
     with pytest.raises(OverflowError):
         client.request(ReadDir(HANDLE, 2**64, 1))
-    assert client.asked == 0, "it would hold back what is acknowledged for ever"
+    assert client.asked == 0, "it would be waited for"
     number, parts = client.request(Heartbeat())
     envelope = decode(only(parts).header)
     assert isinstance(envelope, RequestEnvelope)
-    assert envelope.acknowledged == number - 1
+    assert envelope.id == number == 1
 
 
 def test_a_reply_that_cannot_be_sent_leaves_the_request_to_be_failed():

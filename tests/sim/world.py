@@ -30,9 +30,9 @@ from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
+from tests.helpers.connector import Connector
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
-from tests.helpers.streams import memory_stream_pair
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
@@ -93,6 +93,7 @@ class Client:
     kernel: KernelModel
     fs: Filesystem
     session: Session
+    connector: Connector
 
 
 class _Conscience(Instrument):
@@ -142,11 +143,16 @@ class World:
         """Connect and mount one more."""
         await trio.sleep(self.rng.random())  # no two in step
         name = f"client {len(self.clients) + 1}"
-        ours, theirs = memory_stream_pair(
-            1 << 22, there_seconds=self._link_seconds, back_seconds=self._link_seconds
+        connector = Connector(
+            self.nursery,
+            self.service,
+            name,
+            there_seconds=self._link_seconds,
+            back_seconds=self._link_seconds,
         )
-        self.nursery.start_soon(self.service.serve, theirs, name)
-        session = Session(ours, ClientId(self.rng.randbytes(16)), name)
+        session = Session(
+            connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random
+        )
         welcome = await self.nursery.start(session.run)
         delays = Delays(
             self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
@@ -156,7 +162,7 @@ class World:
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
         session.on_recall = kernel.fs.recalls.arrived
         await self.nursery.start(kernel.fs.run)
-        client = Client(name, kernel, kernel.fs, session)
+        client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
         return client
 
@@ -243,6 +249,7 @@ def simulate(options: Options, play: Play) -> World:
             nursery = await stack.enter_async_context(trio.open_nursery())
             world = World(options, random.Random(options.seed), nursery, nursery.cancel_scope)
             worlds.append(world)
+            await nursery.start(world.service.run)
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check

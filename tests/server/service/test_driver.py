@@ -13,6 +13,7 @@ import trio.testing
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle
+from server.machines.leases import Leases
 from server.service.calls import Acquire, Call, Handling, Hold, Quick, Slow, Unnaming, Use
 from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
 from server.service.driver import Driver
@@ -39,7 +40,7 @@ class GatedDisk(Disk):
 class World:
     def __init__(self) -> None:
         self.pinned: list[InodeHandle] = []
-        self.tokens = Tokens({}, self.pinned.append, self.pinned.remove)
+        self.tokens = Tokens({}, self.pinned.append, self.pinned.remove, Leases(10))
         self.disk = GatedDisk()
         self.driver = Driver(self.tokens, Locks(), self.disk)
 

@@ -158,24 +158,22 @@ async def test_a_cycle_over_sessions_and_files_is_a_deadlock(autojump_clock):
             await two.session.call(lock(UNLOCK, file=other))
 
 
-async def test_a_lost_connection_drops_locks_and_places(autojump_clock):
-    async with serving() as server:
+async def test_a_lost_lease_drops_locks_and_places(autojump_clock):
+    async with serving(lease_seconds=10) as server:
         one, two, three = [await server.client() for _ in range(3)]
         await one.session.call(lock(WRITE))
         async with trio.open_nursery() as nursery:
-
-            async def wait_in_vain() -> None:
-                assert await refused(two, lock(WRITE, wait=True)) == errno.EIO
-
-            nursery.start_soon(wait_in_vain)
+            nursery.start_soon(two.session.call, lock(WRITE, wait=True))  # and has no connection to hear it by
             await wait_all_tasks_blocked()
-            nursery.start_soon(three.session.call, lock(WRITE, wait=True))
-            await wait_all_tasks_blocked()
-            two.stream.cut()
-            await wait_all_tasks_blocked()
-            one.stream.cut()
-        assert len(server.service.sessions) == 1
-        assert server.service.locks.manager.locks_of(next(iter(server.service.sessions)))
+            two.vanish()
+            one.vanish()
+            began = trio.current_time()
+            assert await refused(three, lock(WRITE)) == errno.EAGAIN, "they may come back"
+            await three.session.call(lock(WRITE, wait=True))
+            assert 12 <= trio.current_time() - began <= 12.5, "the lease and its margin"
+            nursery.cancel_scope.cancel()
+        assert list(server.service.sessions) == [three.session.session_id]
+        assert server.service.locks.manager.locks_of(three.session.session_id)
 
 
 async def test_flush_takes_an_owners_posix_locks_and_no_others(autojump_clock):

@@ -13,6 +13,7 @@ import trio.testing
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
+from server.machines.leases import Leases
 from server.service.calls import Acquire, Call, Hold, Use
 from server.service.tokens import Tokens, Waiting
 
@@ -54,7 +55,10 @@ class World:
         self.pinned: list[InodeHandle] = []
         self.all = [FakeSession(SessionId(b"%d" % number)) for number in range(sessions)]
         self.by_id: dict[Any, Any] = {session.id: session for session in self.all}
-        self.tokens = Tokens(self.by_id, self.pinned.append, self.pinned.remove)
+        self.leases = Leases(10)
+        for session in self.all:
+            self.leases.opened(session.id, 0.0)
+        self.tokens = Tokens(self.by_id, self.pinned.append, self.pinned.remove, self.leases)
 
     def call(self, number: int) -> Call:
         return Call(self.all[number], None, b"", None)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""What happens when the lease is about to run out: nothing may be read from a cache past it (promise 8).
+
+It is a recall of everything that takes nothing. Each file's pages leave the kernel by the very protocol by
+which they leave it for another client (`PageProtocol.gather_all_mmap_users`), so what programs have stored
+through mappings lands in the daemon; operations are parked as in any recall, until the lease runs again. What
+is held and what is dirty stays: if the server still has the session then, nothing was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.machines.data_tokens import Revocation
+from nfsfuse.machines.inodes import InodeTable
+from nfsfuse.ports.kernel import Kernel
+
+log = logging.getLogger(__name__)
+
+FILES_AT_ONCE: Final = 16
+"""Files whose pages are dropped at the same time: a file whose pages are slow to write must not keep the
+others."""
+
+
+class Suspension:
+    """Drops the kernel's caches, and parks whoever comes."""
+
+    def __init__(
+        self, inodes: InodeTable, holdings: Holdings, kernel: Kernel, page_protocol: PageProtocol
+    ) -> None:
+        self._inodes = inodes
+        self._holdings = holdings
+        self._kernel = kernel
+        self._page_protocol = page_protocol
+        self._wanted = False
+        self._running = False
+        self._begun = 0
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """The lease is about to run out."""
+        self._wanted = True
+        self._begun += 1
+        self._changed.unpark_all()
+        if not self._running:
+            self._running = True
+            nursery.start_soon(self._run)
+
+    def end(self) -> None:
+        """The lease runs again, or the session is over and everything forgotten."""
+        self._wanted = False
+        self._changed.unpark_all()
+
+    async def _run(self) -> None:
+        while self._wanted:
+            number = self._begun
+            parked = [(file, file.tokens.suspend()) for file in self._holdings.files()]
+            await self._drop(parked)
+            while self._wanted and self._begun == number:
+                await self._changed.park()
+            for file, revocation in parked:
+                file.tokens.revoked(revocation)
+                file.wake()
+        self._running = False
+
+    async def _drop(self, parked: list[tuple[CachedFile, Revocation]]) -> None:
+        began = trio.current_time()
+        await self._kernel.distrust_entries()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._distrust_attributes)
+            limit = trio.CapacityLimiter(FILES_AT_ONCE)
+            for file, revocation in parked:
+                if file.tokens.in_kernel or not file.tokens.may_suspend(revocation):
+                    nursery.start_soon(self._drop_pages, file, revocation, limit)
+                else:
+                    file.tokens.invalidate(revocation)  # which parks, as there is nothing
+        log.info("caches were dropped in %.3f s", trio.current_time() - began)
+
+    async def _distrust_attributes(self) -> None:
+        for inode in self._inodes:
+            if inode.attributes.kernel_trusts:
+                inode.attributes.kernel_trusts = False
+                inode.attributes.distrusting += 1
+                await self._kernel.invalidate_attributes(inode.node_id)
+                inode.attributes.distrusting -= 1
+
+    async def _drop_pages(self, file: CachedFile, revocation: Revocation, limit: trio.CapacityLimiter) -> None:
+        while not file.tokens.may_suspend(revocation):
+            await file.changed()
+        async with limit:
+            await self._page_protocol.gather_all_mmap_users(file, revocation)

@@ -1,0 +1,53 @@
+"""How a client under test connects to its service: over memory streams that can be cut, refused and stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from nfsfuse.rpc.streams import ConnectionLost
+from server.service.service import Service
+from tests.helpers.streams import MemoryByteStream, memory_stream_pair
+
+
+class Connector:
+    """The way of one client to *service*. *reachable*: whether a new connection can be had."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        service: Service,
+        name: str,
+        capacity: int = 1 << 22,
+        *,
+        there_seconds: float | Callable[[], float] = 0.0,
+        back_seconds: float | Callable[[], float] = 0.0,
+    ) -> None:
+        self._nursery = nursery
+        self.service = service
+        self._name = name
+        self._capacity = capacity
+        self._there_seconds = there_seconds
+        self._back_seconds = back_seconds
+        self.reachable = True
+        self.attempts = 0
+        self.streams: list[MemoryByteStream] = []
+        """The client's ends, oldest first."""
+
+    async def connect(self) -> MemoryByteStream:
+        """What a `Session` connects with."""
+        await trio.lowlevel.checkpoint()
+        self.attempts += 1
+        if not self.reachable:
+            raise ConnectionLost("unreachable")
+        near, far = memory_stream_pair(
+            self._capacity, there_seconds=self._there_seconds, back_seconds=self._back_seconds
+        )
+        self._nursery.start_soon(self.service.serve, far, self._name)
+        self.streams.append(near)
+        return near
+
+    def cut(self) -> None:
+        """Break the newest connection: nothing under way arrives."""
+        self.streams[-1].cut()
