@@ -283,9 +283,12 @@ def test_the_dead_may_lose_what_they_had_not_settled_and_nothing_else(world: Wor
     (world.export / "log").write_bytes(data.replace(record("a-0", 3), b""))
     world.word("page", 1)
     world.find(1, "look").facts["page"] = {"0": 1}
+    world.did(0, "look", page={"0": 2})
+    world.did(1, "look", page={"0": 1})
     assert world.violations() == []
     (world.export / "log").write_bytes(data.replace(record("a-0", 2), b""))
     world.word("page", 0)
+    world.find(1, "look").facts["page"] = {"0": 0}
     said = world.violations()
     assert "a-0 appended [2], and that is missing" in said
     assert "a-0 stored 1 in word 0, and there is 0" in said

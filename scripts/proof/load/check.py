@@ -239,8 +239,13 @@ def maps(histories: Histories, export: Path, dead: Collection[str]) -> Iterator[
             if found < last:
                 yield f"{history.worker} stored {last} in word {slot}, and there is {found}"
     looks = [operation for operation in of_kind(histories, "look") if operation.done]
+    of_the_dead = {
+        str(operation["slot"]) for operation in of_kind(histories, "store") if operation.worker in dead
+    }
     for look in looks:
         for slot, value in look["page"].items():
+            if look.worker in dead and slot in of_the_dead:
+                continue  # on one client with it, perhaps: nobody else need have seen it
             known.append((ended(look), slot, value, f"{look.worker}:{look.number} saw it"))
     known.sort(key=lambda it: it[0])
     least: dict[str, tuple[int, str]] = {}
