@@ -10,19 +10,24 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
 import trio
 
-from nfsfuse.protocol.types import Epoch
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
 from nfsfuse.rpc.streams import SocketByteStream
+from server.service.direct import DirectChanges
 from server.service.service import Service, ServiceOptions
+from server.state.directory import StateDirectory, boot_id
+from server.state.interface import StateError
+from server.state.recover import recover
 from server.storage.handles import load_or_create_secret
-from server.storage.interface import Storage, StorageError
-from server.storage.local import LocalStorage
+from server.storage.interface import StorageError
+from server.watch.choose import Watch, open_export
+from server.watch.interface import Watcher, WatchError
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="lease of a client (default: %(default)g)",
     )
+    result.add_argument(
+        "--grace",
+        type=float,
+        metavar="SECONDS",
+        help="how long, after a restart, clients may take back what they held before anything new is granted "
+        "(default: the lease and a fifth more); 0 is dangerous: clients that do not come back at once lose "
+        "what they hold and had written but not saved",
+    )
+    result.add_argument(
+        "--watch",
+        choices=[watch.value for watch in Watch],
+        default=Watch.AUTO.value,
+        help="how to notice what other programs change directly in the exported directory "
+        "(default: %(default)s, the best that is permitted)",
+    )
     result.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: much more")
     result.add_argument("--version", action="version", version=f"nfsfuse {version('nfsfuse')}")
     return result
@@ -87,26 +107,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         address = parse_address(options.listen)
     except ValueError as exc:
         parser().error(str(exc))
-    try:
-        storage = _open_export(options.export, options.state_dir, options.volatile_handles)
-        listener = _listen(address)
-    except (Refusal, StorageError) as exc:
-        print(f"nfsfuse-server: {exc}", file=sys.stderr)
-        return 1
     os.umask(0)  # the client's kernel has applied its own
-    service_options = ServiceOptions(lease_ms=int(options.lease * 1000))
-    service = Service(storage, service_options, Epoch(1), secrets.token_bytes)
-    try:
-        trio.run(_serve, service, listener, address)
-    finally:
-        listener.close()
-        if isinstance(address, UnixAddress):
-            Path(address.path).unlink(missing_ok=True)
-        storage.close()
+    with ExitStack() as stack:
+        try:
+            service, listener, watcher = _start(options, address, stack)
+        except (Refusal, StorageError, StateError, WatchError) as exc:
+            print(f"nfsfuse-server: {exc}", file=sys.stderr)
+            return 1
+        trio.run(_serve, service, listener, address, watcher)
     return 0
 
 
-def _open_export(export: str, state_dir: str | None, volatile: bool) -> Storage:
+def _start(
+    options: argparse.Namespace, address: Address, stack: ExitStack
+) -> tuple[Service, socket.socket, Watcher | None]:
+    """Everything that comes before serving; *stack* undoes it. What the last epoch was in the middle of is
+    settled before anybody can connect."""
+    export, state_path = _check_export(options.export, options.state_dir)
+    state = StateDirectory(state_path)
+    stack.callback(state.close)
+    lasting = not options.volatile_handles
+    secret = load_or_create_secret(state_path) if lasting else None
+    storage, watcher = open_export(export, secret, Watch(options.watch))
+    stack.callback(storage.close)
+    if watcher is not None:
+        stack.callback(watcher.close)
+    try:
+        recovered = recover(storage, state.registry, state.log, boot_id(), reclaimable=lasting)
+    except OSError as exc:
+        raise Refusal(f"cannot use the state directory {state_path}: {exc}") from exc
+    listener = _listen(address)
+    stack.callback(listener.close)
+    if isinstance(address, UnixAddress):
+        stack.callback(Path(address.path).unlink, missing_ok=True)
+    service_options = ServiceOptions(int(options.lease * 1000), options.grace)
+    return Service(storage, service_options, recovered, secrets.token_bytes), listener, watcher
+
+
+def _check_export(export: str, state_dir: str | None) -> tuple[Path, Path]:
+    """The directory to export, and that of the state, which is made if it is not there."""
     path = Path(export)
     if not path.exists():
         raise Refusal(f"cannot export {export}: no such directory")
@@ -122,7 +161,7 @@ def _open_export(export: str, state_dir: str | None, volatile: bool) -> Storage:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
         raise Refusal(f"cannot make the state directory {state}: {exc.strerror}") from exc
-    return LocalStorage(path, None if volatile else load_or_create_secret(state))
+    return path, state
 
 
 def _default_state_dir(export: Path) -> Path:
@@ -168,8 +207,12 @@ def _listen_unix(path: str) -> socket.socket:
     return listener
 
 
-async def _serve(service: Service, listener: socket.socket, address: Address) -> None:
+async def _serve(
+    service: Service, listener: socket.socket, address: Address, watcher: Watcher | None
+) -> None:
     async with trio.open_nursery() as nursery:
+        if watcher is not None:
+            nursery.start_soon(DirectChanges(service.tokens).follow, watcher)
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
         await nursery.start(service.run)
         if isinstance(address, TcpAddress):

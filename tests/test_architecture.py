@@ -23,9 +23,12 @@ FLOORS = (
     # bottom to top; the longest prefix that fits a module decides where it lives
     ("nfsfuse.protocol",),
     ("nfsfuse.rpc", "nfsfuse.machines", "server.machines"),
-    ("nfsfuse.ports", "server.storage.interface"),
-    ("nfsfuse.engine", "server.service"),
-    ("nfsfuse.fuse", "server.storage"),
+    ("nfsfuse.ports", "server.storage.interface", "server.state.interface", "server.watch.interface"),
+    (
+        "nfsfuse.engine", "server.service",
+        "server.state.records", "server.state.journal", "server.state.settle", "server.state.recover",
+    ),
+    ("nfsfuse.fuse", "server.storage", "server.state", "server.watch"),
     ("nfsfuse.cli", "server.cli"),
 )
 

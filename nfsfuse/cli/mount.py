@@ -215,10 +215,7 @@ class _Mount:
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
-        session.on_recall = filesystem.recalls.arrived
-        session.on_suspended = filesystem.suspended
-        session.on_resumed = filesystem.resumed
-        session.on_fenced = filesystem.fenced
+        filesystem.follow(session)
         session.on_unreachable = INTERRUPTS.fail
         operations = Operations(filesystem, kernel.bulk)
         fuse_options = self._options.fuse(str(self._address))

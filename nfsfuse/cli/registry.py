@@ -6,6 +6,7 @@ So umount can wait for the daemon, and a mount that replaces one whose daemon ha
 from __future__ import annotations
 
 import os
+import select
 from pathlib import Path
 
 from nfsfuse.cli.mounts import canonical
@@ -47,10 +48,24 @@ def served_by(mountpoint: str) -> int | None:
         return None
 
 
+def _lives(pid: int) -> bool:
+    """Whether there is a process *pid* that has not ended (a zombie has)."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(process)
+
+
 def session_of_the_dead(mountpoint: str, server: str) -> SessionId | None:
     """The session that a daemon which is dead had with *server* for *mountpoint*; None if there is no such."""
     pid = served_by(mountpoint)
-    if pid is None or Path(f"/proc/{pid}").exists():
+    if pid is None or _lives(pid):
         return None
     try:
         _, named, session_id = _file(mountpoint).read_text().splitlines()

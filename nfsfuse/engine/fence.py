@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
-from nfsfuse.machines.inodes import InodeTable, NodeId
+from nfsfuse.machines.inodes import Inode, InodeTable, NodeId
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import InodeHandle
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +36,51 @@ class Fenced:
 
 def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
     """Believe nothing any more."""
-    files = []
-    for file in holdings.files():
+    fenced = _forget(holdings, holdings.files(), list(inodes))
+    holdings.forget_directories()
+    return fenced
+
+
+def forget_refused(
+    inodes: InodeTable, holdings: Holdings, remote: Remote, handles: frozenset[InodeHandle]
+) -> Fenced:
+    """The server has refused to let something of *handles* be reclaimed: believe nothing of these any more,
+    and give back what it has not refused."""
+    files = [file for file in holdings.files() if file.inode.handle in handles]
+    for file in files:
+        for open_id in file.open_ids:
+            remote.post(m.Release(open_id))
+    known = [inode for inode in inodes if inode.handle in handles]
+    for inode in known:
+        log.error("%s: what was held here could not be reclaimed", inode)
+    fenced = _forget(holdings, files, known)
+    for directory in holdings.directories():
+        if directory.inode.handle in handles:
+            directory.cache.lost()
+    remote.return_tokens(
+        tuple(
+            Token(handle, resource, 0, RANGE_END, TokenMode.NONE)
+            for handle in sorted(handles)
+            for resource in Resource
+        )
+    )
+    return fenced
+
+
+def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) -> Fenced:
+    left = []
+    for file in files:
         if file.pages.dirty:
             lost = file.pages.dirty_bytes
             log.error("%s: %d bytes written here are lost with the session", file.inode, lost)
             file.errors.lost(FsError(errno.EIO, "the session with the server was lost"))
-        files.append((file, tuple(file.tokens.in_kernel.intervals())))
+        left.append((file, tuple(file.tokens.in_kernel.intervals())))
         file.forget_everything()
         file.purging += 1
     trusted = tuple(inode.node_id for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
-    holdings.forget_directories()
-    return Fenced(tuple(files), trusted)
+    return Fenced(tuple(left), trusted)
 
 
 async def purge(fenced: Fenced, kernel: Kernel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.fence import Fenced, forget_everything, open_again, purge
+from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
@@ -18,6 +19,8 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.reclaim import claims, give_up_times
+from nfsfuse.engine.session import Session
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -25,7 +28,10 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.types import Node
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,16 @@ class Filesystem:
         await self._kernel.invalidate_attributes(inode.node_id)
         inode.attributes.distrusting -= 1
 
-    # --- the lease (the callbacks of `Session`, all synchronous) ---
+    def follow(self, session: Session) -> None:
+        """Do what *session* asks for: recalls, and what becomes of the lease. All of it is decided at once."""
+        session.on_recall = self.recalls.arrived
+        session.on_suspended = self.suspended
+        session.on_resumed = self.resumed
+        session.on_fenced = self.fenced
+        session.on_new_epoch = self.new_epoch
+        session.on_refused = self.refused
+
+    # --- the lease ---
 
     def suspended(self) -> None:
         """The lease is about to run out: caches are dropped, and operations wait."""
@@ -118,6 +133,31 @@ class Filesystem:
         forgotten = forget_everything(self.inodes, self.holdings)
         self.suspension.end()
         self._nursery.start_soon(self._begin_anew, forgotten)
+
+    def new_epoch(self, welcome: m.Welcome) -> list[m.Reclaim]:
+        """The server was restarted, and has forgotten what is held: all of it, to be reclaimed."""
+        assert self._nursery is not None
+        give_up_times(self.inodes, self.holdings)
+        if welcome.rebooted:
+            log.warning("the server's machine was rebooted: clean caches are dropped")
+            self._nursery.start_soon(self.suspension.refresh)
+        return list(claims(self.inodes, self.holdings, self.locks))
+
+    def refused(self, reclaimed: m.Reclaimed) -> None:
+        """Some of that is not held any more. What it is about is fenced, and nothing else."""
+        assert self._nursery is not None
+        self.files.lost_locks(lock.open_id for lock in reclaimed.locks)
+        for lock in reclaimed.locks:
+            self.locks.refused(lock)
+        handles = {token.handle for token in reclaimed.tokens}
+        for file in self.holdings.files():
+            gone = set(file.open_ids) & set(reclaimed.open_files)
+            if gone:
+                file.open_ids = [open_id for open_id in file.open_ids if open_id not in gone]
+                handles.add(file.inode.handle)
+        if handles:
+            forgotten = forget_refused(self.inodes, self.holdings, self._remote, frozenset(handles))
+            self._nursery.start_soon(self._begin_anew, forgotten)
 
     async def _begin_anew(self, forgotten: Fenced) -> None:
         await purge(forgotten, self._kernel)

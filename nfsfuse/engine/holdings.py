@@ -54,6 +54,10 @@ class Holdings:
         """Every file that has been used."""
         return list(self._files.values())
 
+    def directories(self) -> list[CachedDirectory]:
+        """Every directory that has been used."""
+        return list(self._directories.values())
+
     def apply(self, tokens: Iterable[Token]) -> None:
         """Grants have arrived. Those for an inode that the kernel has forgotten meanwhile go back. SHARED data
         while open for writing are ignored: they cost a recall, if ever, that is acknowledged at once."""

@@ -1,9 +1,8 @@
 """Locks on the client: asked of the server, never granted here; and dropped there when a file is closed.
 
 What this client holds is recorded, for three uses: a close that has nothing to drop costs no round trip; a
-grant that nobody waits for any more is undone exactly; and after a restart of the server it can be reclaimed.
-The record is never less than what the server has granted, as it is kept in the hooks that see the replies in
-the order sent.
+grant that nobody waits for any more is undone exactly; and after a restart of the server it is reclaimed.
+The record is what the server has granted, as it is kept in the hooks that see the replies in the order sent.
 
 A program that is interrupted while it waits is told EINTR only once the server has said that the request left
 the queue. Were it told at once, the grant that crossed with the cancellation would have to be undone later,
@@ -14,6 +13,8 @@ to the reply, and whatever the same owner asks for on this file waits until that
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,14 +23,19 @@ import trio
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalMap
-from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange
+from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange, OwnedLock
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId
 
 CANCEL_SECONDS_MAX: Final = 0.5
 """How long an interrupted program waits to hear that its request is cancelled: many round trips of any
 network, and still well below the second within which a killed program has to be gone."""
+
+
+FLOCK_LOST: Final = frozenset({errno.EAGAIN, errno.EINTR})
+"""With these answers a flock that was to be converted is gone. With others it is as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,20 @@ class LockRequest:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """How a range is locked, through which open file, by which process."""
+
+    mode: LockMode
+    open_file: int
+    pid: int
+
+
 @dataclass(slots=True, eq=False)
 class _Holder:
-    """What one owner holds on one file, as half-open ranges; *through* are the open files it used for it."""
+    """What one owner holds on one file, as half-open ranges."""
 
-    held: IntervalMap[LockMode] = field(default_factory=IntervalMap)
-    through: set[int] = field(default_factory=set)
+    held: IntervalMap[_Lock] = field(default_factory=IntervalMap)
     unanswered: int = 0  # abandoned requests
 
 
@@ -93,6 +107,7 @@ class Locks:
         while (holder := self._holder(handle, who)) is not None and holder.unanswered:
             await self._answers.park()
         pending = _Pending()
+        converted = self._give_up_flock(handle, who, request)
 
         def granted(_reply: Message, _payload: bytes | bytearray) -> None:
             pending.granted = True
@@ -102,7 +117,9 @@ class Locks:
                 self._record(handle, who, request)
             self._answered(handle, who, pending)
 
-        def failed(_failure: Exception) -> None:
+        def failed(failure: Exception) -> None:
+            if converted is not None and isinstance(failure, FsError) and failure.errno not in FLOCK_LOST:
+                self._made(handle, who).held.set(*_half_open(request.range), converted)
             self._answered(handle, who, pending)
 
         span = request.range
@@ -132,7 +149,6 @@ class Locks:
         if holder is None or not holder.held:
             return
         holder.held.clear()
-        holder.through.clear()
         self._tidy(handle, who)
         if wait:
             await self._remote.call(m.FlushLocks(handle, owner))
@@ -145,14 +161,31 @@ class Locks:
         handle = self._inodes[node_id].handle
         found = False
         for who, holder in list(self._holders.get(handle, {}).items()):
-            if open_file in holder.through:
-                found = True
-                holder.through.discard(open_file)
-                if not holder.through:
-                    holder.held.clear()
-                self._tidy(handle, who)
+            whole = who == (LockKind.FLOCK, owner)
+            for start, end, lock in holder.held:
+                if whole or lock.open_file == open_file:
+                    found = True
+                    holder.held.delete(start, end)
+            self._tidy(handle, who)
         if found or owner is not None:
             self._remote.post(m.ReleaseLocks(handle, OpenId(open_file), owner))
+
+    def owned(self) -> Iterator[OwnedLock]:
+        """Everything that is held, to be reclaimed."""
+        for handle, holders in self._holders.items():
+            for (kind, owner), holder in holders.items():
+                for start, end, lock in holder.held:
+                    yield OwnedLock(
+                        handle, OpenId(lock.open_file), owner, kind, lock.mode, start, end - 1, lock.pid
+                    )
+
+    def refused(self, lock: OwnedLock) -> None:
+        """The server does not let *lock* be reclaimed: it is not held any more."""
+        who = (lock.kind, lock.owner)
+        holder = self._holder(lock.inode, who)
+        if holder is not None:
+            holder.held.delete(lock.start, lock.end + 1)
+            self._tidy(lock.inode, who)
 
     def lost(self) -> frozenset[int]:
         """The session is over, and with it every lock at the server: the open files through which one was
@@ -160,9 +193,8 @@ class Locks:
         through: frozenset[int] = frozenset()
         for handle, holders in list(self._holders.items()):
             for who, holder in list(holders.items()):
-                through |= holder.through
+                through |= {lock.open_file for _, _, lock in holder.held}
                 holder.held.clear()
-                holder.through.clear()
                 self._tidy(handle, who)
         return through
 
@@ -174,17 +206,28 @@ class Locks:
     def _made(self, handle: InodeHandle, who: _Who) -> _Holder:
         return self._holders.setdefault(handle, {}).setdefault(who, _Holder())
 
+    def _give_up_flock(self, handle: InodeHandle, who: _Who, request: LockRequest) -> _Lock | None:
+        """A flock is converted by giving it up first (flock(2)): while that is under way it is not held, and
+        must not be reclaimed, as somebody else may have it. What it was; None if there is no conversion."""
+        holder = self._holder(handle, who)
+        if request.kind is not LockKind.FLOCK or holder is None or request.mode is LockMode.UNLOCK:
+            return None
+        start, end = _half_open(request.range)
+        held = holder.held.at(start)
+        if held is None or held.mode is request.mode:
+            return None
+        holder.held.delete(start, end)
+        self._tidy(handle, who)
+        return held
+
     def _record(self, handle: InodeHandle, who: _Who, request: LockRequest) -> None:
         start, end = _half_open(request.range)
         holder = self._made(handle, who)
         if request.mode is LockMode.UNLOCK:
             holder.held.delete(start, end)
-            if not holder.held:
-                holder.through.clear()
             self._tidy(handle, who)
         else:
-            holder.held.set(start, end, request.mode)
-            holder.through.add(request.open_file)
+            holder.held.set(start, end, _Lock(request.mode, request.open_file, request.pid))
 
     def _undo(self, handle: InodeHandle, who: _Who, request: LockRequest) -> None:
         """A lock was granted that nobody waits for: back to what the record says, which is never more than
@@ -192,12 +235,13 @@ class Locks:
         kind, owner = who
         start, end = _half_open(request.range)
         held = self._made(handle, who).held
-        before: list[tuple[int, int, LockMode]] = held.overlapping(start, end)
-        before += [(low, high, LockMode.UNLOCK) for low, high in held.gaps(start, end)]
-        for low, high, mode in sorted(before):
+        nothing = _Lock(LockMode.UNLOCK, request.open_file, request.pid)
+        before = held.overlapping(start, end)
+        before += [(low, high, nothing) for low, high in held.gaps(start, end)]
+        for low, high, lock in sorted(before, key=lambda piece: piece[0]):
             self._remote.post(
                 m.SetLock(
-                    handle, OpenId(request.open_file), owner, kind, mode, low, high - 1, request.pid, False
+                    handle, OpenId(lock.open_file), owner, kind, lock.mode, low, high - 1, lock.pid, False
                 )
             )
 
@@ -216,13 +260,12 @@ class Locks:
                 del self._holders[handle]
 
     def check(self) -> None:
-        """Assert that nobody is recorded for nothing, and that what is held was taken through something."""
+        """Assert that nobody is recorded for nothing."""
         for handle, holders in self._holders.items():
             assert holders, handle
             for who, holder in holders.items():
                 holder.held.check()
                 assert holder.held or holder.unanswered, (handle, who)
-                assert bool(holder.through) == bool(holder.held), (handle, who)
 
 
 def _half_open(span: LockRange) -> Interval:

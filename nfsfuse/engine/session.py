@@ -35,8 +35,12 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS_MIN: Final = 0.1
 """The pause after the first attempt to connect, which is made at once; later pauses double."""
 
-RETRY_SECONDS_MAX: Final = 5.0
-"""The longest pause: half a lease, so that a server that is back is found while others wait for it too."""
+RETRY_SECONDS_MAX: Final = 2.0
+"""The longest pause: a small part of the lease, which may have little left when the server can be reached
+again; and a thousand clients that try as often are nothing to it."""
+
+RETRIES_PER_LEASE_MIN: Final = 5
+"""Attempts to connect in the time of a lease, at least."""
 
 ATTEMPT_SECONDS_MAX: Final = 5.0
 """How long one attempt may take: a lost SYN is repeated twice within (after 1 and 3 s)."""
@@ -58,6 +62,10 @@ ENDS_WITH_SESSION: Final = frozenset({
     m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Release, m.FlushLocks, m.ReleaseLocks, m.Write,
 })  # fmt: skip
 """What is about the old session's state, and without meaning (or, the write-back, refused) in a new one."""
+
+ENDS_WITH_EPOCH: Final = (m.ReturnTokens, m.Release, m.Reclaim, m.ReclaimComplete)
+"""What is not asked again of a server that was restarted: it knows only what is reclaimed. Nobody waits for
+any of these."""
 
 SAFE_AGAIN: Final = IDEMPOTENT | {m.Open, m.GetToken, m.SetLock}
 """What may be asked in a new session although the old one's server may have done it: its effects, if any, have
@@ -98,9 +106,11 @@ class Session:
         """The server has been away for *timeo_seconds*, or (False) is back after that."""
         self.on_session: Callable[[SessionId], None] = _nothing_of
         """There is a new session."""
-        self.on_new_epoch: Callable[[m.Welcome], None] = self._fenced
-        """The server was started anew and knows nothing of the session. `Channel.unanswered` are the requests
-        that may be asked again (`Channel.renew`)."""
+        self.on_new_epoch: Callable[[m.Welcome], list[m.Reclaim]] = _no_claims
+        """The server was started anew and has forgotten all that is held, but not the session: what is to be
+        reclaimed."""
+        self.on_refused: Callable[[m.Reclaimed], None] = _nothing_of
+        """Of what was reclaimed, this is not held any more."""
         self.requests: Counter[str] = Counter()
         """Requests to the server so far, by message."""
         self.session_id = NO_SESSION
@@ -173,8 +183,8 @@ class Session:
             self.channel.attach(link, welcome.frames_received)
             self._acknowledged(sent_at)
         else:
-            if self._sessions and welcome.epoch != self._epoch:
-                self.on_new_epoch(welcome)
+            if self._sessions and welcome.session_id == self.session_id:
+                self._reclaim(welcome)
             elif self._sessions:
                 self._fenced(welcome)
             self._sessions += 1
@@ -185,6 +195,30 @@ class Session:
             self._renewed.unpark_all()
         assert self._lease is not None
         self._lease.connected()
+
+    def _reclaim(self, welcome: m.Welcome) -> None:
+        """The server was restarted, and grants nothing before we have back what we hold. What it has not
+        answered is asked again, under the old ids: by those it knows what it has done already."""
+        log.warning("the server was restarted (epoch %d): what is held here is reclaimed", welcome.epoch)
+        assert self._lease is not None
+        suspended = self._lease.suspended
+        claims = self.on_new_epoch(welcome)
+        self.channel.renew(
+            lambda call: not isinstance(call.message, ENDS_WITH_EPOCH),
+            "the server was restarted",
+            [(claim, self._reclaimed) for claim in claims],
+        )
+        self.channel.post(m.ReclaimComplete(), self._reclaim_complete)
+        if suspended:
+            self.on_resumed()
+
+    def _reclaimed(self, reply: Message, _: bytes | bytearray) -> None:
+        assert isinstance(reply, m.Reclaimed)
+        if reply != m.Reclaimed((), (), ()):
+            self.on_refused(reply)
+
+    def _reclaim_complete(self, _reply: Message, _: bytes | bytearray) -> None:
+        log.warning("everything that could be reclaimed is reclaimed")
 
     def _fenced(self, welcome: m.Welcome) -> None:
         """The server has ended the session. What nobody has done yet is asked in the new one."""
@@ -251,10 +285,13 @@ class Session:
     def _pauses(self) -> Iterator[float]:
         """Seconds between attempts: twice as long each time; some less, so that the clients of a
         server that was away do not all come at the same moments."""
-        pause = RETRY_SECONDS_MIN
+        assert self._lease is not None
+        # Several in a lease: a restarted server does not wait longer for those it knows.
+        longest = min(RETRY_SECONDS_MAX, self._lease.seconds / RETRIES_PER_LEASE_MIN)
+        pause = min(RETRY_SECONDS_MIN, longest)
         while True:
             yield pause * (1 - self._jitter() / 2)
-            pause = min(2 * pause, RETRY_SECONDS_MAX)
+            pause = min(2 * pause, longest)
 
     def _reconnected(self) -> None:
         assert self._interrupted_at is not None
@@ -373,6 +410,11 @@ class Session:
 
 def _nothing() -> None:
     """Nobody wants to know."""
+
+
+def _no_claims(_: m.Welcome) -> list[m.Reclaim]:
+    """Nothing is held."""
+    return []
 
 
 def _nothing_of(_: object) -> None:

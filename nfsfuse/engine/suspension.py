@@ -19,6 +19,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.machines.data_tokens import Revocation
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.protocol.tokens import RANGE_END
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,22 @@ class Suspension:
         """The lease runs again, or the session is over and everything forgotten."""
         self._wanted = False
         self._changed.unpark_all()
+
+    async def refresh(self) -> None:
+        """Drop everything clean once, here and in the kernel: the server may have lost it. What is held and
+        what is dirty stays. Operations that come meanwhile wait."""
+        parked = [(file, file.tokens.suspend()) for file in self._holdings.files()]
+        await self._drop(parked)
+        for inode in self._inodes:
+            inode.attributes.forget_value()
+            inode.attributes.forget_xattrs()
+        for directory in self._holdings.directories():
+            directory.cache.forget()
+        for file, revocation in parked:
+            file.changes(0, RANGE_END)
+            file.pages.drop_clean()
+            file.tokens.revoked(revocation)
+            file.wake()
 
     async def _run(self) -> None:
         while self._wanted:

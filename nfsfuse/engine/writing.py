@@ -139,9 +139,9 @@ class Writer:
     ) -> bool:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
-        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost, the
-        end of the file is elsewhere, or pages beside *lacking* have been read in meanwhile. Once begun it is
-        shielded, as it must not be left half-way, and waits for the kernel only."""
+        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost,
+        the end of the file is elsewhere, or a page beside *lacking* has been read in meanwhile. Once begun it
+        is shielded, as it must not be left half-way, and waits for the kernel only."""
         known = file.size()
         start, end = pages_of(offset, len(data))
         revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
@@ -153,7 +153,7 @@ class Writer:
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
                 and (not extends or file.attributes.may_change_here())
                 and not file.pages.writing.overlaps(offset, offset + len(data))
-                and not self._lacking(file, start, end, passed, direct=direct)
+                and self._lacking(file, start, end, passed, direct=direct) is None
             )
             if possible:
                 self._absorb(file, offset, data, keeps=not direct)

@@ -113,12 +113,16 @@ class DirectoryCache:
         self._revoking.remove((start, end))
         self.held.delete(start, end)
 
-    def lost(self) -> None:
-        """The session is over: nothing is held any more."""
-        self.held.clear()
+    def forget(self) -> None:
+        """What was learned may not be so any more; the tokens stay."""
         self._entries.clear()
         self._listing.clear()
         self._changes += 1
+
+    def lost(self) -> None:
+        """The session is over: nothing is held any more."""
+        self.held.clear()
+        self.forget()
 
     def check(self) -> None:
         """Assert the invariants."""

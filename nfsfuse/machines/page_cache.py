@@ -279,6 +279,13 @@ class FilePages:
             if not self.valid.overlaps(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE):
                 self._cache.release(self, index)
 
+    def drop_clean(self) -> None:
+        """Nothing is valid any more but what the server does not have."""
+        for start, end in self.valid.intervals():
+            for low, high in self.dirty.gaps(start, end):
+                for begin, stop in self.writing.gaps(low, high):
+                    self.drop(begin, stop)
+
     def cut(self, size: int) -> None:
         """The server has truncated the file: nothing from *size* on is valid, also of what is on its way."""
         for start, end in self.writing.intervals(size):

@@ -45,6 +45,10 @@ REQUESTS_IN_FLIGHT_MAX: Final = 1024
 """Unanswered requests of one session. A client has at most ~100 FUSE requests and some background
 transfers under way; one that has more is broken, and would use up the server's memory."""
 
+CLAIMS_MAX: Final = 1024
+"""Tokens, open files and locks in one Reclaim: 1024 x (HANDLE_SIZE_MAX and ~60 bytes) stay well below
+HEADER_SIZE_MAX, and the server does them in a few milliseconds."""
+
 SMALL_FILE_SIZE_MAX: Final = 65536
 """Bytes: a file no larger than this comes with the reply to its open."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
+from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, OwnedLock
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
@@ -23,6 +23,7 @@ from nfsfuse.protocol.types import (
     InodeHandle,
     LockOwner,
     Node,
+    OpenFile,
     OpenId,
     RequestId,
     SessionId,
@@ -58,12 +59,16 @@ class Done(Message):
 @dataclass(frozen=True, slots=True)
 class Welcome(Message):
     """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds.
-    *resumed*: it is the one asked for, of whose frames the server has *frames_received*; else a new one."""
+    *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
+    the one asked for, the session is known from the last epoch and may be reclaimed (`Reclaim`): its frames are
+    counted anew. Otherwise it is a new one. *rebooted*: the server's machine was started since the last epoch,
+    so what was not fsynced may be lost."""
 
     session_id: SessionId
     epoch: Epoch
     resumed: bool
     frames_received: int
+    rebooted: bool
     lease_ms: int
     server_version: str
     root: Node
@@ -171,6 +176,15 @@ class Recalled(Message):
     """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
 
     returned: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed(Message):
+    """Answers `Reclaim`: what of it is refused, and so not held any more."""
+
+    tokens: tuple[Token, ...]
+    open_files: tuple[OpenId, ...]
+    locks: tuple[OwnedLock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +554,28 @@ class ReleaseLocks(Request[Done]):
     owner: LockOwner | None
 
 
+# --- after the server's restart --------------------------------------------------------------------------
+
+# A client whose session is known to the new epoch takes back what it holds before anything else: as many
+# `Reclaim` as it takes, then all requests that it has no answer to, under their old ids, then
+# `ReclaimComplete`.
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim(Request[Reclaimed]):
+    """Some of what the client held in the last epoch, at most CLAIMS_MAX in all; open files keep their
+    numbers."""
+
+    tokens: tuple[Token, ...]
+    open_files: tuple[OpenFile, ...]
+    locks: tuple[OwnedLock, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimComplete(Request[Done]):
+    """There is nothing more to reclaim, and nothing more that was asked in the last epoch."""
+
+
 CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Hello, Heartbeat, Goodbye, Cancel,
     Lookup, GetAttr, SetAttr, ReadLink, SymLink, MkNod, MkDir, Link, Unlink, RmDir, Rename, ReadDir, StatFs,
@@ -547,13 +583,14 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     Open, Create, Release, Read, Write, Fsync, Fallocate, Seek, CopyRange,
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
+    Reclaim, ReclaimComplete,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled, LockFound,
+    TokenGrant, Recalled, LockFound, Reclaimed,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {

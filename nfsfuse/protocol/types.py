@@ -69,6 +69,14 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that is open on the server, and its number there."""
+
+    open_id: OpenId
+    handle: InodeHandle
+
+
+@dataclass(frozen=True, slots=True)
 class AttributeChanges:
     """What setattr changes; None leaves a field as it is (UTIME_OMIT). ``*_now`` is UTIME_NOW: the server's
     clock decides. ctime follows from any change."""

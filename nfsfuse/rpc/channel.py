@@ -12,7 +12,7 @@ the hook of its call and then wakes the caller.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
@@ -96,6 +96,11 @@ class Channel:
     def frames_received(self) -> int:
         """Numbered frames of the peer's that were applied."""
         return self._sequence.received
+
+    @property
+    def frames_acknowledged(self) -> int:
+        """Numbered frames of ours that the peer is known to have."""
+        return self._sequence.acknowledged
 
     @property
     def kept_bytes(self) -> int:
@@ -211,17 +216,25 @@ class Channel:
             self._lost = why
             self.renew(lambda _: False, why)
 
-    def renew(self, keep: Callable[[Asked], bool], why: str) -> None:
-        """The peer knows nothing of this session any more, and will be sent a new sequence. Requests that it
-        has not answered fail with ConnectionLost(*why*), except those to *keep*, which are asked again in the
-        old order and under their old ids. What the peer asked before need not be answered."""
+    def renew(
+        self,
+        keep: Callable[[Asked], bool],
+        why: str,
+        first: Iterable[tuple[Request[Message], Applied]] = (),
+    ) -> None:
+        """The peer knows nothing of this session any more, and will be sent a new sequence. It begins with
+        the requests *first*. Those that the peer has not answered fail with ConnectionLost(*why*), except the
+        ones to *keep*, which are asked again in the old order and under their old ids. What the peer asked
+        before need not be answered."""
         self.disconnect()
         calls = [call for call in self._calls.values() if not keep(call)]
         kept = {number: call for number, call in self._calls.items() if call not in calls}
-        self._calls = kept
+        self._calls = dict(kept)
         self._exchange.renew(kept)
         self._sequence = FrameSequence()
         self._transmitted = 0
+        for message, apply in first:
+            self.post(message, apply)
         for number, call in kept.items():
             call.frame = self._transmit(self._exchange.again(number, call.message, call.payload))
         for call in calls:

@@ -6,6 +6,7 @@ The events that change it are in `tokens`, the rules of one resource in `token_s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
@@ -80,10 +81,18 @@ class TokenTable:
         keys = self._sessions.get(session, ())
         return {key[0] for key in keys if self._states[key].holders[session].tokens}
 
-    def is_held(self, handle: InodeHandle) -> bool:
-        """Whether any session holds any token of the inode."""
-        states = [self._states[handle, r] for r in Resource if (handle, r) in self._states]
+    def is_held(self, handle: InodeHandle, resources: Iterable[Resource] = Resource) -> bool:
+        """Whether any session holds any token of the inode's *resources*."""
+        states = [self._states[handle, r] for r in resources if (handle, r) in self._states]
         return any(holder.tokens for state in states for holder in state.holders.values())
+
+    def held(self) -> list[Key]:
+        """Everything of which any session holds a token."""
+        return [
+            key
+            for key, state in self._states.items()
+            if any(holder.tokens for holder in state.holders.values())
+        ]
 
     def story(self, handle: InodeHandle) -> str:
         """What happened to an inode lately, a line an event."""

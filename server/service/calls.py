@@ -16,9 +16,10 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
-from nfsfuse.protocol.types import InodeHandle
+from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Payload
 from server.service.session import Session
+from server.state.records import Named
 from server.storage.interface import Storage
 
 Reply = Message | tuple[Message, Payload]
@@ -83,6 +84,19 @@ class Slow:
     call: Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A step: a storage call that is made once, even if the server dies in the middle of the request: its
+    intent is written to the journal, and its outcome before the reply is sent. One in a handler, after it
+    holds what it changes, so that a look can tell later what became of it. *names* and *was* as in
+    `server.state.records.Intent`; *slow*: the call waits for the disk by nature."""
+
+    call: Callable[[], Any]
+    names: tuple[Named, ...] = ()
+    was: int = 0
+    slow: bool = False
+
+
 LockMessage = m.GetLock | m.SetLock | m.FlushLocks | m.ReleaseLocks
 
 
@@ -93,23 +107,26 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow
+Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow | Change
 Handling = Generator[Step, Any, Reply]
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """One request being handled. *granted* and *held* are what it took from the token manager, to be ended
-    with it; of *attributes_changed* the others are told, without waiting for them."""
+    with it; of *attributes_changed* the others are told, without waiting for them. *intended*: the journal
+    waits for its outcome."""
 
     session: Session
     message: Any
     payload: bytes | bytearray
     storage: Storage
+    id: RequestId
     granted: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     granted_handles: list[InodeHandle] = field(default_factory=list)
     attributes_changed: list[InodeHandle] = field(default_factory=list)
+    intended: bool = False
 
 
 Handler = Callable[[Call], Handling]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_never
 
+import trio
+
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.types import SessionId
 from server.service.calls import (
     Acquire,
     Call,
+    Change,
     Handling,
     Hold,
     Locking,
@@ -21,17 +27,30 @@ from server.service.calls import (
 from server.service.disk import Disk
 from server.service.locks import Locks, LockWaiting
 from server.service.tokens import Tokens, Waiting
+from server.state.journal import Journal
+from server.state.records import Intent, Outcome
 
 Wait = Coroutine[Any, Any, Any]
 
 
 class Driver:
-    """Drives handlers. An exception out of a step is raised at its ``yield``."""
+    """Drives handlers. An exception out of a step is raised at its ``yield``. *acknowledged*: how many frames
+    of a session its client has."""
 
-    def __init__(self, tokens: Tokens, locks: Locks, disk: Disk) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        locks: Locks,
+        disk: Disk,
+        journal: Journal,
+        acknowledged: Callable[[SessionId], int],
+    ) -> None:
         self._tokens = tokens
         self._locks = locks
         self._disk = disk
+        self._journal = journal
+        self._acknowledged = acknowledged
+        self._changed = trio.lowlevel.ParkingLot()
 
     def advance(self, call: Call, handling: Handling) -> Reply | Wait:
         """The reply if it can be had without waiting, else a coroutine that returns it. Raises what the
@@ -79,6 +98,10 @@ class Driver:
                 return self._disk.quick(step.call)
             case Slow():
                 return self._disk.slow(step.call)
+            case Change():
+                if self._journal.busy(step.names):
+                    return self._change_in_turn(call, step)
+                return self._change(call, step)
             case Acquire():
                 got = self._tokens.acquire(call, step)
             case Hold():
@@ -93,6 +116,33 @@ class Driver:
             case _:
                 assert_never(step)
         return got.wait() if isinstance(got, Waiting) else got
+
+    def _change(self, call: Call, step: Change) -> Any:
+        assert not call.intended, "one change in a request"
+        intent = Intent(
+            call.session.id, call.id, call.message, bytes(call.payload), step.names, step.was
+        )  # fmt: skip
+        try:
+            self._journal.intend(intent, self._acknowledged)
+        except OSError as exc:
+            raise FsError(exc.errno or errno.EIO, f"the server's journal: {exc}") from exc
+        call.intended = True
+        return self._disk.slow(step.call) if step.slow else self._disk.quick(step.call)
+
+    async def _change_in_turn(self, call: Call, step: Change) -> Any:
+        """Another operation of the same session is at these names. It waits for nothing but the disk."""
+        while self._journal.busy(step.names):
+            await self._changed.park()
+        result = self._change(call, step)
+        return await result if isinstance(result, Coroutine) else result
+
+    def ended(self, call: Call, outcome: Outcome, frame: int | None) -> None:
+        """*call* has ended so; its reply is about to be sent as the session's frame number *frame*, or to
+        nobody. To be called before what it holds is let go."""
+        if call.intended:
+            call.intended = False
+            self._journal.done(call.session.id, call.id, outcome, frame)
+            self._changed.unpark_all()
 
 
 def _sender(handling: Handling, value: Any) -> Callable[[], Step]:

@@ -14,8 +14,9 @@ from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
+from server.state.records import Named
 
 DATA: Final = Resource.DATA
 
@@ -47,7 +48,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
-        attributes: Attributes = yield Quick(
+        attributes: Attributes = yield Change(
             lambda: call.storage.setattr(handle, AttributeChanges(size=0))
         )
     else:
@@ -85,8 +86,9 @@ def _create(call: Call) -> Handling:
         opened = replace(opened, tokens=opened.tokens + tokens_of_name)
         return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
-    node, _ = yield Quick(
-        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False)
+    node, _ = yield Change(
+        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False),
+        (Named(r.parent, r.name, None),),
     )
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     # Not waiting: nobody can be in the way but an operation that waits for the parent that we hold.
@@ -161,7 +163,10 @@ def _fallocate(call: Call) -> Handling:
     r: m.Fallocate = call.message
     yield Hold(r.handle, DATA)
     tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
-    attributes = yield Slow(lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length))
+    before: Attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    attributes = yield Change(
+        lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length), was=before.size, slow=True
+    )
     return m.Stat(attributes, tokens)
 
 
@@ -181,8 +186,9 @@ def _copy_range(call: Call) -> Handling:
     for handle, mode in sorted(modes.items()):
         yield Hold(handle, DATA, mode)
     yield Hold(r.target, ATTR)
-    copied: int = yield Slow(
-        lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length)
+    copied: int = yield Change(
+        lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length),
+        slow=True,
     )
     return m.Position(copied)
 

@@ -14,7 +14,8 @@ from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
-from server.service.calls import Acquire, Call, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.state.records import Named
 from server.storage.interface import Renamed, Storage
 
 ATTR: Final = Resource.ATTR
@@ -69,7 +70,7 @@ def _setattr(call: Call) -> Handling:
         start = request.changes.size & ~0xFFF
         yield Hold(request.handle, Resource.DATA, start=start)
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Quick(lambda: call.storage.setattr(request.handle, request.changes))
+    attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
     return m.Stat(attributes, tokens)
 
 
@@ -86,15 +87,41 @@ def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
     return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
 
 
+def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: what a name leads to; whoever asks holds it."""
+    try:
+        node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return Named(parent, name, None)
+    return Named(parent, name, node.handle)
+
+
+def absent(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: a name that is about to be made leads nowhere. EEXIST if it does."""
+    try:
+        found: Named = yield from named(call, parent, name)
+    except FsError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+        raise FsError(errno.EEXIST, "a filesystem is mounted there") from exc
+    if found.handle is not None:
+        raise FsError(errno.EEXIST)
+    return found
+
+
 def _made(call: Call, make: Callable[[], Node]) -> Any:
     """Sub-steps: an inode is made; its maker may cache its attributes, and knows the parent's."""
     parent: InodeHandle = call.message.parent
-    yield hold_name(parent, call.message.name)
+    name: bytes = call.message.name
+    yield hold_name(parent, name)
     yield Hold(parent, ATTR)
-    node: Node = yield Quick(make)
+    nothing = yield from absent(call, parent, name)
+    node: Node = yield Change(make, (nothing,))
     # Not waiting: an operation that holds it may itself wait for the parent that we hold.
     tokens = (yield Acquire(node.handle, ATTR, SHARED, wait=False)) or ()
-    tokens += (yield keep_name(parent, call.message.name)) or ()
+    tokens += (yield keep_name(parent, name)) or ()
     above = yield Quick(lambda: call.storage.getattr(parent))
     return m.Entry(node, tokens, (Node(parent, above),))
 
@@ -133,7 +160,8 @@ def _link(call: Call) -> Handling:
     r: m.Link = call.message
     yield hold_name(r.parent, r.name)
     yield from _hold_attributes(r.handle, r.parent)
-    node: Node = yield Quick(lambda: call.storage.link(r.handle, r.parent, r.name))
+    nothing = yield from absent(call, r.parent, r.name)
+    node: Node = yield Change(lambda: call.storage.link(r.handle, r.parent, r.name), (nothing,))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Entry(node, tokens, (node, Node(r.parent, above)))
@@ -145,7 +173,8 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
-    node: Node = yield Quick(lambda: remove(r.parent, r.name))
+    before = Named(r.parent, r.name, victim.handle)
+    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Done((node, Node(r.parent, above)), tokens)
@@ -174,18 +203,16 @@ def _rename(call: Call) -> Handling:
     r: m.Rename = call.message
     yield from _hold_both_names(r)
     involved = {r.parent, r.new_parent}
+    before: list[Named] = []
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
-        try:
-            node = yield Quick(partial(call.storage.lookup, parent, name))
-        except FsError as exc:
-            if exc.errno != errno.ENOENT:
-                raise
-        else:
-            involved.add(node.handle)
-            yield Unnaming(node.handle)
+        found = yield from named(call, parent, name)
+        before.append(found)
+        if found.handle is not None:
+            involved.add(found.handle)
+            yield Unnaming(found.handle)
     yield from _hold_attributes(*involved)
-    renamed: Renamed = yield Quick(
-        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags)
+    renamed: Renamed = yield Change(
+        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
     )
     affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
     for parent in {r.parent, r.new_parent}:
@@ -223,14 +250,27 @@ def _as_now(entry: DirEntry, attributes: dict[InodeHandle, Attributes]) -> DirEn
     return replace(entry, node=None if now is None else Node(entry.node.handle, now))
 
 
+def _has_xattr(call: Call) -> Any:
+    """Sub-steps: whether the extended attribute that the request names is there."""
+    request: m.SetXattr | m.RemoveXattr = call.message
+    try:
+        yield Quick(lambda: call.storage.getxattr(request.handle, request.name))
+    except FsError as exc:
+        if exc.errno != errno.ENODATA:
+            raise
+        return False
+    return True
+
+
 def _set_xattr(call: Call) -> Handling:
     request: m.SetXattr = call.message
     if len(call.payload) > XATTR_SIZE_MAX:
         raise FsError(errno.E2BIG)
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
     value = bytes(call.payload)
-    attributes = yield Quick(
-        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags)
+    was = bool(request.flags) and (yield from _has_xattr(call))
+    attributes = yield Change(
+        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags), was=was
     )
     return m.Stat(attributes, tokens)
 
@@ -238,7 +278,8 @@ def _set_xattr(call: Call) -> Handling:
 def _remove_xattr(call: Call) -> Handling:
     request: m.RemoveXattr = call.message
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Quick(lambda: call.storage.removexattr(request.handle, request.name))
+    was: bool = yield from _has_xattr(call)
+    attributes = yield Change(lambda: call.storage.removexattr(request.handle, request.name), was=was)
     return m.Stat(attributes, tokens)
 
 

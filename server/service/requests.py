@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import trio
@@ -24,13 +25,16 @@ from server.service.driver import Driver
 from server.service.files import FILE_HANDLERS
 from server.service.locks import LOCK_HANDLERS
 from server.service.names import NAME_HANDLERS
+from server.service.recovery import Recovery
 from server.service.session import Session
 from server.service.tokens import Tokens
+from server.state.journal import Journal
+from server.state.records import Outcome
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
-SESSION_MESSAGES: Final = (m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens)
+SESSION_MESSAGES: Final = (m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Reclaim, m.ReclaimComplete)
 """Requests that are about the session, and answered without the storage."""
 
 
@@ -38,13 +42,22 @@ class Requests:
     """The requests of one session. They outlive the connection on which they came."""
 
     def __init__(
-        self, session: Session, storage: Storage, driver: Driver, tokens: Tokens, leases: Leases
+        self,
+        session: Session,
+        storage: Storage,
+        driver: Driver,
+        tokens: Tokens,
+        leases: Leases,
+        journal: Journal,
+        recovery: Recovery,
     ) -> None:
         self._session = session
         self._storage = storage
         self._driver = driver
         self._tokens = tokens
         self._leases = leases
+        self._journal = journal
+        self._recovery = recovery
 
     def arrived(self, event: RequestArrived) -> None:
         """Handle a request, or at least begin to."""
@@ -52,31 +65,66 @@ class Requests:
         if session.over.is_set():
             raise ProtocolError(f"{type(event.message).__name__} after Goodbye")
         if isinstance(event.message, SESSION_MESSAGES):
-            self._of_session(event.message)
-            session.channel.reply(event.id, m.Done())
+            session.channel.reply(event.id, self._of_session(event.message))
             return
+        outcome = self._journal.outcome(session.id, event.id)
+        if outcome is not None:
+            self._answer_again(event.id, outcome)
+        elif self._recovery.admits(event.message):
+            self._begin(event)
+        else:
+            self._recovery.hold_back(session, event.id, lambda: self._begin(event))
+
+    def _begin(self, event: RequestArrived) -> None:
+        session = self._session
         if isinstance(event.message, m.Write):
             self._leases.written(session.id, trio.current_time())
-        call = Call(session, event.message, event.payload, self._storage)
+        call = Call(session, event.message, event.payload, self._storage, event.id)
         handling = HANDLERS[type(event.message)](call)
-        with self._answering(event):
+        with self._answering(event, call):
             reply_or_wait = self._driver.advance(call, handling)
             if isinstance(reply_or_wait, Coroutine):
                 # Registered here and not in the task: its cancellation may be the very next request.
                 scope = session.running[event.id] = trio.CancelScope()
                 session.nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
                 return
-            self._reply(event.id, reply_or_wait)
+            self._reply(call, reply_or_wait)
         self._ended(call)
 
-    def _of_session(self, message: Message) -> None:
-        """Do what is about the session itself."""
-        if isinstance(message, m.Cancel):
-            self._session.cancel(message.request)
-        elif isinstance(message, m.ReturnTokens):
-            self._tokens.given_back(self._session, message.tokens, message.frames_received)
-        elif isinstance(message, m.Goodbye):
-            self._session.over.set()
+    def _of_session(self, message: Message) -> Message:
+        """Do what is about the session itself; the reply."""
+        session = self._session
+        match message:
+            case m.Cancel(request=request):
+                if self._recovery.cancel(session, request):
+                    session.channel.fail(request, errno.EINTR)
+                session.cancel(request)
+            case m.ReturnTokens(tokens=tokens, frames_received=frames_received):
+                self._tokens.given_back(session, tokens, frames_received)
+            case m.Reclaim():
+                return self._recovery.reclaim(session, message)
+            case m.ReclaimComplete():
+                self._journal.reclaimed(session.id)
+                self._recovery.complete(session)
+            case m.Goodbye():
+                session.over.set()
+        return m.Done()
+
+    def _answer_again(self, number: RequestId, outcome: Outcome) -> None:
+        """A request was done in the last epoch, and its answer did not arrive."""
+        channel = self._session.channel
+        self._journal.answered(self._session.id, number, channel.frames_sent + 1)
+        if isinstance(outcome, m.Opened):
+            try:
+                self._storage.pin(outcome.node.handle)
+            except FsError as exc:
+                outcome = exc
+            else:
+                outcome = replace(outcome, open_id=self._session.opened(outcome.node.handle))
+        if isinstance(outcome, FsError):
+            channel.fail(number, outcome.errno, outcome.detail)
+        else:
+            channel.reply(number, outcome)
 
     async def _wait_for(
         self,
@@ -87,41 +135,50 @@ class Requests:
     ) -> None:
         with scope:
             try:
-                with self._answering(event):
-                    self._reply(event.id, await waiting)
+                with self._answering(event, call):
+                    self._reply(call, await waiting)
             finally:
                 del call.session.running[event.id]
                 if scope.cancel_called:
-                    self._session.channel.fail_if_unanswered(event.id, errno.EINTR)
+                    channel = self._session.channel
+                    self._driver.ended(call, FsError(errno.EINTR), channel.frames_sent + 1)
+                    channel.fail_if_unanswered(event.id, errno.EINTR)
                 self._ended(call)
         await self._session.channel.writable()
 
     @contextmanager
-    def _answering(self, event: RequestArrived) -> Iterator[None]:
+    def _answering(self, event: RequestArrived, call: Call) -> Iterator[None]:
         """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
         and us a traceback; the server goes on."""
-        channel = self._session.channel
         try:
             yield
         except FsError as exc:
-            channel.fail(event.id, exc.errno, exc.detail)
+            self._fail(call, exc)
         except ProtocolError:
             raise
         except Exception:
             log.exception("%s: %s failed unexpectedly", self._session, type(event.message).__name__)
-            channel.fail(event.id, errno.EIO, "internal error of the server")
+            self._fail(call, FsError(errno.EIO, "internal error of the server"))
 
     def _ended(self, call: Call) -> None:
-        """The reply is queued: others may have now what the call kept from them."""
+        """The reply is queued: others may have now what the call kept from them. A call without one is of a
+        session that is over; or the server is ending, and its successor will look what became of it."""
+        if self._session.over.is_set():
+            self._driver.ended(call, FsError(errno.ENOTCONN), None)
         self._tokens.ended(call)
         for handle in call.attributes_changed:
             self._tokens.attributes_changed(call.session, handle)
 
-    def _reply(self, number: RequestId, reply: Reply) -> None:
-        if isinstance(reply, tuple):
-            self._session.channel.reply(number, reply[0], reply[1])
-        else:
-            self._session.channel.reply(number, reply)
+    def _reply(self, call: Call, reply: Reply) -> None:
+        message, payload = reply if isinstance(reply, tuple) else (reply, b"")
+        channel = self._session.channel
+        self._driver.ended(call, message, channel.frames_sent + 1)
+        channel.reply(call.id, message, payload)
+
+    def _fail(self, call: Call, failure: FsError) -> None:
+        channel = self._session.channel
+        self._driver.ended(call, failure, channel.frames_sent + 1)
+        channel.fail(call.id, failure.errno, failure.detail)
 
 
 HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}

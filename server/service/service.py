@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -19,19 +19,23 @@ import trio
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import KEPT_BYTES_MAX, PROTOCOL_VERSION
-from nfsfuse.protocol.types import ClientId, Epoch, SessionId
+from nfsfuse.protocol.types import ClientId, SessionId
 from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange
 from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
-from server.machines.leases import Leases
+from server.machines.leases import MARGIN, Leases
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
+from server.service.orphans import sweep_orphans
+from server.service.recovery import Recovery
 from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
 from server.service.tokens import Tokens
+from server.state.interface import KnownSession, StateError
+from server.state.recover import Recovered
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,9 @@ HELLO_SECONDS_MAX: Final = 10.0
 IDENTITY_SIZE: Final = 16
 """Bytes in a client's and a session's id."""
 
+FORGET_RETRY_SECONDS: Final = 1.0
+"""Pause before the registry of sessions is written again after that has failed."""
+
 LEASE_CHECKS: Final = 20
 """How often leases are looked at while one of them runs."""
 
@@ -51,6 +58,8 @@ class ServiceOptions:
     """What the administrator chooses."""
 
     lease_ms: int = 10_000
+    grace_seconds: float | None = None
+    """None: as long as a client may believe what it holds, the lease and the margin."""
 
 
 class Service:
@@ -60,12 +69,16 @@ class Service:
         self,
         storage: Storage,
         options: ServiceOptions,
-        epoch: Epoch,
+        recovered: Recovered,
         random_bytes: Callable[[int], bytes],
+        disk: Disk | None = None,
     ) -> None:
         self._storage = storage
         self._options = options
-        self._epoch = epoch
+        self._start = recovered.start
+        self._epoch = recovered.start.epoch
+        self._registry = recovered.registry
+        self._disk = disk or Disk()
         self._random_bytes = random_bytes
         self._root = storage.root()
         self._nursery: trio.Nursery | None = None
@@ -73,16 +86,27 @@ class Service:
         self.leases = Leases(options.lease_ms / 1000)
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
         self.locks = Locks()
-        self.driver = Driver(self.tokens, self.locks, Disk())
+        self.journal = recovered.journal
+        self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
+        self.recovery = Recovery(
+            recovered.start.sessions, storage, self.tokens, self.locks, self._grace_over
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            lease_seconds = self._options.lease_ms / 1000
+            grace_seconds = self._options.grace_seconds
+            if grace_seconds is None:
+                grace_seconds = lease_seconds * (1 + MARGIN)
+            self.recovery.begin(trio.current_time(), grace_seconds)
+            await self._forget_late()
             task_status.started()
             while True:
-                await trio.sleep(self._options.lease_ms / 1000 / LEASE_CHECKS)
+                await trio.sleep(lease_seconds / LEASE_CHECKS)
                 self._fence_expired()
+                await self._forget_late()
 
     # --- connections ---
 
@@ -123,22 +147,19 @@ class Service:
         except FsError as exc:
             await greeting.refuse(link, exc)
             raise
-        replaced = self.sessions.get(hello.replaces)
-        if replaced is not None:
-            log.warning("%s: ended, its client has come back without it", replaced)
-            replaced.end("replaced")
+        await self._replace(hello.replaces)
         session = self._resumable(hello)
         resumed = session is not None
         if session is None:
-            session = await self._open(hello, SessionId(self._random_bytes(IDENTITY_SIZE)))
+            session = await self._returned(hello) or await self._new(hello)
         # Nothing is awaited between the count and the link: what still came by the old one would be counted
         # by nobody, and sent again.
         received = session.channel.frames_received
         greeting.welcome(
             link,
             m.Welcome(
-                session.id, self._epoch, resumed, received, self._options.lease_ms, version("nfsfuse"),
-                self._root,
+                session.id, self._epoch, resumed, received, self._start.rebooted, self._options.lease_ms,
+                version("nfsfuse"), self._root,
             ),
         )  # fmt: skip
         try:
@@ -162,33 +183,76 @@ class Service:
 
     # --- sessions ---
 
+    async def _replace(self, session_id: SessionId) -> None:
+        """The client's daemon is dead, and another has come in its place."""
+        replaced = self.sessions.get(session_id)
+        if replaced is not None:
+            log.warning("%s: ended, its client has come back without it", replaced)
+            replaced.end("replaced")
+        elif self.recovery.is_absent(session_id):
+            await self._forget([session_id])
+            self.journal.forget(session_id)
+            self.recovery.replaced(session_id)
+
     def _resumable(self, hello: m.Hello) -> Session | None:
         """The session that *hello* asks for, if there still is such."""
         session = self.sessions.get(hello.session_id)
-        if session is None or session.over.is_set():
+        if session is None or session.over.is_set() or hello.epoch != self._epoch:
             return None
-        if (session.client_id, self._epoch) != (hello.client_id, hello.epoch):
-            raise ProtocolError("this session is another client's, or of another epoch")
+        if session.client_id != hello.client_id:
+            raise ProtocolError("this session is another client's")
         return session
+
+    async def _returned(self, hello: m.Hello) -> Session | None:
+        """The session of an earlier epoch that *hello* asks for, if it may be reclaimed."""
+        if hello.epoch == self._epoch or not self.recovery.may_return(hello):
+            return None
+        session = self.sessions.get(hello.session_id)
+        if session is None:
+            session = await self._open(hello, hello.session_id)
+        elif session.over.is_set():
+            return None
+        elif not session.started:
+            raise ConnectionLost("its session is being opened over another connection")
+        elif session.channel.frames_received:
+            raise ProtocolError("this session has come back already")
+        # Else the client has not seen the Welcome that it was sent first.
+        self.recovery.returned(session, trio.current_time())
+        return session
+
+    async def _new(self, hello: m.Hello) -> Session:
+        """A new session; a restarted server will know of it."""
+        known = KnownSession(
+            SessionId(self._random_bytes(IDENTITY_SIZE)), hello.client_id, hello.client_name, self._epoch
+        )
+        try:
+            await self._disk.slow(lambda: self._registry.add(known))
+        except StateError as exc:
+            raise FsError(errno.EIO, f"the server cannot keep a session: {exc}") from exc
+        return await self._open(hello, known.id)
 
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
         """A session of this id, which may be one that the client had before."""
         assert self._nursery is not None
         session = Session(session_id, ClientId(hello.client_id), hello.client_name)
-        requests = Requests(session, self._storage, self.driver, self.tokens, self.leases)
+        requests = Requests(
+            session, self._storage, self.driver, self.tokens, self.leases, self.journal, self.recovery
+        )
         session.channel = Channel(Exchange(MAY_ASK), requests.arrived)
+        # Before anything is awaited: there is one session of an id.
+        self.sessions[session.id] = session
+        self.leases.opened(session.id, trio.current_time())
         await self._nursery.start(self._keep, session)
         return session
 
     async def _keep(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
         """A session from its beginning to its end."""
-        self.sessions[session.id] = session
-        self.leases.opened(session.id, trio.current_time())
         async with trio.open_nursery() as nursery:
-            session.nursery = nursery
+            session.nursery, session.started = nursery, True
             task_status.started()
             await session.over.wait()
             nursery.cancel_scope.cancel()
+        await self._forget([session.id])
         self._release(session)
 
     def _release(self, session: Session) -> None:
@@ -196,12 +260,49 @@ class Service:
         a slow disk still had to do would otherwise come after those of the next holder."""
         del self.sessions[session.id]
         self.leases.closed(session.id)
+        self.journal.forget(session.id)
         self.locks.dropped(session)
         self.tokens.dropped(session)
         for handle in session.open_files.values():
             self._storage.unpin(handle)
         session.open_files.clear()
         log.info("%s: session closed", session)
+        self.recovery.gone(session)
+
+    async def _forget(self, sessions: Iterable[SessionId]) -> None:
+        """A restarted server will not know of *sessions*. Until that is certain nothing that they held may be
+        granted to others, however long it takes."""
+        sessions = list(sessions)
+        while True:
+            try:
+                await self._disk.slow(lambda: self._registry.remove(sessions))
+                return
+            except StateError as exc:
+                log.critical("sessions that are over cannot be removed: others wait for them: %s", exc)
+                await trio.sleep(FORGET_RETRY_SECONDS)
+
+    async def _forget_late(self) -> None:
+        """End grace for those that have not come back in time."""
+        late = self.recovery.expired(trio.current_time())
+        if not late:
+            return
+        for session_id in late:
+            session = self.sessions.get(session_id)
+            if session is not None:  # it did, and has never completed its reclaims
+                session.end("it has not reclaimed in time")
+        await self._forget(late)
+        for session_id in late:
+            self.journal.forget(session_id)
+        self.recovery.forgotten(late)
+
+    def _grace_over(self) -> None:
+        """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
+        assert self._nursery is not None
+        self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
+
+    def _acknowledged(self, session_id: SessionId) -> int:
+        session = self.sessions.get(session_id)
+        return 0 if session is None else session.channel.frames_acknowledged
 
     def _fence_expired(self) -> None:
         for session in self.sessions.values():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +27,8 @@ class Session:
     client_name: str
     channel: Channel = field(init=False)
     nursery: trio.Nursery = field(init=False)
+    started: bool = False
+    """There is a nursery."""
     over: trio.Event = field(default_factory=trio.Event)
     """The session is about to end: nothing of it is taken in any more."""
     open_files: dict[OpenId, InodeHandle] = field(default_factory=dict)
@@ -36,13 +37,20 @@ class Session:
     """In which frame of the session tokens of an inode were last granted, oldest first."""
     granted_in_floor: int = 0
     """Grants in frames up to this one may be missing there."""
-    _open_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _last_open_id: int = 0
 
     def opened(self, handle: InodeHandle) -> OpenId:
         """Number a file that was opened and pinned."""
-        open_id = OpenId(next(self._open_ids))
+        self._last_open_id += 1
+        open_id = OpenId(self._last_open_id)
         self.open_files[open_id] = handle
         return open_id
+
+    def reopened(self, open_id: OpenId, handle: InodeHandle) -> None:
+        """A file that was open before the server's restart, and is pinned again, keeps its number."""
+        assert open_id not in self.open_files
+        self.open_files[open_id] = handle
+        self._last_open_id = max(self._last_open_id, open_id)
 
     def released(self, open_id: OpenId) -> InodeHandle:
         """Forget an open file; its inode, to be unpinned. EBADF if there is no such."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -22,6 +23,12 @@ from server.service.calls import Acquire, Call, Hold, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
+
+NOBODY: Final = SessionId(b"")
+"""Whose changes directly in the exported directory are: programs' on the server. No session has this id."""
+
+DirectChange = tuple[InodeHandle, Resource, int, int]
+"""What has changed: a range of a resource."""
 
 
 class Waiting:
@@ -67,6 +74,8 @@ class Tokens:
         self._pinned: set[InodeHandle] = set()
         self._tickets = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
+        self._direct: dict[int, DirectChange] = {}  # by ticket: waiting, for nobody
+        self._direct_waiting: set[DirectChange] = set()  # the same
 
     # --- what handlers ask for ---
 
@@ -144,6 +153,31 @@ class Tokens:
             effects += manager.cancel(ticket)
         self._carry_out(effects)
 
+    def changed_directly(
+        self, handle: InodeHandle, resource: Resource, start: int = 0, end: int = RANGE_END
+    ) -> bool:
+        """Somebody who is no client has changed this: whoever holds a token for it gives that up. False if
+        nobody does.
+
+        It is a transient hold of nobody's that ends as soon as it is granted, so it is never in the way of
+        anybody for longer than the recalls take. It has to wait, not just ask: a token in flight cannot be
+        recalled yet, and what was read under it may be older than the change. One that still waits does for
+        any further change, as nobody keeps anything beyond its grant.
+        """
+        what = (handle, resource, start, end)
+        if not self.manager.is_held(handle, (resource,)):
+            return False
+        if what in self._direct_waiting:
+            return True
+        ticket = next(self._tickets)
+        effects = self.manager.acquire(
+            ticket, NOBODY, handle, resource, start, end, TokenMode.EXCLUSIVE, transient=True
+        )
+        self._direct[ticket] = what
+        self._direct_waiting.add(what)
+        self._carry_out(effects)
+        return True
+
     def _cancelled(self, ticket: int) -> None:
         self._waiting.pop(ticket, None)
         self._carry_out(self.manager.cancel(ticket))
@@ -157,6 +191,10 @@ class Tokens:
         for handle in {token.handle for token in tokens}:
             self._unpin_if_free(handle)
 
+    def reclaimed(self, session: Session, token: Token) -> bool:
+        """*session* held *token* before the server's restart; whether it does again."""
+        return self.manager.reclaim(session.id, token)
+
     def dropped(self, session: Session) -> None:
         """The session is over; nothing of it is left."""
         handles = self.manager.handles_held(session.id)
@@ -167,14 +205,20 @@ class Tokens:
     # --- effects ---
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        passed: list[int] = []
         for effect in effects:
             match effect:
+                case Granted(ticket=ticket) if ticket in self._direct:
+                    passed.append(ticket)
                 case Granted(ticket=ticket, tokens=tokens):
                     self._waiting.pop(ticket).grant(tokens)
                 case Recall():
                     self._send(effect)
                 case Refused():
                     raise AssertionError("refusals are answered where they are asked")
+        for ticket in passed:  # only now: effects are carried out before the next event is fed
+            self._direct_waiting.remove(self._direct.pop(ticket))
+            self._carry_out(self.manager.finish(ticket))
 
     def _send(self, recall: Recall) -> None:
         session = self._sessions[recall.session]

@@ -7,7 +7,7 @@ from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import NAME_SIZE_MAX, OFFSET_MAX, AttributeChanges, Credentials
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE
+from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE
 
 ID_MAX: Final = 2**32 - 2
 """The largest uid or gid: (uid_t)-1 means "leave as it is" to chown(2)."""
@@ -28,6 +28,12 @@ def check_name(name: bytes) -> None:
         raise FsError(errno.EINVAL, "not a file name")
     if len(name) > NAME_SIZE_MAX:
         raise FsError(errno.ENAMETOOLONG)
+
+
+def check_reserved(in_root: bool, name: bytes, number: int) -> None:
+    """The errno *number* if the name is the one, in the export's root, that is the server's own."""
+    if in_root and name == ORPHANS_NAME:
+        raise FsError(number, "a name that is reserved")
 
 
 def check_target(target: bytes) -> None:

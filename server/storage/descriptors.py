@@ -28,6 +28,9 @@ DESCRIPTORS_CACHED_MAX: Final = 16384
 """By default: each keeps an inode (about 1 KiB) in the kernel's memory."""
 
 
+_PROC: Final = b"/proc/self/fd/%d"
+
+
 class Descriptor:
     """One open file descriptor, closed when the last reference goes."""
 
@@ -38,6 +41,12 @@ class Descriptor:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self.number)
+
+
+def by_proc(descriptor: Descriptor) -> bytes:
+    """A path that leads to exactly this inode, even a symbolic link, for calls that take no O_PATH
+    descriptor."""
+    return _PROC % descriptor.number
 
 
 class OpenInode:

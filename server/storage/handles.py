@@ -208,6 +208,11 @@ class PersistentLocator(Locator):
         inode = OpenInode(self._signer.sign(raw), stat.S_IFMT(attributes.mode), path)
         return self._cache.add(inode, removals)
 
+    def handle_of(self, raw: bytes) -> InodeHandle:
+        """The handle of the inode that the kernel calls *raw*, whether it is in the export or not: not for
+        clients, who could ask for it then; to be compared with what they have."""
+        return self._signer.sign(raw)
+
     def open(self, handle: InodeHandle) -> OpenInode:
         removals = self._cache.removals
         path = Descriptor(self._open_raw(self._signer.verify(handle)))

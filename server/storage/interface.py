@@ -12,7 +12,14 @@ Durability: "volatile" means that the effect survives the death of this process 
 "durable" means that it is on stable storage when the method returns. Metadata operations are applied in
 order: a power failure leaves the state after some prefix of them (ext4, XFS, btrfs and the memory storage).
 
-An inode whose last link is gone is stale at once, unless it is pinned (`Storage.pin`).
+An inode whose last link is gone is stale at once, unless it is pinned (`Storage.pin`). What is pinned when it
+loses its last name becomes an *orphan*: it is kept in a hidden place of the export, with nlink 0 in all that is
+told of it, so that the death of this process does not take it from whoever has it open. An orphan ends with
+its last `unpin`; those that a server left behind when it died stay, with valid handles, until `sweep`. A
+directory, which is empty when it goes, is never an orphan: its handle is stale after a restart.
+
+The name ORPHANS_NAME in the root directory is reserved for that place: it is never found or listed (ENOENT),
+and nothing can be made with it (EPERM).
 """
 
 from __future__ import annotations
@@ -36,6 +43,10 @@ RENAME_NOREPLACE: Final = 1
 
 RENAME_EXCHANGE: Final = 2
 """rename: swap the two names, both of which must exist (renameat2(2))."""
+
+
+ORPHANS_NAME: Final = b".nfsfuse-orphans"
+"""Reserved in the export's root, in every storage alike; a directory of the server's there holds orphans."""
 
 
 class StorageError(Exception):
@@ -174,13 +185,24 @@ class Storage(ABC):
     @abstractmethod
     def pin(self, handle: InodeHandle) -> None:
         """Keeps the inode - its data and the validity of its handle - beyond its last unlink, until `unpin`
-        was called as often. Pins are forgotten when the process ends."""
+        was called as often. Pins are forgotten when the process ends, orphans are not."""
 
     @abstractmethod
     def unpin(self, handle: InodeHandle) -> None:
         """The last one of an unlinked inode frees its space (which takes a
         while if it is large: not on an event loop). Never an `FsError`; one without its `pin` is a
-        bug of the caller's (AssertionError)."""
+        bug of the caller's (AssertionError). Volatile."""
+
+    @abstractmethod
+    def orphans(self) -> list[InodeHandle]:
+        """What is kept although it has no name: now pinned, or left by a server that died. (Also inodes that
+        were about to lose their last name when it did, and have it still.) Volatile when they are made, as the
+        removal of the name is; a power failure never leaves an inode with neither."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Frees every orphan that is not pinned: nobody can claim it any more. May take long (large files).
+        What cannot be removed is logged, and left for the next sweep. Volatile."""
 
     @abstractmethod
     def read(self, handle: InodeHandle, offset: int, size: int) -> bytes:

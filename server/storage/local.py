@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import os
 
+from nfsfuse.protocol.types import InodeHandle
+from server.storage.handles import PersistentLocator
 from server.storage.interface import Storage
 from server.storage.local_attributes import LocalAttributes
 from server.storage.local_data import LocalData
@@ -37,3 +39,10 @@ class LocalStorage(LocalNames, LocalListing, LocalAttributes, LocalData, Storage
         self, path: str | os.PathLike[str], secret: bytes | None, *, descriptors_max: int | None = None
     ) -> None:
         super().__init__(path, secret, descriptors_max)
+
+    def handle_of(self, raw: bytes) -> InodeHandle:
+        """The handle of the inode that the kernel calls *raw* (name_to_handle_at(2): type and handle), to be
+        compared with what clients hold, and never given to them: it may be outside the export. Persistent
+        handles only (AssertionError)."""
+        assert isinstance(self._locator, PersistentLocator)
+        return self._locator.handle_of(raw)

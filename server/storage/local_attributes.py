@@ -14,8 +14,8 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Attributes, FilesystemStatistics, InodeHandle
 from server.storage import syscalls
 from server.storage.checks import check_changes, check_xattr_name
-from server.storage.descriptors import OpenInode
-from server.storage.local_base import LocalBase, by_proc, translated
+from server.storage.descriptors import OpenInode, by_proc
+from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import UTIME_NOW, UTIME_OMIT, attributes_of
 
 
@@ -38,7 +38,7 @@ class LocalAttributes(LocalBase):
         if attributes.nlink == 0 and not inode.pins:
             self._cache.forget(inode)  # removed by a program on the server
             raise FsError(errno.ESTALE)
-        return attributes
+        return self._orphans.told(handle, attributes)
 
     @translated
     def setattr(self, handle: InodeHandle, changes: AttributeChanges) -> Attributes:
@@ -60,7 +60,7 @@ class LocalAttributes(LocalBase):
         mtime = _timespec(changes.mtime_ns, changes.mtime_now)
         if atime[1] != UTIME_OMIT or mtime[1] != UTIME_OMIT:
             syscalls.utimens(by_proc(path), atime, mtime)
-        return attributes_of(path.number)
+        return self._told(inode)
 
     @translated
     def readlink(self, handle: InodeHandle) -> bytes:
@@ -79,7 +79,7 @@ class LocalAttributes(LocalBase):
         if flags not in (0, os.XATTR_CREATE, os.XATTR_REPLACE):
             raise FsError(errno.EINVAL, "setxattr flags")
         os.setxattr(by_proc(inode.path), name, value, flags)
-        return attributes_of(inode.path.number)
+        return self._told(inode)
 
     @translated
     def listxattr(self, handle: InodeHandle) -> list[bytes]:
@@ -90,7 +90,7 @@ class LocalAttributes(LocalBase):
     def removexattr(self, handle: InodeHandle, name: bytes) -> Attributes:
         inode = self._named(handle, name)
         os.removexattr(by_proc(inode.path), name)
-        return attributes_of(inode.path.number)
+        return self._told(inode)
 
     @translated
     def statfs(self) -> FilesystemStatistics:

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import InodeHandle, Node
+from nfsfuse.protocol.types import Attributes, InodeHandle, Node
 from server.storage.descriptors import (
     DESCRIPTORS_CACHED_MAX,
     Descriptor,
     DescriptorCache,
     OpenInode,
+    by_proc,
     raise_descriptor_limit,
 )
 from server.storage.handles import Locator, PersistentLocator, VolatileLocator
 from server.storage.interface import StorageError
+from server.storage.orphans import Orphans
 from server.storage.syscalls import attributes_of
 
 _P = ParamSpec("_P")
@@ -29,8 +31,6 @@ _R = TypeVar("_R")
 
 LOCK_STRIPES: Final = 256
 """Locks that inodes share by hash: a lock per inode would have to outlive its place in the cache."""
-
-_PROC: Final = b"/proc/self/fd/%d"
 
 
 def translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -46,12 +46,6 @@ def translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
             raise FsError.from_os(exc) from exc
 
     return call
-
-
-def by_proc(descriptor: Descriptor) -> bytes:
-    """A path that leads to exactly this inode, even a symbolic link, for calls that take no O_PATH
-    descriptor."""
-    return _PROC % descriptor.number
 
 
 class LocalBase:
@@ -76,6 +70,7 @@ class LocalBase:
         self._privileged = os.geteuid() == 0
         self._root_descriptor = root
         self._locks = [threading.RLock() for _ in range(LOCK_STRIPES)]
+        self._link_locks = [threading.RLock() for _ in range(LOCK_STRIPES)]
         self._cache = DescriptorCache(
             min(limit, DESCRIPTORS_CACHED_MAX) if descriptors_max is None else descriptors_max, self._dropped
         )
@@ -87,6 +82,7 @@ class LocalBase:
             self._locator = PersistentLocator(root.number, self._cache, secret)
         self._root = self._locator.adopt(root)
         self._cache.pin(self._root)
+        self._orphans = Orphans(root.number, self._root.handle, self._locator, claimable=secret is not None)
 
     def _dropped(self, inode: OpenInode) -> None:
         if self._volatile is not None:
@@ -94,6 +90,7 @@ class LocalBase:
 
     def close(self) -> None:
         self._cache.clear()
+        self._orphans.close()
         del self._root, self._root_descriptor
 
     def _inode(self, handle: InodeHandle) -> OpenInode:
@@ -115,7 +112,12 @@ class LocalBase:
             return self._locator.find(directory.path.number, name)
 
     def _node(self, inode: OpenInode) -> Node:
-        return Node(inode.handle, attributes_of(inode.path.number))
+        return Node(inode.handle, self._told(inode))
+
+    def _told(self, inode: OpenInode, descriptor: Descriptor | None = None) -> Attributes:
+        """An inode's attributes, as *descriptor* of it has them, for clients."""
+        descriptor = descriptor or inode.path
+        return self._orphans.told(inode.handle, attributes_of(descriptor.number))
 
     def _reader(self, inode: OpenInode) -> Descriptor:
         """A file's descriptor for reading: the writer if there is one, so that fsync sees its write-back
@@ -144,6 +146,31 @@ class LocalBase:
         """Held while names in a directory change, while a listing moves its descriptor, while a file is
         appended."""
         return self._locks[hash(inode.handle) % LOCK_STRIPES]
+
+    def _link_lock(self, handle: InodeHandle) -> threading.RLock:
+        """Held while an inode loses a name, and while it is pinned or let go: either the pin is seen, and the
+        inode kept as an orphan, or the pin finds that it is gone. The last lock to be taken."""
+        return self._link_locks[hash(handle) % LOCK_STRIPES]
+
+    def _unname(self, inode: OpenInode, remove: Callable[[], None]) -> Node:
+        """Takes a name from *inode* by *remove*; the inode as it is then. If that is the last name of a
+        pinned inode, it is an orphan first."""
+        with self._link_lock(inode.handle):
+            kept = False
+            if inode.pins and inode.kind != stat.S_IFDIR and self._told(inode).nlink == 1:
+                kept = self._orphans.keep(inode)
+            try:
+                remove()
+            except BaseException:
+                if kept:
+                    self._orphans.discard(inode.handle)
+                raise
+            node = self._node(inode)
+            if node.attributes.nlink == 0:
+                if not inode.pins:
+                    self._orphans.discard(inode.handle)  # there by a crash between the two links
+                self._cache.forget(inode)
+            return node
 
     @contextmanager
     def _both_locked(self, first: OpenInode, second: OpenInode) -> Iterator[None]:

@@ -23,10 +23,26 @@ class LocalData(LocalBase):
 
     @translated
     def _pin(self, handle: InodeHandle) -> None:
-        self._cache.pin(self._inode(handle))
+        with self._link_lock(handle):
+            self._cache.pin(self._inode(handle))
 
     def unpin(self, handle: InodeHandle) -> None:
-        self._cache.unpin(handle)
+        with self._link_lock(handle):
+            inode = self._cache.get(handle)
+            if inode is not None and inode.pins == 1:
+                self._orphans.discard(handle)
+            self._cache.unpin(handle)
+
+    def orphans(self) -> list[InodeHandle]:
+        return self._orphans.handles()
+
+    @translated
+    def sweep(self) -> None:
+        self._orphans.sweep(self._link_lock, self._is_pinned)
+
+    def _is_pinned(self, handle: InodeHandle) -> bool:
+        inode = self._cache.get(handle)
+        return inode is not None and inode.pins > 0
 
     @translated
     def read(self, handle: InodeHandle, offset: int, size: int) -> bytes:
@@ -75,7 +91,7 @@ class LocalData(LocalBase):
             rest = memoryview(data).cast("B")
             while done < size:
                 done += os.pwrite(file.number, rest[done:], offset + done)
-        return attributes_of(file.number)
+        return self._told(inode, file)
 
     @translated
     def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
@@ -84,13 +100,13 @@ class LocalData(LocalBase):
         rest = memoryview(data).cast("B")
         with self._lock(inode):  # of the descriptor's position, by which the kernel tells where the data went
             if not rest:
-                attributes = attributes_of(file.number)
+                attributes = self._told(inode, file)
                 return attributes.size, attributes
             done = os.pwritev(file.number, [rest], -1, os.RWF_APPEND)
             start = os.lseek(file.number, 0, os.SEEK_CUR) - done
             while done < len(rest):  # disk full: the next call says so; or one call's limit
                 done += os.pwrite(file.number, rest[done:], start + done)
-            return start, attributes_of(file.number)
+            return start, self._told(inode, file)
 
     @translated
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:
@@ -114,7 +130,7 @@ class LocalData(LocalBase):
         inode = self._inode(handle)
         file = self._writer(inode)
         syscalls.fallocate(file.number, mode, offset, length)
-        return attributes_of(file.number)
+        return self._told(inode, file)
 
     @translated
     def seek(self, handle: InodeHandle, offset: int, whence: int) -> int:

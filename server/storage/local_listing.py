@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, DirEntry, InodeHandle, Node
 from server.storage.descriptors import OpenInode
+from server.storage.interface import ORPHANS_NAME
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import RawEntry, getdents
 
@@ -44,6 +46,7 @@ class LocalListing(LocalBase):
 
     def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
         file = self._lister(directory)
+        hidden = (b".", b"..", ORPHANS_NAME) if directory.handle == self._root.handle else (b".", b"..")
         found: list[RawEntry] = []
         with self._lock(directory):  # of the descriptor's position
             os.lseek(file.number, cookie, os.SEEK_SET)
@@ -52,7 +55,7 @@ class LocalListing(LocalBase):
                 entries = getdents(file.number, size)
                 if not entries:
                     return found, True
-                found += [entry for entry in entries if entry.name not in (b".", b"..")]
+                found += [entry for entry in entries if entry.name not in hidden]
         return found[:limit], False
 
     def _peek(self, directory: OpenInode, name: bytes) -> Node | None:
@@ -62,7 +65,8 @@ class LocalListing(LocalBase):
             if inode is not None:
                 return self._node(inode)
             with self._lock(directory):  # as in _find: it may be in the middle of being created
-                return self._locator.peek(directory.path.number, name)
+                node = self._locator.peek(directory.path.number, name)
+            return replace(node, attributes=self._orphans.told(node.handle, node.attributes))
         except (OSError, FsError) as exc:
             if exc.errno in _NO_NODE:
                 return None

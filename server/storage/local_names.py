@@ -10,15 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import partial
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Attributes, Credentials, InodeHandle, Node
 from server.storage import syscalls
-from server.storage.checks import check_credentials, check_name, check_rename_flags, check_target
-from server.storage.descriptors import Descriptor, OpenInode
-from server.storage.interface import RENAME_EXCHANGE, Renamed
-from server.storage.local_base import LocalBase, by_proc, translated
+from server.storage.checks import (
+    check_credentials,
+    check_name,
+    check_rename_flags,
+    check_reserved,
+    check_target,
+)
+from server.storage.descriptors import Descriptor, OpenInode, by_proc
+from server.storage.interface import Renamed
+from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import attributes_of
 
 CREATE_TRIES: Final = 16
@@ -37,7 +44,7 @@ class LocalNames(LocalBase):
 
     @translated
     def lookup(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         return self._node(self._find(self._directory(parent), name))
 
     @translated
@@ -90,38 +97,38 @@ class LocalNames(LocalBase):
 
     @translated
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.EPERM)
         inode, directory = self._inode(handle), self._directory(parent)
-        with self._lock(directory):
+        with self._lock(directory), self._link_lock(handle):
+            if handle in self._orphans and self._told(inode).nlink == 0:
+                raise FsError(errno.ENOENT, "no link is left")
             # By /proc, since linkat(AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH.
             os.link(by_proc(inode.path), name, dst_dir_fd=directory.path.number)
         return self._node(inode)
 
     @translated
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         directory = self._directory(parent)
         with self._lock(directory):
             inode = self._victim(directory, name)
-            os.unlink(name, dir_fd=directory.path.number)
-        return self._removed(inode)
+            return self._unname(inode, lambda: os.unlink(name, dir_fd=directory.path.number))
 
     @translated
     def rmdir(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         directory = self._directory(parent)
         with self._lock(directory):
             inode = self._victim(directory, name)
-            os.rmdir(name, dir_fd=directory.path.number)
-        return self._removed(inode)
+            return self._unname(inode, lambda: os.rmdir(name, dir_fd=directory.path.number))
 
     @translated
     def rename(
         self, parent: InodeHandle, name: bytes, new_parent: InodeHandle, new_name: bytes, flags: int
     ) -> Renamed:
-        check_name(name)
-        check_name(new_name)
         check_rename_flags(flags)
+        self._check_name(parent, name, errno.ENOENT)
+        self._check_name(new_parent, new_name, errno.EPERM)
         source, target = self._directory(parent), self._directory(new_parent)
         with self._both_locked(source, target):
             moved = self._victim(source, name)
@@ -130,17 +137,26 @@ class LocalNames(LocalBase):
                 other = self._victim(target, new_name)
             except FileNotFoundError:
                 other = None
-            syscalls.renameat2(source.path.number, name, target.path.number, new_name, flags)
+            change = partial(
+                syscalls.renameat2, source.path.number, name, target.path.number, new_name, flags
+            )
+            if other is not None and other.handle != moved.handle and flags == 0:
+                overwritten = self._unname(other, change)
+                return Renamed(self._node(moved), overwritten)
+            change()
         if other is not None and other.handle == moved.handle:
             return Renamed(self._node(moved), None, unchanged=True)
-        if other is None or flags == RENAME_EXCHANGE:
-            return Renamed(self._node(moved), self._node(other) if other else None)
-        return Renamed(self._node(moved), self._removed(other))
+        return Renamed(self._node(moved), self._node(other) if other else None)
 
     def _parent(self, parent: InodeHandle, name: bytes, creds: Credentials) -> OpenInode:
-        check_name(name)
+        self._check_name(parent, name, errno.EPERM)
         check_credentials(creds)
         return self._directory(parent)
+
+    def _check_name(self, parent: InodeHandle, name: bytes, reserved: int) -> None:
+        """Whether *name* may be used in *parent*; *reserved* is the errno for the server's own name there."""
+        check_name(name)
+        check_reserved(parent == self._root.handle, name, reserved)
 
     def _victim(self, directory: OpenInode, name: bytes) -> OpenInode:
         """What *name* leads to now, opened before the name goes, so that its handle can be told
@@ -151,12 +167,6 @@ class LocalNames(LocalBase):
             if exc.errno != errno.EXDEV:
                 raise
             raise FsError(errno.EBUSY, "a filesystem is mounted there") from exc
-
-    def _removed(self, inode: OpenInode) -> Node:
-        node = self._node(inode)
-        if node.attributes.nlink == 0:
-            self._cache.forget(inode)
-        return node
 
     def _existing(self, inode: OpenInode, truncate: bool) -> Node:
         """What create without O_EXCL came upon."""

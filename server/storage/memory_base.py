@@ -16,6 +16,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, Node
+from server.storage.checks import check_name, check_reserved
 from server.storage.memory_inode import Entries, MemoryInode, Metadata
 
 Clock = Callable[[], int]
@@ -73,7 +74,7 @@ class MemoryBase:
             for ino, inode in self._freed.items():
                 self._inodes[ino] = inode
             for ino, inode in list(self._inodes.items()):
-                if inode.durable is None or inode.durable.nlink == 0:
+                if inode.durable is None or not (inode.durable.nlink or inode.durable.orphan):
                     del self._inodes[ino]
                     continue
                 inode.meta = inode.durable.copy()
@@ -85,6 +86,13 @@ class MemoryBase:
                 if inode.meta.entries is not None:
                     for child in inode.meta.entries.inodes():
                         self._inodes[child].parent = inode.ino
+
+    def restart(self) -> None:
+        """The server's death, without a power failure: all pins are gone, orphans are not."""
+        with self._lock:
+            for inode in list(self._inodes.values()):
+                inode.pins = 0
+                self._free_if_unused(inode)
 
     def check(self) -> None:
         """The tree's invariants, for tests: link counts are those that the names add up to."""
@@ -102,7 +110,8 @@ class MemoryBase:
                             links[ino] += 1
             for inode in self._inodes.values():
                 assert inode.meta.nlink == links[inode.ino], (inode.ino, links[inode.ino])
-                assert inode.meta.nlink or inode.pins, inode.ino
+                assert inode.meta.nlink or inode.pins or inode.meta.orphan, inode.ino
+                assert not (inode.meta.nlink and inode.meta.orphan), inode.ino
 
     def close(self) -> None:
         with self._lock:
@@ -120,7 +129,25 @@ class MemoryBase:
             assert inode is not None, "unpin without pin"
             assert inode.pins > 0, "unpin without pin"
             inode.pins -= 1
-            self._free_if_unused(inode)
+            if inode.pins == 0:
+                self._let_go(inode)
+
+    def orphans(self) -> list[InodeHandle]:
+        with self._lock:
+            return [self._node(inode).handle for inode in self._inodes.values() if inode.meta.orphan]
+
+    @operation
+    def sweep(self) -> None:
+        for inode in list(self._inodes.values()):
+            if inode.pins == 0:
+                self._let_go(inode)
+
+    def _let_go(self, inode: MemoryInode) -> None:
+        """Nobody has the inode open: an orphan ends."""
+        if inode.meta.orphan:
+            inode.meta.orphan = False
+            self._dirty.add(inode.ino)
+        self._free_if_unused(inode)
 
     def _get(self, handle: InodeHandle) -> MemoryInode:
         inode = self._find(handle)
@@ -149,6 +176,11 @@ class MemoryBase:
     def _node(self, inode: MemoryInode) -> Node:
         return Node(InodeHandle(_HANDLE_PREFIX + inode.ino.to_bytes(8, "big")), inode.attributes())
 
+    def _check_name(self, parent: InodeHandle, name: bytes, reserved: int) -> None:
+        """Whether *name* may be used in *parent*; *reserved* is the errno for the server's own name there."""
+        check_name(name)
+        check_reserved(self._find(parent) is self._inodes.get(ROOT_INO), name, reserved)
+
     def _new_inode(self, mode: int, uid: int, gid: int, rdev: int = 0) -> MemoryInode:
         now = self._clock()
         entries = Entries() if stat.S_ISDIR(mode) else None
@@ -169,7 +201,7 @@ class MemoryBase:
         self._dirty.add(inode.ino)
 
     def _free_if_unused(self, inode: MemoryInode) -> None:
-        if inode.meta.nlink == 0 and inode.pins == 0:
+        if inode.meta.nlink == 0 and inode.pins == 0 and not inode.meta.orphan:
             del self._inodes[inode.ino]
             self._freed[inode.ino] = inode
 

@@ -176,6 +176,7 @@ class Metadata:
     target: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     entries: Entries | None = None
+    orphan: bool = False  # kept without a name
 
     def copy(self) -> Metadata:
         """An independent image."""

@@ -7,7 +7,7 @@ import stat
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, Credentials, DirEntry, InodeHandle, Node
-from server.storage.checks import check_credentials, check_name, check_rename_flags, check_target
+from server.storage.checks import check_credentials, check_rename_flags, check_target
 from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Renamed
 from server.storage.memory_base import ROOT_INO, MemoryBase, operation
 from server.storage.memory_inode import Entries, MemoryInode
@@ -24,7 +24,7 @@ class MemoryNames(MemoryBase):
 
     @operation
     def lookup(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         _, entries = self._directory(parent)
         return self._node(self._existing(entries, name))
 
@@ -53,7 +53,7 @@ class MemoryNames(MemoryBase):
     def create(
         self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
     ) -> tuple[Node, bool]:
-        check_name(name)
+        self._check_name(parent, name, errno.EPERM)
         check_credentials(creds)
         _, entries = self._directory(parent)
         if exclusive or entries.get(name) is None:
@@ -71,7 +71,7 @@ class MemoryNames(MemoryBase):
 
     @operation
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.EPERM)
         inode = self._get(handle)
         directory, entries = self._directory(parent)
         if entries.get(name) is not None:
@@ -88,7 +88,7 @@ class MemoryNames(MemoryBase):
 
     @operation
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         directory, entries = self._directory(parent)
         inode = self._existing(entries, name)
         if inode.kind == stat.S_IFDIR:
@@ -98,7 +98,7 @@ class MemoryNames(MemoryBase):
 
     @operation
     def rmdir(self, parent: InodeHandle, name: bytes) -> Node:
-        check_name(name)
+        self._check_name(parent, name, errno.ENOENT)
         directory, entries = self._directory(parent)
         inode = self._existing(entries, name)
         if inode.meta.entries is None:
@@ -112,9 +112,9 @@ class MemoryNames(MemoryBase):
     def rename(
         self, parent: InodeHandle, name: bytes, new_parent: InodeHandle, new_name: bytes, flags: int
     ) -> Renamed:
-        check_name(name)
-        check_name(new_name)
         check_rename_flags(flags)
+        self._check_name(parent, name, errno.ENOENT)
+        self._check_name(new_parent, new_name, errno.EPERM)
         source, source_entries = self._directory(parent)
         target, target_entries = self._directory(new_parent)
         moved = self._existing(source_entries, name)
@@ -195,7 +195,7 @@ class MemoryNames(MemoryBase):
     def _make(
         self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, rdev: int = 0
     ) -> MemoryInode:
-        check_name(name)
+        self._check_name(parent, name, errno.EPERM)
         check_credentials(creds)
         directory, entries = self._directory(parent)
         if entries.get(name) is not None:
@@ -241,6 +241,8 @@ class MemoryNames(MemoryBase):
         """The inode lost a name for good."""
         if inode.kind == stat.S_IFDIR:
             inode.meta.nlink = 0
+        elif inode.meta.nlink == 0 and inode.pins:
+            inode.meta.orphan = True
         self._touch(inode)
         node = self._node(inode)
         self._free_if_unused(inode)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -11,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.engine.locks import CANCEL_SECONDS_MAX, LockRequest, Locks
 from nfsfuse.machines.inodes import ROOT, InodeTable
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import OFFSET_MAX, LockOwner
 from tests.helpers.service import Client, serving
@@ -180,4 +183,47 @@ async def test_nothing_is_held_once_the_session_is_lost(autojump_clock):
         client.cut()
         locks.lost()
         await locks.flush(ROOT, LockOwner(1), wait=True)  # which would have to fail
+        locks.check()
+
+
+async def test_the_record_is_what_the_server_has(autojump_clock):
+    """Whatever the locks, conversions and closes: what the client would reclaim is what the server holds."""
+    rng = random.Random(1)
+    async with serving() as server:
+        client = await server.client()
+        locks = locks_of(client)
+        manager = server.service.locks.manager
+        for _ in range(400):
+            kind = rng.choice([LockKind.POSIX, LockKind.FLOCK])
+            start = rng.randrange(20)
+            end = OFFSET_MAX if kind is LockKind.FLOCK else start + rng.randrange(20)
+            owner, open_file = rng.randrange(1, 4), rng.randrange(1, 4)
+            match rng.randrange(6):
+                case 0:
+                    await locks.flush(ROOT, LockOwner(owner), wait=True)
+                case 1:
+                    flock_owner = rng.choice([None, LockOwner(owner)])
+                    locks.release(ROOT, open_file, flock_owner)
+                    await wait_all_tasks_blocked()
+                case choice:
+                    mode = UNLOCK if choice == 2 else rng.choice([READ, WRITE])
+                    span = 0 if kind is LockKind.FLOCK else start
+                    asked = request(mode, span, end, owner=owner, kind=kind, open_file=open_file)
+                    with contextlib.suppress(FsError):
+                        await locks.set(asked, wait=False)
+            locks.check()
+            (session,) = server.service.sessions
+            assert set(locks.owned()) == set(manager.locks_of(session))
+
+
+async def test_what_cannot_be_reclaimed_is_not_held(autojump_clock):
+    async with serving() as server:
+        locks = locks_of(await server.client())
+        await locks.set(request(WRITE, 0, 9), wait=False)
+        await locks.set(request(READ, 20, 29), wait=False)
+        (first, second) = sorted(locks.owned(), key=lambda lock: lock.start)
+        locks.refused(first)
+        assert list(locks.owned()) == [second]
+        locks.refused(second)
+        assert list(locks.owned()) == []
         locks.check()

@@ -31,6 +31,10 @@ class Connector:
         self._there_seconds = there_seconds
         self._back_seconds = back_seconds
         self.reachable = True
+        self.served = True
+        """There is a service."""
+        self.delay_seconds = 0.0
+        """How long a new connection takes."""
         self.attempts = 0
         self.streams: list[MemoryByteStream] = []
         """The client's ends, oldest first."""
@@ -39,7 +43,8 @@ class Connector:
         """What a `Session` connects with."""
         await trio.lowlevel.checkpoint()
         self.attempts += 1
-        if not self.reachable:
+        await trio.sleep(self.delay_seconds)
+        if not (self.reachable and self.served):
             raise ConnectionLost("unreachable")
         near, far = memory_stream_pair(
             self._capacity, there_seconds=self._there_seconds, back_seconds=self._back_seconds
@@ -47,6 +52,21 @@ class Connector:
         self._nursery.start_soon(self.service.serve, far, self._name)
         self.streams.append(near)
         return near
+
+    def serve(self, nursery: trio.Nursery, service: Service) -> None:
+        """New connections go to *service* from now on, which runs in *nursery*."""
+        self._nursery, self.service = nursery, service
+        self.served = True
+
+    def lose(self) -> None:
+        """The service is dead: nothing can be reached, nothing under way arrives."""
+        self.served = False
+        for stream in self.streams:
+            stream.cut("the server is dead")
+
+    def delay_answers(self, seconds: float) -> None:
+        """What the server sends over the newest connection from now on arrives so much later."""
+        self.streams[-1].receives_after(seconds)
 
     def cut(self) -> None:
         """Break the newest connection: nothing under way arrives."""

@@ -21,13 +21,13 @@ from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
-from server.service.disk import Disk
-from server.service.driver import Driver
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
+from tests.helpers.restartable import RestartableServer
 
 T = TypeVar("T")
 
@@ -77,9 +77,11 @@ class RecordingRemote:
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
 
-    async def call(self, message: Request[Any], payload: Any = b"", apply: Any = None) -> tuple[Any, Any]:
+    async def call(
+        self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
+    ) -> tuple[Any, Any]:
         self.calls.append((message, len(payload)))
-        return await self.session.call(message, payload, apply)
+        return await self.session.call(message, payload, apply, failed)
 
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)
@@ -93,14 +95,6 @@ class RecordingRemote:
 
     async def until_leased(self) -> None:
         await self.session.until_leased()
-
-
-class InlineDisk(Disk):
-    """A disk without threads, which a simulated clock could not wait for."""
-
-    async def slow(self, call: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint()
-        return call()
 
 
 @dataclass(eq=False)
@@ -157,8 +151,13 @@ class Rig:
     """The server and its clients."""
 
     storage: MemoryStorage
-    service: Service
+    server: RestartableServer
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def service(self) -> Service:
+        """The one that runs."""
+        return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
         node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
@@ -190,21 +189,22 @@ async def rig(
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
     identities = count(1)
-    service_options = ServiceOptions(int(lease_seconds * 1000))
-    service = Service(storage, service_options, Epoch(1), lambda size: next(identities).to_bytes(size))
-    service.driver = Driver(service.tokens, service.locks, InlineDisk())
-    made = Rig(storage, service)
     async with trio.open_nursery() as nursery:
-        await nursery.start(service.run)
+        server = RestartableServer(
+            nursery, storage, lambda size: next(identities).to_bytes(size), InlineDisk,
+            ServiceOptions(int(lease_seconds * 1000)),
+        )  # fmt: skip
+        made = Rig(storage, server)
+        await server.start()
         for number in range(clients):
-            connector = Connector(nursery, service, f"client {number}", 1 << 23)
+            connector = server.connector(f"client {number}", 1 << 23)
             session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
             kernel, remote = FakeKernel(), RecordingRemote(session)
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
-            session.on_recall = fs.recalls.arrived
+            fs.follow(session)
             await nursery.start(fs.run)
             made.clients.append(Client(fs, kernel, remote, connector))
         yield made

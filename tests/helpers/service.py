@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import trio
 
 from nfsfuse.engine.session import Session
-from nfsfuse.protocol.types import ClientId, Epoch, Node
+from nfsfuse.protocol.types import ClientId, Node
 from server.service.service import Service, ServiceOptions
+from server.state.memory import MemoryLog, MemoryRegistry
+from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,14 @@ class Serving:
         self._nursery = nursery
         self._numbers = itertools.count(1)
         self.storage = MemoryStorage()
-        options = ServiceOptions(int(lease_seconds * 1000))
+        self.registry, self.log = MemoryRegistry(), MemoryLog()
+        recovered = recover(self.storage, self.registry, self.log, "")
         self.service = Service(
-            self.storage, options, Epoch(1), lambda size: next(counter).to_bytes(size, "big")
+            self.storage,
+            ServiceOptions(int(lease_seconds * 1000)),
+            recovered,
+            lambda size: next(counter).to_bytes(size, "big"),
+            InlineDisk(),
         )
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:

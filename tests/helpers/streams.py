@@ -123,6 +123,15 @@ class MemoryByteStream:
             end._incoming.drop()
         self._wake()
 
+    def receives_after(self, delay_seconds: float) -> None:
+        """What the other end sends from now on takes so long."""
+        self._incoming.delay_seconds = delay_seconds
+
+    def swallow(self) -> None:
+        """From now on nothing arrives, in either direction, and neither end is told (half open)."""
+        for direction in (self._outgoing, self._incoming):
+            direction.delay_seconds = math.inf
+
     def _check(self) -> None:
         if self._over is not None:
             raise ConnectionLost(self._over)

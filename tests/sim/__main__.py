@@ -7,13 +7,14 @@ with the last events of its clients, kernels and server.
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
 import time
 
 from tests.helpers.history import Violation
 from tests.sim.programs import RandomPrograms
-from tests.sim.world import Options, simulate
+from tests.sim.world import CUTS_PER_SECOND, LONG_CUTS, Options, simulate
 
 
 def main() -> int:
@@ -27,14 +28,27 @@ def main() -> int:
     parser.add_argument(
         "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
     )
+    parser.add_argument("--restarts", type=int, default=0, help="how often the server is killed")
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
+    parser.add_argument("--cuts", action="store_true", help="connections are cut at random moments")
+    parser.add_argument(
+        "--long-cuts", action="store_true", help="for so long that caches are dropped, but nothing is lost"
+    )
     arguments = parser.parse_args()
+    logging.disable(logging.ERROR)  # cuts are told by every client
     print(f"seed {arguments.seed}", flush=True)
     started, steps, failures = time.monotonic(), 0, 0
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
             programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
-            world = simulate(Options(seed, arguments.clients, check_every=arguments.check_every), programs)
+            options = Options(
+                seed, arguments.clients, restarts=arguments.restarts, check_every=arguments.check_every
+            )
+            if arguments.cuts:
+                options.cuts_per_second = CUTS_PER_SECOND
+            if arguments.long_cuts:
+                options.cuts_per_second, options.cut_seconds, options.finish_seconds = LONG_CUTS
+            world = simulate(options, programs)
         except Violation as exc:
             failures += 1
             print(f"seed {seed}: {exc}", flush=True)

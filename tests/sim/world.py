@@ -25,14 +25,16 @@ from trio.testing import MockClock
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import NodeId
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.messages import Heartbeat
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from server.service.disk import Disk
-from server.service.driver import Driver
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
+from tests.helpers.restartable import RestartableServer
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
@@ -45,6 +47,13 @@ EVENTS_KEPT = 4000
 FINISH_SECONDS_MAX = 15.0
 """Simulated seconds in which programs must end. A page changes hands in a few milliseconds."""
 
+
+CUTS_PER_SECOND = 100.0
+"""For a run in which connections are cut all the time: a run takes about a second."""
+
+LONG_CUTS = (20.0, (8.2, 9.3), 400.0)
+"""How often, for how long, and the time that programs then need: past the moment at which caches are dropped,
+but within the lease and its margin, the longest pause between attempts to connect included."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -82,6 +91,12 @@ class Options:
     read_ahead_pages_max: int = 3
     cache_bytes: int = 256 << 10
     dirty_bytes_max: int = 128 << 10
+    restarts: int = 0  # how often the server is killed and started again
+    server_seconds_max: float = 0.05  # how long one lives
+    down_seconds_max: float = 0.5
+    cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
+    cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
+    finish_seconds: float = FINISH_SECONDS_MAX
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -126,8 +141,15 @@ class World:
         ticks = iter(range(1, 1 << 60))
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
-        self.service = Service(self.storage, ServiceOptions(), Epoch(1), self.rng.randbytes)
-        self.service.driver = Driver(self.service.tokens, self.service.locks, SlowDisk(self.rng))
+        self.server = RestartableServer(
+            self.nursery, self.storage, self.rng.randbytes, lambda: SlowDisk(self.rng), ServiceOptions()
+        )
+        self.restarts = 0
+
+    @property
+    def service(self) -> Service:
+        """The one that runs, or ran last."""
+        return self.server.service
 
     # --- making it ---
 
@@ -143,12 +165,8 @@ class World:
         """Connect and mount one more."""
         await trio.sleep(self.rng.random())  # no two in step
         name = f"client {len(self.clients) + 1}"
-        connector = Connector(
-            self.nursery,
-            self.service,
-            name,
-            there_seconds=self._link_seconds,
-            back_seconds=self._link_seconds,
+        connector = self.server.connector(
+            name, there_seconds=self._link_seconds, back_seconds=self._link_seconds
         )
         session = Session(
             connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random
@@ -160,11 +178,40 @@ class World:
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
-        session.on_recall = kernel.fs.recalls.arrived
+        kernel.fs.follow(session)
+        session.on_refused = self._refused
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
         return client
+
+    def _refused(self, reclaimed: m.Reclaimed) -> None:
+        self.fail(f"a claim was refused: {reclaimed}")
+
+    async def kill_servers(self) -> None:
+        """Kill the server at random moments, and start it again, `Options.restarts` times."""
+        while self.restarts < self.options.restarts:
+            await trio.sleep(self.rng.random() * self.options.server_seconds_max)
+            self.restarts += 1
+            self.note("server", None, f"killed, the {self.restarts}. time")
+            self.server.kill()
+            await trio.sleep(self.rng.choice((0.0, self.rng.random() * self.options.down_seconds_max)))
+            await self.server.restart()
+            self.note("server", None, "started again")
+
+    async def cut_links(self) -> None:
+        """Cut connections at random moments, for less than a lease: no program may notice."""
+        while True:
+            await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
+            client = self.rng.choice(self.clients)
+            await client.session.call(Heartbeat())  # the lease begins now: how long a cut is is known exactly
+            self.note(client.name, None, "its connection is cut")
+            client.connector.reachable = False
+            client.connector.cut()
+            await trio.sleep(self.rng.uniform(*self.options.cut_seconds))
+            client.connector.reachable = True
+            while not client.session.connected:  # noqa: ASYNC110 - nothing tells of it but the log
+                await trio.sleep(0.001 + self.rng.random() * 0.001)
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -249,14 +296,19 @@ def simulate(options: Options, play: Play) -> World:
             nursery = await stack.enter_async_context(trio.open_nursery())
             world = World(options, random.Random(options.seed), nursery, nursery.cancel_scope)
             worlds.append(world)
-            await nursery.start(world.service.run)
+            await world.server.start()
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(FINISH_SECONDS_MAX) as deadline:
-                await play(world)
+            with trio.move_on_after(options.finish_seconds) as deadline:
+                async with trio.open_nursery() as disturbers:
+                    disturbers.start_soon(world.kill_servers)
+                    if options.cuts_per_second:
+                        disturbers.start_soon(world.cut_links)
+                    await play(world)
+                    disturbers.cancel_scope.cancel()
             if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {FINISH_SECONDS_MAX:g} simulated seconds")
+                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
             conscience.check = None
             nursery.cancel_scope.cancel()
 

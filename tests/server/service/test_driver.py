@@ -12,14 +12,17 @@ import trio.testing
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import InodeHandle
+from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
 from server.machines.leases import Leases
-from server.service.calls import Acquire, Call, Handling, Hold, Quick, Slow, Unnaming, Use
+from server.service.calls import Acquire, Call, Change, Handling, Hold, Quick, Slow, Unnaming, Use
 from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
 from server.service.tokens import Tokens
+from server.state.journal import Journal
+from server.state.memory import MemoryLog
+from server.state.records import Intent, Named, unpack
 
 T = TypeVar("T")
 HANDLE = InodeHandle(b"handle")
@@ -42,16 +45,19 @@ class World:
         self.pinned: list[InodeHandle] = []
         self.tokens = Tokens({}, self.pinned.append, self.pinned.remove, Leases(10))
         self.disk = GatedDisk()
-        self.driver = Driver(self.tokens, Locks(), self.disk)
+        self.log = MemoryLog()
+        self.journal = Journal(self.log)
+        self.journal.begin([])
+        self.driver = Driver(self.tokens, Locks(), self.disk, self.journal, lambda session: 0)
 
-    def call(self, session: bytes = b"one") -> Call:
-        class Named:
+    def call(self, session: bytes = b"one", number: int = 1) -> Call:
+        class Somebody:
             id = session
 
             def granted(self, handle: InodeHandle) -> None:
                 """The frame just queued grants tokens of *handle*."""
 
-        return Call(Named(), None, b"", None)  # type: ignore[arg-type]
+        return Call(Somebody(), m.Unlink(HANDLE, b"x"), b"", None, RequestId(number))  # type: ignore[arg-type]
 
     def granted(self, handle: InodeHandle) -> None:
         """The frame just queued grants tokens of *handle*."""
@@ -157,6 +163,69 @@ async def test_a_waiting_grant_resumes_the_handler_in_the_middle() -> None:
     assert await rest == m.Done()
     assert order == ["before", SHARED]
     world.tokens.ended(waiter)
+
+
+# --- the journal ---
+
+
+def changing(world: World, name: bytes, did: list[str], *, slow: bool = False) -> Handling:
+    def change() -> None:
+        world.journal.check()
+        did.append("changed")
+
+    yield Change(change, (Named(HANDLE, name, None),), slow=slow)
+    return m.Done()
+
+
+async def test_a_change_is_written_down_before_and_after() -> None:
+    world, did = World(), []
+    call = world.call()
+    assert world.driver.advance(call, changing(world, b"name", did)) == m.Done()
+    (intent,) = world.log.records
+    assert isinstance(unpack(intent), Intent)
+    assert call.intended
+    world.driver.ended(call, m.Done(), 1)
+    assert world.journal.outcome(SessionId(b"one"), RequestId(1)) == m.Done()
+    world.driver.ended(call, FsError(errno.EINTR), 2)
+    assert world.journal.outcome(SessionId(b"one"), RequestId(1)) == m.Done(), "it has one outcome"
+
+
+async def test_a_second_change_of_a_name_waits_for_the_first_one() -> None:
+    world, did = World(), []
+    first, second, other = world.call(number=1), world.call(number=2), world.call(number=3)
+    slow = world.driver.advance(first, changing(world, b"name", did, slow=True))
+    assert isinstance(slow, Coroutine)
+    waiting = world.driver.advance(second, changing(world, b"name", did))
+    assert isinstance(waiting, Coroutine)
+    assert world.driver.advance(other, changing(world, b"other name", did)) == m.Done()
+    assert len(world.log.records) == 2, "one is not begun"
+
+    async def finish() -> None:
+        assert await slow == m.Done()
+        world.driver.ended(first, m.Done(), 1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish)
+        world.disk.gate.set()
+        assert await waiting == m.Done()
+    assert len(world.log.records) == 4
+    assert did == ["changed"] * 3
+
+
+async def test_without_room_for_the_journal_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, did = World(), []
+    monkeypatch.setattr(world.log, "room", lambda: 0)
+
+    def full(records: object, reserve: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(world.log, "replace", full)
+    call = world.call()
+    with pytest.raises(FsError) as caught:
+        world.driver.advance(call, changing(world, b"name", did))
+    assert caught.value.errno == errno.ENOSPC
+    assert did == []
+    assert not call.intended
 
 
 # --- the disk ---

@@ -12,7 +12,7 @@ import trio.testing
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import InodeHandle, SessionId
+from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
 from server.machines.leases import Leases
 from server.service.calls import Acquire, Call, Hold, Use
 from server.service.tokens import Tokens, Waiting
@@ -61,7 +61,7 @@ class World:
         self.tokens = Tokens(self.by_id, self.pinned.append, self.pinned.remove, self.leases)
 
     def call(self, number: int) -> Call:
-        return Call(self.all[number], None, b"", None)  # type: ignore[arg-type]
+        return Call(self.all[number], None, b"", None, RequestId(1))  # type: ignore[arg-type]
 
     def get(self, number: int, mode: TokenMode, start: int = 0, end: int = RANGE_END) -> None:
         """Acquire at once, and reply."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,52 @@ def local(local_dir: Path) -> Iterator[LocalStorage]:
     yield storage
     storage._cache.check()
     storage.close()
+
+
+@dataclass
+class Restartable:
+    """A storage whose server can die: nothing is said to it, and the next one begins on what it leaves."""
+
+    storage: Storage
+    path: Path | None  # of a local one
+
+    def restart(self) -> Storage:
+        """The next server's storage."""
+        if isinstance(self.storage, MemoryStorage):
+            self.storage.restart()
+        else:
+            assert isinstance(self.storage, LocalStorage)
+            assert self.path is not None
+            self.storage.close()
+            self.storage = LocalStorage(self.path, SECRET)
+        return self.storage
+
+    def check(self) -> None:
+        """The invariants of whichever it is."""
+        if isinstance(self.storage, MemoryStorage):
+            self.storage.check()
+        elif isinstance(self.storage, LocalStorage):
+            self.storage._cache.check()
+
+
+@pytest.fixture(params=["memory", "disk", "tmpfs"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Restartable]:
+    """A storage of each kind that keeps its handles over a restart."""
+    if request.param == "memory":
+        made = Restartable(MemoryStorage(), None)
+    else:
+        if request.param == "tmpfs" and not _on_tmpfs():
+            pytest.skip("/dev/shm is no tmpfs")
+        if os.geteuid() != 0:
+            pytest.skip("persistent handles need root")
+        base = Path("/dev/shm") if request.param == "tmpfs" else tmp_path
+        path = Path(tempfile.mkdtemp(dir=base, prefix="storage-test-"))
+        made = Restartable(LocalStorage(path, SECRET), path)
+    yield made
+    made.check()
+    made.storage.close()
+    if made.path is not None:
+        shutil.rmtree(made.path)
 
 
 @pytest.fixture(params=["memory", "disk", "tmpfs", "volatile"])

@@ -62,7 +62,7 @@ def test_a_directory_sync_commits_names_but_no_content(memory: MemoryStorage) ->
     assert memory.read(file.handle, 0, 100) == b""
 
 
-def test_a_committed_removal_stays_and_pins_are_gone(memory: MemoryStorage) -> None:
+def test_a_committed_removal_stays_and_the_pinned_inode_is_an_orphan(memory: MemoryStorage) -> None:
     file = create(memory, b"file")
     memory.fsync(file.handle, False)
     memory.pin(file.handle)
@@ -71,8 +71,28 @@ def test_a_committed_removal_stays_and_pins_are_gone(memory: MemoryStorage) -> N
     memory.crash()
     memory.check()
     assert names(memory) == set()
+    assert memory.orphans() == [file.handle]
+    memory.sweep()
+    memory.check()
     with pytest.raises(FsError):
         memory.getattr(file.handle)
+
+
+def test_an_orphan_that_ended_comes_back_unless_that_was_committed(memory: MemoryStorage) -> None:
+    root = memory.root().handle
+    for committed in (False, True):
+        file = create(memory, b"file")
+        memory.pin(file.handle)
+        memory.unlink(root, b"file")
+        memory.fsync_dir(root)
+        memory.unpin(file.handle)
+        if committed:
+            memory.fsync_dir(root)
+        memory.crash()
+        memory.check()
+        assert memory.orphans() == ([] if committed else [file.handle])
+        memory.sweep()
+        memory.fsync_dir(root)
 
 
 def test_an_uncommitted_removal_is_undone(memory: MemoryStorage) -> None:

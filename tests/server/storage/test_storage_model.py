@@ -195,14 +195,24 @@ class SideBySide(RuleBasedStateMachine):
         self.both(lambda s, h: s.unpin(h(number)))
 
     @rule()
-    def restart_of_the_local_server(self) -> None:
-        """Handles stay; pinned inodes without a name would not, so only while there are no pins."""
-        if not self.pins:
-            self.local.close()
-            self.local = LocalStorage(self.directory.name, bytes(32), descriptors_max=6)
+    def restart(self) -> None:
+        """Handles stay, also those of pinned inodes without a name; the pins do not."""
+        self.local.close()
+        self.local = LocalStorage(self.directory.name, bytes(32), descriptors_max=6)
+        self.memory.restart()
+        self.pins.clear()
+
+    @rule()
+    def sweep(self) -> None:
+        self.both(lambda s, h: s.sweep())
 
     @invariant()
     def same_inodes_and_names(self) -> None:
+        kept = [
+            [number for number, pair in enumerate(self.inodes) if pair[side] in storage.orphans()]
+            for side, storage in enumerate((self.memory, self.local))
+        ]
+        assert kept[0] == kept[1]
         for number in range(len(self.inodes)):
             self.both(lambda s, h, n=number: s.getattr(h(n)))
             self.both(lambda s, h, n=number: sorted(e.name for e in s.readdir(h(n), 0, 100)[0]))

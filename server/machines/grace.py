@@ -1,0 +1,86 @@
+"""Grace: the time after a restart in which sessions take back what they held, and nothing new is granted.
+
+A pure machine: events and `now` in, decisions out. It begins with the sessions that the last epoch has left.
+
+=============  ==========================================================================================
+ABSENT         known, and not heard of. At the deadline it is forgotten
+RECLAIMING     it has returned with its Hello, and has as long again from there. Then it is forgotten: not
+               sooner, as it may believe for a lease that it holds what others would be granted
+FORGOTTEN      it is too late; but its forgetting is not durable yet
+=============  ==========================================================================================
+
+All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
+forgetting has to be durable before anything is granted: else the next restart would let it reclaim what
+others hold by then. (The Linux server waits as long again for clients that are still reclaiming, too:
+`clients_still_reclaiming` in fs/nfsd/nfs4state.c.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from nfsfuse.protocol.types import SessionId
+
+
+class Returning(Enum):
+    """What a session that grace waits for is doing."""
+
+    ABSENT = "known, and not heard of"
+    RECLAIMING = "it has returned"
+    FORGOTTEN = "too late, and not durably so yet"
+
+
+class Grace:
+    """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for."""
+
+    def __init__(self, known: Iterable[SessionId], now: float, seconds: float) -> None:
+        self._seconds = seconds
+        self._waits_for = dict.fromkeys(known, Returning.ABSENT)
+        self._until = dict.fromkeys(self._waits_for, now + seconds)
+
+    @property
+    def over(self) -> bool:
+        """Whether anything may be granted."""
+        return not self._waits_for
+
+    def may_return(self, session: SessionId) -> bool:
+        """Whether *session* is waited for, and may say Hello (again)."""
+        return self._waits_for.get(session) in (Returning.ABSENT, Returning.RECLAIMING)
+
+    def may_reclaim(self, session: SessionId) -> bool:
+        """Whether *session* has returned and is not complete."""
+        return self._waits_for.get(session) is Returning.RECLAIMING
+
+    def returned(self, session: SessionId, now: float) -> None:
+        """*session* has said Hello; perhaps again, and then its time goes on."""
+        assert self.may_return(session), session
+        if self._waits_for[session] is Returning.ABSENT:
+            self._until[session] = now + self._seconds
+        self._waits_for[session] = Returning.RECLAIMING
+
+    def ended(self, session: SessionId) -> None:
+        """*session* has reclaimed all it will, or has said goodbye, or is fenced: it is not waited for."""
+        if self._waits_for.get(session) is not Returning.FORGOTTEN:
+            self._waits_for.pop(session, None)
+
+    def expired(self, now: float) -> tuple[SessionId, ...]:
+        """It is *now*: the sessions that are to be forgotten, durably, and are `forgotten` then. Each is told
+        once."""
+        forgotten = tuple(
+            session
+            for session, state in self._waits_for.items()
+            if state is not Returning.FORGOTTEN and now >= self._until[session]
+        )
+        self._waits_for.update(dict.fromkeys(forgotten, Returning.FORGOTTEN))
+        return forgotten
+
+    def forgotten(self, sessions: Iterable[SessionId]) -> None:
+        """Of *sessions* nothing is left that a restart would find."""
+        for session in sessions:
+            assert self._waits_for[session] is Returning.FORGOTTEN, session
+            del self._waits_for[session]
+
+    def waits_for(self) -> tuple[SessionId, ...]:
+        """Whom it waits for, for the log."""
+        return tuple(self._waits_for)

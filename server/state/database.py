@@ -1,0 +1,96 @@
+"""The registry of sessions in a SQLite database: epochs, boots, and who may hold something.
+
+SQLite with ``synchronous=FULL`` in its rollback journal mode: a transaction that has returned is on stable
+storage. The few changes there are - a client comes, goes, or is fenced - are worth an fsync each.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from nfsfuse.protocol.types import ClientId, Epoch, SessionId
+from server.state.interface import KnownSession, Registry, Start, StateError
+
+SCHEMA_VERSION: Final = 1
+"""Kept in the database's ``user_version``; 0 is an empty one."""
+
+_SCHEMA: Final = """
+CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
+INSERT INTO server VALUES (0, '');
+CREATE TABLE sessions (
+    id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Database(Registry):
+    """The registry in the file *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            # Any thread may use it: the lock keeps them apart. isolation_level: no implicit transactions.
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._prepare()
+        except sqlite3.Error as exc:
+            raise StateError(f"cannot use {path}: {exc}") from exc
+
+    def _prepare(self) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        elif version != SCHEMA_VERSION:
+            self._connection.close()
+            raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as exc:
+                raise StateError(f"cannot write {self._path}: {exc}") from exc
+
+    def start(self, boot_id: str) -> Start:
+        with self._transaction() as connection:
+            epoch, last_boot_id = connection.execute("SELECT epoch, boot_id FROM server").fetchone()
+            connection.execute("UPDATE server SET epoch = ?, boot_id = ?", (epoch + 1, boot_id))
+            rows = connection.execute(
+                "SELECT id, client_id, client_name, epoch FROM sessions ORDER BY epoch, id"
+            ).fetchall()
+        known = tuple(
+            KnownSession(SessionId(number), ClientId(client), name, Epoch(opened))
+            for number, client, name, opened in rows
+        )
+        rebooted = bool(last_boot_id and boot_id) and last_boot_id != boot_id
+        return Start(Epoch(epoch + 1), known, rebooted)
+
+    def add(self, session: KnownSession) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?)",
+                (session.id, session.client_id, session.client_name, session.epoch),
+            )
+
+    def remove(self, sessions: Iterable[SessionId]) -> None:
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM sessions WHERE id = ?", [(number,) for number in sessions])
+
+    def close(self) -> None:
+        """Release the file."""
+        with self._lock:
+            self._connection.close()

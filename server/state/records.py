@@ -1,0 +1,115 @@
+"""The journal's records: what an operation intends, and how it ended.
+
+=======  ==========================================================================
+intent   ``[0, session, request id, request, payload, [[parent, name, handle], ...], was]``
+done     ``[1, session, request id, reply]``
+=======  ==========================================================================
+
+*request* and *reply* are headers of frames, as they go over the wire; a reply without what does not survive a
+restart (tokens, the number of the open file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import msgpack
+
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode, encode
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.types import InodeHandle, OpenId, RequestId, SessionId
+
+INTENT: Final = 0
+DONE: Final = 1
+
+Outcome = Message | FsError
+"""How an operation ended: a reply, or an errno."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name leads to: an inode, or nothing (None)."""
+
+    parent: InodeHandle
+    name: bytes
+    handle: InodeHandle | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An operation that is about to be done: who asked what, and how things are before it. *names* are all
+    that it may change; *was* is the size of the file before a fallocate, and 1 or 0 for whether the extended
+    attribute was there."""
+
+    session: SessionId
+    request: RequestId
+    message: Message
+    payload: bytes
+    names: tuple[Named, ...]
+    was: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A request's outcome, encoded."""
+
+    session: SessionId
+    request: RequestId
+    reply: bytes
+
+
+def pack_intent(intent: Intent) -> bytes:
+    """The record of *intent*."""
+    header = encode(RequestEnvelope(intent.request, intent.message))
+    names = [[named.parent, named.name, named.handle] for named in intent.names]
+    return _dump([INTENT, intent.session, intent.request, header, intent.payload, names, intent.was])
+
+
+def pack_done(session: SessionId, request: RequestId, outcome: Outcome) -> bytes:
+    """The record that *request* ended so."""
+    if isinstance(outcome, FsError):
+        reply = encode(FailureEnvelope(request, outcome.errno, ""))
+    else:
+        reply = encode(ReplyEnvelope(request, lasting(outcome)))
+    return _dump([DONE, session, request, reply])
+
+
+def lasting(reply: Message) -> Message:
+    """*reply* without what does not survive a restart."""
+    match reply:
+        case m.Opened(node=node, affected=affected):
+            return m.Opened(OpenId(0), node, (), False, affected)
+        case m.Done() | m.Entry() | m.Stat():
+            return replace(reply, tokens=())
+        case m.Position():
+            return reply
+    raise AssertionError(f"no operation of the journal is answered by {type(reply).__name__}")
+
+
+def unpack(record: bytes) -> Intent | Done:
+    """What `pack_intent` or `pack_done` made. ValueError for anything else."""
+    match msgpack.unpackb(record, raw=False, use_list=True):
+        case [0, session, request, header, payload, names, was]:
+            envelope = decode(header)
+            assert isinstance(envelope, RequestEnvelope)
+            before = tuple(Named(parent, name, handle) for parent, name, handle in names)
+            return Intent(session, request, envelope.message, payload, before, was)
+        case [1, session, request, reply]:
+            return Done(session, request, reply)
+    raise ValueError("no record of the journal")
+
+
+def outcome_of(done: Done) -> Outcome:
+    """The outcome in a record."""
+    envelope = decode(done.reply)
+    if isinstance(envelope, FailureEnvelope):
+        return FsError(envelope.errno, envelope.detail)
+    assert isinstance(envelope, ReplyEnvelope)
+    return envelope.message
+
+
+_dump: Final = cast("Callable[[Any], bytes]", msgpack.Packer(use_bin_type=True, autoreset=True).pack)

@@ -1,0 +1,47 @@
+"""What a server does with the state that earlier ones have left, before it listens."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from server.state.interface import Log, Registry, Start
+from server.state.journal import Journal
+from server.state.settle import settle
+from server.storage.interface import Storage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A start, and what goes on from it."""
+
+    start: Start
+    registry: Registry
+    journal: Journal
+
+
+def recover(
+    storage: Storage, registry: Registry, records: Log, boot_id: str, *, reclaimable: bool = True
+) -> Recovered:
+    """Begin a new epoch: settle what was going on when the last one ended. If not *reclaimable* (the
+    storage's handles do not outlive a process) all of that is forgotten instead. Blocks on the disk. Raises
+    StateError; OSError if the journal cannot be written."""
+    start = registry.start(boot_id)
+    known = {session.id for session in start.sessions}
+    journal = Journal(records)
+    if not reclaimable:
+        registry.remove(known)
+        journal.begin(())
+        return Recovered(replace(start, sessions=()), registry, journal)
+    for intent in journal.load():
+        outcome = settle(storage, intent)
+        log.info(
+            "%s of session %s was under way: %s", type(intent.message).__name__, intent.session.hex()[:8],
+            "not done" if outcome is None else f"done: {outcome}",
+        )  # fmt: skip
+        if outcome is not None:
+            journal.settled(intent, outcome)
+    journal.begin(known)
+    return Recovered(start, registry, journal)

@@ -1,0 +1,137 @@
+"""The queue of inotify(7) events, cut where the server's own operations begin and end.
+
+inotify does not say who did something. But it queues its events before the system call that causes them
+returns. So the queue is read empty when an operation of the server begins, and again when it ends, before it
+is answered: what comes in between and is about the names and inodes that it touches is the server's own. What
+another program does to the very same name or inode in that time - not after the answer - passes for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+import trio
+
+from nfsfuse.protocol.types import InodeHandle
+from server.watch.interface import WatchError
+
+Key = InodeHandle | tuple[InodeHandle, bytes]
+"""An inode, or a name in a directory."""
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes of events in one read(2): some 2,000."""
+
+# struct inotify_event: wd, mask, cookie, len; the name follows.
+_EVENT: Final = struct.Struct("=iIII")
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Event(NamedTuple):
+    """One struct inotify_event."""
+
+    watch: int
+    mask: int
+    name: bytes
+
+
+class Batch(NamedTuple):
+    """Events, and what the server was touching when they were queued."""
+
+    buffer: bytes
+    own: frozenset[Key]
+
+    def events(self) -> Iterator[Event]:
+        """In order."""
+        position = 0
+        while position < len(self.buffer):
+            watch, mask, _, length = _EVENT.unpack_from(self.buffer, position)
+            position += _EVENT.size
+            yield Event(watch, mask, self.buffer[position : position + length].rstrip(b"\0"))
+            position += length
+
+
+class EventQueue:
+    """An inotify instance. Safe to use from several threads; one task waits."""
+
+    def __init__(self) -> None:
+        self._fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise WatchError(f"inotify_init1: {os.strerror(ctypes.get_errno())}")
+        self._lock = threading.Lock()
+        self._running: Counter[Key] = Counter()
+        self._batches: list[Batch] = []
+        # Readable while there are events, also such as have been read by an operation.
+        self._waiting = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._either = select.epoll()
+        self._either.register(self._fd, select.EPOLLIN)
+        self._either.register(self._waiting, select.EPOLLIN)
+
+    @contextmanager
+    def touching(self, *keys: Key) -> Iterator[list[Key]]:
+        """The body is an operation of the server's on *keys*; it may add to the list what else it finds it
+        has touched."""
+        touched = list(keys)
+        with self._lock:
+            self._read(())
+            self._running.update(keys)
+        try:
+            yield touched
+        finally:
+            with self._lock:
+                self._read(touched)
+                for key in keys:
+                    self._running[key] -= 1
+                    if not self._running[key]:
+                        del self._running[key]
+                if self._batches:
+                    os.eventfd_write(self._waiting, 1)
+
+    def take(self) -> list[Batch]:
+        """All events so far."""
+        with self._lock:
+            self._read(())
+            taken, self._batches = self._batches, []
+            if taken:
+                os.eventfd_write(self._waiting, 1)
+                os.eventfd_read(self._waiting)
+            return taken
+
+    async def wait(self) -> None:
+        """Until there are events to `take`."""
+        await trio.lowlevel.wait_readable(self._either.fileno())
+
+    def add(self, path: bytes, mask: int) -> int:
+        """inotify_add_watch(2). OSError: ENOSPC for too many (fs.inotify.max_user_watches)."""
+        number: int = _libc.inotify_add_watch(self._fd, path, ctypes.c_uint32(mask))
+        if number < 0:
+            failure = ctypes.get_errno()
+            raise OSError(failure, os.strerror(failure))
+        return number
+
+    def remove(self, number: int) -> None:
+        """inotify_rm_watch(2); nothing happens if its directory is gone already."""
+        _libc.inotify_rm_watch(self._fd, number)
+
+    def close(self) -> None:
+        """Ends all watches."""
+        self._either.close()
+        os.close(self._waiting)
+        os.close(self._fd)
+
+    def _read(self, touched: tuple[()] | list[Key]) -> None:
+        """Takes in all that is queued."""
+        while True:
+            try:
+                buffer = os.read(self._fd, READ_SIZE)
+            except BlockingIOError:
+                return
+            self._batches.append(Batch(buffer, frozenset((*self._running, *touched))))

@@ -1,0 +1,120 @@
+"""When grace ends, and who is forgotten."""
+
+from __future__ import annotations
+
+import random
+
+from nfsfuse.protocol.types import SessionId
+from server.machines.grace import Grace
+
+ONE, TWO, THREE = SessionId(b"one"), SessionId(b"two"), SessionId(b"three")
+
+
+def begun(*known: SessionId) -> Grace:
+    return Grace(known, now=100.0, seconds=12.0)
+
+
+def test_without_known_sessions_there_is_none() -> None:
+    grace = begun()
+    assert grace.over
+    assert not grace.may_return(ONE)
+    assert grace.expired(1000.0) == ()
+
+
+def test_it_ends_when_all_have_reclaimed_or_gone() -> None:
+    grace = begun(ONE, TWO, THREE)
+    grace.returned(ONE, 101.0)
+    grace.returned(TWO, 102.0)
+    grace.ended(ONE)
+    assert not grace.may_reclaim(ONE), "whoever is complete cannot reclaim more"
+    grace.ended(THREE)
+    assert not grace.over
+    grace.ended(TWO)
+    assert grace.over
+    assert grace.expired(1000.0) == ()
+
+
+def test_who_has_not_returned_by_the_deadline_is_forgotten_first() -> None:
+    grace = begun(ONE, TWO)
+    grace.returned(ONE, 101.0)
+    grace.ended(ONE)
+    assert grace.expired(111.9) == ()
+    assert grace.expired(112.0) == (TWO,)
+    assert not grace.over, "not before they are forgotten durably"
+    assert not grace.may_return(TWO), "and too late to come back"
+    assert grace.expired(113.0) == (), "told once"
+    grace.ended(TWO)
+    assert not grace.over
+    grace.forgotten([TWO])
+    assert grace.over
+
+
+def test_a_session_in_the_middle_of_reclaiming_has_as_long_again() -> None:
+    grace = begun(ONE, TWO)
+    grace.returned(ONE, 101.0)
+    assert grace.expired(112.0) == (TWO,)
+    grace.forgotten([TWO])
+    assert not grace.over
+    assert grace.may_reclaim(ONE)
+    assert grace.expired(112.9) == ()
+    grace.ended(ONE)
+    assert grace.over
+
+
+def test_a_session_that_does_not_complete_is_forgotten_in_the_end() -> None:
+    grace = begun(ONE)
+    grace.returned(ONE, 101.0)
+    grace.returned(ONE, 105.0)
+    assert grace.expired(112.9) == ()
+    assert grace.expired(113.0) == (ONE,), "from its first return"
+    assert not grace.may_reclaim(ONE)
+    grace.forgotten([ONE])
+    assert grace.over
+
+
+def test_a_session_may_return_twice_and_must_return_to_reclaim() -> None:
+    grace = begun(ONE)
+    assert not grace.may_reclaim(ONE)
+    grace.returned(ONE, 101.0)
+    grace.returned(ONE, 105.0)
+    assert grace.may_reclaim(ONE)
+    grace.ended(TWO)
+    assert not grace.over, "strangers do not matter"
+    assert grace.waits_for() == (ONE,)
+
+
+def test_without_time_everybody_is_forgotten_at_once() -> None:
+    grace = Grace([ONE, TWO], 5.0, 0.0)
+    assert grace.expired(5.0) == (ONE, TWO)
+
+
+def test_at_random_everybody_is_complete_gone_or_forgotten_and_it_ends() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        known = [SessionId(bytes([number])) for number in range(rng.randrange(6))]
+        grace = Grace(known, 0.0, 10.0)
+        now = 0.0
+        returned_at: dict[SessionId, float] = {}
+        forgetting: list[tuple[SessionId, ...]] = []
+        while not grace.over:
+            now += rng.random() * 2
+            session = rng.choice(known)
+            match rng.randrange(5):
+                case 0 if grace.may_return(session):
+                    returned_at.setdefault(session, now)
+                    grace.returned(session, now)
+                case 1 if grace.may_reclaim(session):
+                    grace.ended(session)
+                case 2:
+                    grace.ended(session)
+                case 3 if forgetting:
+                    grace.forgotten(forgetting.pop())
+                case _:
+                    late = grace.expired(now)
+                    for one in late:
+                        assert now >= 10.0, seed
+                        assert now >= returned_at.get(one, -10.0) + 10.0, (seed, "it may still be believed")
+                    if late:
+                        forgetting.append(late)
+            assert now < 100.0, seed
+        assert not forgetting, seed

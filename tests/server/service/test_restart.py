@@ -1,0 +1,412 @@
+"""The service killed and started again, over sessions: what is done once, what waits, what is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from nfsfuse.engine.session import Session
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.locks import LockKind, LockMode, OwnedLock
+from nfsfuse.protocol.messages import Request
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.types import (
+    OFFSET_MAX,
+    ClientId,
+    Credentials,
+    InodeHandle,
+    LockOwner,
+    OpenFile,
+    OpenId,
+)
+from server.service.service import ServiceOptions
+from server.storage.memory import MemoryStorage
+from tests.helpers.connector import Connector
+from tests.helpers.disk import InlineDisk
+from tests.helpers.restartable import RestartableServer
+
+ME = Credentials(0, 0)
+LEASE = 10.0
+GRACE = 12.0
+WHOLE = 0, RANGE_END
+EXCLUSIVE, SHARED = TokenMode.EXCLUSIVE, TokenMode.SHARED
+
+
+@dataclass(eq=False)
+class Client:
+    """A session, what it claims after a restart, and what of that was refused."""
+
+    session: Session
+    connector: Connector
+    claims: list[m.Reclaim]
+    refused: list[m.Reclaimed]
+
+    async def ask(self, message: Request[m.Message], payload: bytes = b"") -> m.Message:
+        reply, _ = await self.session.call(message, payload)
+        return reply
+
+
+class World:
+    """A server and its clients."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        numbers = count(1)
+        self._nursery = nursery
+        self.storage = MemoryStorage(lambda: next(numbers))
+        self.server = RestartableServer(
+            nursery, self.storage, lambda size: next(numbers).to_bytes(size, "big"), InlineDisk,
+            ServiceOptions(),
+        )  # fmt: skip
+        self.root = self.storage.root().handle
+        node, _ = self.storage.create(self.root, b"file", 0o644, ME, True, False)
+        self.file = node.handle
+
+    async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:
+        number = len(self.server.service.sessions) + 1
+        connector = self.server.connector(
+            f"client {number}", there_seconds=there_seconds, back_seconds=back_seconds
+        )
+        session = Session(connector.connect, ClientId(bytes([number]) * 16), f"client {number}")
+        client = Client(session, connector, [], [])
+        session.on_new_epoch = lambda welcome: client.claims
+        session.on_refused = client.refused.append
+        session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
+        await self._nursery.start(session.run)
+        return client
+
+    def names(self) -> list[bytes]:
+        return sorted(entry.name for entry in self.storage.readdir(self.root, 0, 100)[0])
+
+    async def crash(self) -> None:
+        self.server.kill()
+        await self.server.restart()
+
+    def lock(self, mode: LockMode = LockMode.WRITE, *, wait: bool = False) -> m.SetLock:
+        return m.SetLock(
+            self.file, OpenId(1), LockOwner(1), LockKind.POSIX, mode, 0, OFFSET_MAX, 7, wait
+        )  # fmt: skip
+
+    def check(self) -> None:
+        service = self.server.service
+        service.tokens.manager.check()
+        service.locks.manager.check()
+        service.journal.check()
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        made = World(nursery)
+        await made.server.start()
+        yield made
+        made.check()
+        nursery.cancel_scope.cancel()
+
+
+def claim(*tokens: Token, files: tuple[OpenFile, ...] = (), locks: tuple[OwnedLock, ...] = ()) -> m.Reclaim:
+    return m.Reclaim(tokens, files, locks)
+
+
+# --- once ---
+
+
+async def test_a_create_whose_reply_was_lost_is_answered_and_not_repeated(autojump_clock):
+    async with world() as w:
+        client = await w.client(back_seconds=1.0)
+        replies = []
+
+        async def create() -> None:
+            replies.append(await client.ask(m.Create(w.root, b"new", 0o644, os.O_RDWR | os.O_EXCL, ME)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create)
+            await wait_all_tasks_blocked()
+            assert w.names() == [b"file", b"new"]
+            await w.crash()
+        (opened,) = replies
+        assert isinstance(opened, m.Opened)
+        assert opened.tokens == ()
+        (session,) = w.server.service.sessions.values()
+        assert session.open_files == {opened.open_id: opened.node.handle}
+        await client.ask(m.Release(opened.open_id))
+
+
+async def test_a_create_that_did_not_arrive_is_done_after_the_restart(autojump_clock):
+    async with world() as w:
+        client = await w.client(there_seconds=1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.ask, m.Create(w.root, b"new", 0o644, os.O_RDWR | os.O_EXCL, ME))
+            await wait_all_tasks_blocked()
+            assert w.names() == [b"file"]
+            await w.crash()
+        assert w.names() == [b"file", b"new"]
+
+
+async def test_an_error_is_told_again_as_well(autojump_clock):
+    """The second look would find that the name is there: EEXIST, where it was EEXIST then. But a removal that
+    failed then must not succeed now."""
+    async with world() as w:
+        client = await w.client(back_seconds=1.0)
+        w.storage.mkdir(w.root, b"directory", 0o755, ME)
+        inside = w.storage.lookup(w.root, b"directory").handle
+        w.storage.mkdir(inside, b"x", 0o755, ME)
+        caught = []
+
+        async def remove() -> None:
+            try:
+                await client.ask(m.RmDir(w.root, b"directory"))
+            except FsError as exc:
+                caught.append(exc.errno)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remove)
+            await wait_all_tasks_blocked()
+            w.server.kill()
+            w.storage.rmdir(inside, b"x")
+            await w.server.restart()
+        assert caught == [errno.ENOTEMPTY]
+
+
+async def test_requests_are_asked_again_in_their_order_over_any_number_of_restarts(autojump_clock):
+    async with world() as w:
+        client = await w.client(there_seconds=0.5, back_seconds=0.5)
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(client.ask, m.MkDir(w.root, b"%02d" % number, 0o755, ME))
+            for _ in range(5):
+                await trio.sleep(0.7)
+                await w.crash()
+        assert w.names() == sorted([b"file", *(b"%02d" % number for number in range(20))])
+
+
+# --- grace ---
+
+
+async def test_nothing_is_granted_before_everybody_is_back(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        await one.ask(w.lock())
+        two.connector.delay_seconds = 3.0
+        began = trio.current_time()
+        one.claims = [claim(locks=(owned(w.file),))]
+        await w.crash()
+        reply = await one.ask(m.MkDir(w.root, b"new", 0o755, ME))
+        assert isinstance(reply, m.Entry)
+        assert trio.current_time() - began >= 3.0
+        assert not w.server.service.recovery.in_grace
+
+
+async def test_who_does_not_return_is_forgotten_after_the_grace_time(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        await two.ask(w.lock())
+        two.connector.reachable = False
+        await w.crash()
+        began = trio.current_time()
+        await one.ask(w.lock(wait=True))
+        assert GRACE <= trio.current_time() - began <= GRACE + LEASE / 10
+        assert len(w.server.registry._sessions) == 1
+
+
+async def test_a_fresh_export_has_no_grace(autojump_clock):
+    async with world() as w:
+        assert not w.server.service.recovery.in_grace
+        client = await w.client()
+        began = trio.current_time()
+        await client.ask(m.GetAttr(w.root))
+        assert trio.current_time() == began
+
+
+async def test_a_goodbye_leaves_nothing_to_wait_for(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        await two.session.goodbye()
+        await wait_all_tasks_blocked()
+        await w.crash()
+        began = trio.current_time()
+        await one.ask(m.GetAttr(w.root))
+        assert trio.current_time() - began < 1.0
+
+
+async def test_a_new_session_waits_for_grace_like_the_others(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        one.connector.reachable = False
+        await w.crash()
+        began = trio.current_time()
+        two = await w.client()
+        await two.ask(m.GetAttr(w.root))
+        assert trio.current_time() - began >= GRACE
+
+
+async def test_what_is_held_back_can_be_cancelled(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        two.connector.reachable = False
+        await w.crash()
+        with trio.move_on_after(2.0) as scope:
+            await one.ask(m.MkDir(w.root, b"never", 0o755, ME))
+        assert scope.cancelled_caught
+        await trio.sleep(GRACE)
+        await one.ask(m.GetAttr(w.root))
+        assert w.names() == [b"file"], "it was given up before it began"
+
+
+async def test_a_second_restart_within_grace(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        await one.ask(w.lock())
+        one.claims = [claim(locks=(owned(w.file),))]
+        two.connector.reachable = False
+        await w.crash()
+        await trio.sleep(GRACE / 2)
+        await w.crash()
+        began = trio.current_time()
+        two.connector.reachable = True
+        with pytest.raises(FsError) as caught:
+            await two.ask(w.lock())
+        assert caught.value.errno == errno.EAGAIN, "it is still held"
+        assert trio.current_time() - began < GRACE, "both have come back"
+        assert w.server.service._epoch == 3
+
+
+# --- reclaims ---
+
+
+def owned(file: InodeHandle, owner: int = 1) -> OwnedLock:
+    return OwnedLock(file, OpenId(1), LockOwner(owner), LockKind.POSIX, LockMode.WRITE, 0, OFFSET_MAX, 7)
+
+
+async def test_tokens_open_files_and_locks_are_taken_back(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        opened = await one.ask(m.Open(w.file, os.O_RDWR, True))
+        assert isinstance(opened, m.Opened)
+        await one.ask(w.lock())
+        (session_id, _) = w.server.service.sessions
+        held = w.server.service.tokens.manager.tokens_of(session_id)
+        assert held
+        one.claims = [claim(*held, files=(OpenFile(opened.open_id, w.file),), locks=(owned(w.file),))]
+        await w.crash()
+        await one.ask(m.Write(w.file, 0), b"under a token that was reclaimed")
+        service = w.server.service
+        assert set(service.tokens.manager.tokens_of(session_id)) == set(held)
+        assert [lock.start for lock in service.locks.manager.locks_of(session_id)] == [0]
+        assert service.sessions[session_id].open_files == {opened.open_id: w.file}
+        assert one.refused == []
+        again = await one.ask(m.Open(w.file, os.O_RDONLY, False))
+        assert isinstance(again, m.Opened)
+        assert again.open_id > opened.open_id, "numbers are not used twice"
+        with pytest.raises(FsError):
+            await two.ask(w.lock())
+
+
+async def test_an_open_file_that_was_unlinked_stays_open(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        opened = await one.ask(m.Open(w.file, os.O_RDWR, False))
+        assert isinstance(opened, m.Opened)
+        await one.ask(m.Unlink(w.root, b"file"))
+        one.claims = [claim(files=(OpenFile(opened.open_id, w.file),))]
+        await w.crash()
+        await one.ask(m.Heartbeat())
+        await wait_all_tasks_blocked()
+        assert not w.server.service.recovery.in_grace
+        assert w.storage.getattr(w.file).nlink == 0
+        await one.ask(m.Release(opened.open_id))
+        with pytest.raises(FsError) as caught:
+            w.storage.getattr(w.file)
+        assert caught.value.errno == errno.ESTALE
+
+
+async def test_an_unlinked_file_that_nobody_claims_goes_with_grace(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        await one.ask(m.Open(w.file, os.O_RDWR, False))
+        await one.ask(m.Unlink(w.root, b"file"))
+        w.server.kill()
+        await w.server.restart()
+        assert w.storage.orphans() == [w.file]
+        await one.ask(m.Heartbeat())
+        await wait_all_tasks_blocked()
+        assert w.storage.orphans() == []
+
+
+async def test_what_conflicts_is_refused_and_told(autojump_clock):
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        token = Token(w.file, Resource.DATA, *WHOLE, EXCLUSIVE)
+        shared = Token(w.root, Resource.DIR, *WHOLE, SHARED)
+        gone = OpenFile(OpenId(5), InodeHandle(b"memory:" + bytes(7) + b"\x63"))
+        one.claims = [claim(token, shared, locks=(owned(w.file),))]
+        two.claims = [claim(token, shared, files=(gone,), locks=(owned(w.file, 2),))]
+        two.connector.delay_seconds = 1.0
+        await w.crash()
+        await two.ask(m.Heartbeat())
+        assert one.refused == []
+        assert two.refused == [m.Reclaimed((token,), (gone.open_id,), (owned(w.file, 2),))]
+
+
+async def test_a_claim_after_grace_is_refused(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        token = Token(w.file, Resource.DATA, *WHOLE, EXCLUSIVE)
+        reply = await one.ask(claim(token))
+        assert reply == m.Reclaimed((token,), (), ())
+        assert w.server.service.tokens.manager.tokens_of(next(iter(w.server.service.sessions))) == ()
+
+
+async def test_a_session_that_is_not_known_is_a_new_one(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        fenced = []
+        one.session.on_fenced = lambda: fenced.append(True)
+        before = one.session.session_id
+        w.server.kill()
+        w.server.registry.remove([before])
+        await w.server.restart()
+        await one.ask(m.GetAttr(w.root))
+        assert fenced == [True]
+        assert one.session.session_id != before
+
+
+async def test_a_dead_daemons_session_is_not_waited_for_when_it_is_replaced(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        one.connector.reachable = False
+        await w.crash()
+        connector = w.server.connector("another")
+        began = trio.current_time()
+        session = Session(
+            connector.connect, ClientId(b"another daemon!!"), "another", replaces=one.session.session_id
+        )
+        await w._nursery.start(session.run)
+        await session.call(m.GetAttr(w.root))
+        assert trio.current_time() - began < 1.0
+
+
+async def test_the_reboot_of_the_servers_machine_is_told(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        welcomes: list[m.Welcome] = []
+
+        def new_epoch(welcome: m.Welcome) -> list[m.Reclaim]:
+            welcomes.append(welcome)
+            return []
+
+        one.session.on_new_epoch = new_epoch
+        await w.crash()
+        await one.ask(m.GetAttr(w.root))
+        w.server.boot_id = "second boot"
+        await w.crash()
+        await one.ask(m.GetAttr(w.root))
+        assert [(welcome.epoch, welcome.rebooted) for welcome in welcomes] == [(2, False), (3, True)]

@@ -1,0 +1,118 @@
+"""The registry of sessions: what every one keeps to; and the state directory around it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nfsfuse.protocol.types import ClientId, Epoch, SessionId
+from server.state.database import Database
+from server.state.directory import StateDirectory, boot_id
+from server.state.interface import KnownSession, Registry, StateError
+from server.state.memory import MemoryRegistry
+
+Reopen = Callable[[], Registry]
+
+
+def session(number: int, epoch: int = 1) -> KnownSession:
+    identity = bytes([number]) * 16
+    return KnownSession(SessionId(identity), ClientId(identity), f"client {number}", Epoch(epoch))
+
+
+@pytest.fixture(params=["database", "memory"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+    """Opens the registry, as a new process would."""
+    memory = MemoryRegistry()
+    opened: list[Database] = []
+
+    def database() -> Registry:
+        for former in opened:
+            former.close()
+        opened[:] = [Database(tmp_path / "sessions.sqlite")]
+        return opened[0]
+
+    yield database if request.param == "database" else lambda: memory
+    for last in opened:
+        last.close()
+
+
+def test_every_start_is_an_epoch_of_its_own(reopen: Reopen) -> None:
+    assert [reopen().start("boot").epoch for _ in range(3)] == [1, 2, 3]
+
+
+def test_sessions_are_known_until_they_are_removed(reopen: Reopen) -> None:
+    registry = reopen()
+    assert registry.start("boot").sessions == ()
+    for number in (1, 2, 3):
+        registry.add(session(number))
+    registry.remove([session(2).id, session(9).id])
+    registry = reopen()
+    assert registry.start("boot").sessions == (session(1), session(3))
+    registry.add(session(4, epoch=2))
+    registry.remove([])
+    assert reopen().start("boot").sessions == (session(1), session(3), session(4, epoch=2))
+
+
+def test_a_reboot_is_told_once(reopen: Reopen) -> None:
+    assert not reopen().start("one").rebooted, "nothing was there before"
+    assert not reopen().start("one").rebooted
+    assert reopen().start("two").rebooted
+    assert not reopen().start("two").rebooted
+    assert not reopen().start("").rebooted, "it is not known"
+
+
+def test_threads_take_turns(reopen: Reopen) -> None:
+    registry = reopen()
+    registry.start("boot")
+    threads = [threading.Thread(target=registry.add, args=(session(number),)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reopen().start("boot").sessions) == 20
+
+
+def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StateError, match="another version"):
+        Database(path)
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    path.write_bytes(b"something else " * 100)
+    with pytest.raises(StateError, match="cannot use"):
+        Database(path)
+
+
+def test_a_state_directory_is_one_processs(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from server.state.directory import StateDirectory\n"
+        "directory = StateDirectory(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StateError, match="in use by another nfsfuse-server"):
+            StateDirectory(tmp_path)
+        other.kill()  # and its lock goes with it
+    StateDirectory(tmp_path).close()
+    StateDirectory(tmp_path).close()
+
+
+def test_the_boot_id_is_the_kernels() -> None:
+    assert len(boot_id()) == 36
