@@ -140,7 +140,9 @@ def test_stores_through_a_mapping_are_told_by_msync_and_kept(full: Full) -> None
         def store(letter: bytes) -> int:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(letter + b"\n")
+            child.stdin.write(b"store " + letter + b"\n")
+            assert child.stdout.readline() == b"stored\n"
+            child.stdin.write(b"sync\n")
             return int(child.stdout.readline())
 
         assert store(b"a") == errno.ENOSPC
