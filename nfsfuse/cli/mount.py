@@ -238,11 +238,13 @@ class _Mount:
                 await nursery.start(self._end_on_signal, pyfuse3.terminate, nursery, filesystem)
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
                 negotiated = await nursery.start(self._until_unmounted, mounted, nursery, session, filesystem)
-                if self._options.direct_writes:
-                    if InitFlag.DIRECT_IO_ALLOW_MMAP not in negotiated.granted:
-                        raise MountFailure("direct_writes needs Linux 6.6 or later")
-                    filesystem.files.write_directly = True
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
+                if InitFlag.DIRECT_IO_ALLOW_MMAP not in negotiated.granted:
+                    filesystem.files.write_directly = False
+                    log.warning(
+                        "read(2) and write(2) of files open for writing go through the kernel's page cache: "
+                        "they may be seen, or end, too early (the kernel is older than Linux 6.6)"
+                    )
                 if not self._options.locks:
                     log.warning(
                         "%s: nolock: locks are local to this machine and exclude nobody elsewhere",

@@ -44,9 +44,6 @@ mount options (-o, separated by commas; those of mount(8) work too):
   read_ahead_kb=N  how far the kernel reads ahead, 0 to 65536 KiB (default: 1024; needs the right to write to
                    /sys/class/bdi, else it stays at the kernel's 128)
   max_background=N requests for read-ahead and write-back under way at once, 1 to 65535 (default: 64)
-  direct_writes    files open for writing are read and written past the kernel's page cache (mappings are not):
-                   stricter where read(2), write(2) and mappings of one file mix, and experimental: see the
-                   known gaps in docs/coherence.md (default: off; needs Linux 6.6)
   cache_mib=N      memory of the daemon's own page cache, 1 to 1048576 MiB (default: 256)
   dirty_mib=N      how much of it may be data that are still to be written back; writers wait at the limit
                    (default: a quarter of the cache)
@@ -86,7 +83,6 @@ class MountOptions:
     read_ahead_kb: int = 1024
     max_background: int = 64
     cache_mib: int = 256
-    direct_writes: bool = False
     dirty_mib: int | None = None
     kernel: tuple[str, ...] = ()
 
@@ -125,8 +121,6 @@ def _with(options: MountOptions, option: str) -> MountOptions:
             return replace(options, log=value)
         case "loglevel", "debug" | "info" | "warning" | "error":
             return replace(options, log_level=value)
-        case (("direct_writes" | "nodirect_writes"), ""):
-            return replace(options, direct_writes=name == "direct_writes")
         case (("lock" | "nolock"), ""):
             return replace(options, locks=name == "lock")
         case (("hard" | "soft"), ""):

@@ -31,7 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
         poll = select.poll()
         poll.register(daemon, select.POLLIN)
         if not poll.poll(int(arguments.timeout * 1000)):
-            print(f"nfsfuse: {mountpoint} is unmounted, but its daemon {pid} goes on", file=sys.stderr)
+            print(
+                f"nfsfuse: {mountpoint} is unmounted, but its daemon {pid} goes on: what it still has to "
+                f"write back waits for the server (its log says how much; kill {pid} gives that up)",
+                file=sys.stderr,
+            )
             return 1
     return 0
 

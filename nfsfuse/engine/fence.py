@@ -13,8 +13,9 @@ import logging
 from dataclasses import dataclass
 
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
-from nfsfuse.machines.inodes import Inode, InodeTable, NodeId
+from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -31,7 +32,7 @@ class Fenced:
     """What the kernel may still have of a session that is over."""
 
     files: tuple[tuple[CachedFile, tuple[Interval, ...]], ...]
-    attributes: tuple[NodeId, ...]
+    attributes: tuple[Inode, ...]
 
 
 def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
@@ -77,7 +78,7 @@ def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) ->
         left.append((file, tuple(file.tokens.in_kernel.intervals())))
         file.forget_everything()
         file.purging += 1
-    trusted = tuple(inode.node_id for inode in inodes if inode.attributes.kernel_trusts)
+    trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
     return Fenced(tuple(left), trusted)
@@ -87,8 +88,8 @@ async def purge(fenced: Fenced, kernel: Kernel) -> None:
     """Have the kernel forget it too. Reads and writes are not kept waiting meanwhile: they may have the very
     page locked, and ask the server anew anyway."""
     await kernel.distrust_entries()
-    for node_id in fenced.attributes:
-        await kernel.invalidate_attributes(node_id)
+    for inode in fenced.attributes:
+        await distrust_attributes(kernel, inode)
     for file, ranges in fenced.files:
         for start, end in ranges:
             await kernel.invalidate_pages(file.inode.node_id, start, end)

@@ -46,8 +46,7 @@ class OpenFile:
 
     direct: bool = False
     """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
-    O_DIRECT, and for O_APPEND, where only the daemon knows the true end. And for all that may write, if
-    `Files.write_directly`."""
+    all that may write (see `Files.write_directly`), and for O_DIRECT."""
 
     lost_lock: bool = False
     """A lock that was taken through it went with a session that is over: whoever relied on it is told EIO at
@@ -75,11 +74,12 @@ class Files:
         self._writer = writer
         self._write_back = write_back
         self._open: dict[int, OpenFile] = {}
-        self.write_directly = False
+        self.write_directly = True
         """Whether files that are open for writing are read and written past the kernel's page cache. A
         write(2) through it shows in the kernel's pages before this client holds them for it, and a read(2)
         through it ends where the kernel believes the file to end, which an invalidation can keep it from
-        learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6)."""
+        learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6): without, only
+        O_APPEND goes past the cache, as the daemon alone knows the true end, and O_DIRECT."""
         self._ids = itertools.count(1)
 
     def __getitem__(self, number: int) -> OpenFile:
@@ -310,7 +310,8 @@ class Files:
             inode.attributes.learned(reply.attributes)
             inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
-        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes), b"", changed)
+        blocked = changes.size is not None and file is not None and file.tokens.may_have_dirty_pages()
+        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, blocked), b"", changed)
         return inode.attributes.known or reply.attributes
 
     def _truncated(self, file: CachedFile, size: int) -> None:

@@ -10,6 +10,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
+from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
@@ -103,7 +104,7 @@ class Filesystem:
         self._nursery.start_soon(self._invalidate_attributes, inode)
 
     async def _invalidate_attributes(self, inode: Inode) -> None:
-        await self._kernel.invalidate_attributes(inode.node_id)
+        await distrust_attributes(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
     def follow(self, session: Session) -> None:

@@ -11,6 +11,7 @@ import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
@@ -98,7 +99,7 @@ class Recalls:
                 await self._tell_all(file)
         if token.mode is TokenMode.NONE and (attributes.kernel_trusts or attributes.distrusting):
             attributes.kernel_trusts = False
-            await self._kernel.invalidate_attributes(inode.node_id)
+            await distrust_attributes(self._kernel, inode)
         attributes.reduced(token.mode)
         attributes.recalls -= 1
         if file is not None:

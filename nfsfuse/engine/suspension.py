@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.machines.data_tokens import Revocation
@@ -103,7 +104,7 @@ class Suspension:
             if inode.attributes.kernel_trusts:
                 inode.attributes.kernel_trusts = False
                 inode.attributes.distrusting += 1
-                await self._kernel.invalidate_attributes(inode.node_id)
+                await distrust_attributes(self._kernel, inode)
                 inode.attributes.distrusting -= 1
 
     async def _drop_pages(self, file: CachedFile, revocation: Revocation, limit: trio.CapacityLimiter) -> None:

@@ -85,7 +85,7 @@ class Writer:
                 ):
                     file.used(entitled)
                     entitled = None  # while it waits for the server nobody may wait for it (K6)
-                    entitled = await self._get_tokens(file, start_page, end_page, extends)
+                    entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
                 elif file.pages.writing.overlaps(offset, end):
                     await file.changed()
                 elif not page and file.pages.refused:
@@ -97,10 +97,10 @@ class Writer:
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
-                    file.used(entitled)
-                    entitled = None  # recalls that came before this one have to end first
+                    if entitled is None:
+                        entitled = file.entitle(start_page, end_page, attr=extends)
                     if await self._write_past_kernel(
-                        file, offset, data, extends, lacking, passed, direct=direct
+                        file, offset, data, extends, lacking, passed, entitled, direct=direct
                     ):
                         break
                 else:
@@ -134,29 +134,37 @@ class Writer:
         extends: bool,
         lacking: Interval,
         passed: IntervalSet,
+        entitled: int,
         *,
         direct: bool,
     ) -> bool:
         """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
-        absorbed before they can be read in again. False if that cannot be done any more: tokens are lost,
-        the end of the file is elsewhere, or a page beside *lacking* has been read in meanwhile. Once begun it
-        is shielded, as it must not be left half-way, and waits for the kernel only."""
+        absorbed before they can be read in again. False if that cannot be done any more: the tokens were
+        recalled before, the end of the file is elsewhere, or pages beside *lacking* have been read in
+        meanwhile. Killed, its program has dropped some pages and written nothing.
+
+        The operation is *entitled* all the while: gave it its turn up for this, clients that write to one page
+        and also have it mapped would take the page from each other for ever."""
         known = file.size()
         start, end = pages_of(offset, len(data))
-        revocation = file.tokens.revoke(*lacking, TokenMode.EXCLUSIVE)
-        await file.begun(revocation)
-        with trio.CancelScope(shield=True):
-            await self._page_protocol.gather_all_mmap_users(file, revocation)
+        revocation = file.tokens.flush(*lacking, entitled)
+        try:
+            while not file.tokens.may_begin(revocation):
+                await file.changed()
+            with trio.CancelScope(shield=True):  # not to be left half-way; it waits for the kernel only
+                await self._page_protocol.gather_all_mmap_users(file, revocation)
+            while file.pages.writing.overlaps(offset, offset + len(data)):
+                await file.changed()  # the server answers these without granting anything
             possible = (
                 file.size() == known
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
                 and (not extends or file.attributes.may_change_here())
-                and not file.pages.writing.overlaps(offset, offset + len(data))
-                and self._lacking(file, start, end, passed, direct=direct) is None
+                and not self._lacking(file, start, end, passed, direct=direct)
             )
             if possible:
                 self._absorb(file, offset, data, keeps=not direct)
+        finally:
             file.tokens.revoked(revocation)
             file.wake()
         return possible
@@ -204,7 +212,9 @@ class Writer:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
-    async def _get_tokens(self, file: CachedFile, start: int, end: int, extends: bool) -> int | None:
+    async def _get_tokens(
+        self, file: CachedFile, start: int, end: int, extends: bool, *, direct: bool
+    ) -> int | None:
         entitled: int | None = None
 
         def arrived(reply: Message, _: bytes | bytearray) -> None:
@@ -215,9 +225,11 @@ class Writer:
                 self._holdings.learn(file.inode, reply.attributes)
             entitled = file.entitle(start, end, attr=extends)
 
-        # What is held is not asked for: that would wait for a recall of it, and the recall perhaps for the lock
-        # of a page that this write has in part. Attributes never wait for a recall of data.
-        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
+        # Data that are held are not asked for: that would wait for a recall of them, and the recall perhaps for
+        # the lock of a page that this write has in part. Attributes never wait for a recall of data. A write
+        # past the kernel's pages has none of them locked and asks for both at once: else it could lose either
+        # while it waits for the other, again and again.
+        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE) and not (direct and extends)
         data = TokenMode.NONE if held else TokenMode.EXCLUSIVE
         attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
         message = m.GetToken(file.inode.handle, data, start, end, attr)

@@ -50,9 +50,9 @@ class FuseKernel:
             call = partial(self.bulk.start, node_id, generation, start, end)
             await trio.to_thread.run_sync(call, limiter=self._threads)
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
         assert self.notifier is not None
-        await self.notifier.inval_inode(node_id, -1, 0)
+        return (await self.notifier.inval_inode(node_id, -1, 0)).done
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         assert self.notifier is not None

@@ -48,9 +48,18 @@ class Operations(pyfuse3.Operations):
     def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
         return self.told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
-    def told(self, inode: Inode, attributes: Attributes, entry_seconds: float) -> pyfuse3.EntryAttributes:
-        """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing."""
-        held = inode.attributes.may_be_trusted(attributes)
+    def _made(self, found: Found) -> pyfuse3.EntryAttributes:
+        # create_new_entry and fuse_create_open give fuse_iget no attr_version. Of an inode that is new to the
+        # kernel that does no harm: an invalidation waits until it is known (`nfsfuse.engine.distrust`).
+        seconds = self._for_good if found.lasting else 0.0
+        return self.told(found.inode, found.attributes, seconds, versioned=found.inode.lookups == 1)
+
+    def told(
+        self, inode: Inode, attributes: Attributes, entry_seconds: float, *, versioned: bool = True
+    ) -> pyfuse3.EntryAttributes:
+        """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing. Not
+        *versioned*: it would take them although it has been told meanwhile to believe none."""
+        held = versioned and inode.attributes.may_be_trusted(attributes)
         inode.attributes.kernel_trusts |= held
         return convert.entry(inode, attributes, entry_seconds, FOR_GOOD if held else 0.0)
 
@@ -93,7 +102,8 @@ class Operations(pyfuse3.Operations):
         if request.kill_suidgid and changes.size is not None and changes.mode is None:
             mode = without_privileges((await self._fs.names.getattr(inode)).mode)
             changes = replace(changes, mode=mode)
-        return self.told(known, await self._fs.files.setattr(known, changes), 0.0)
+        attributes = await self._fs.files.setattr(known, changes)
+        return self.told(known, attributes, 0.0, versioned=False)  # see fuse_do_setattr
 
     @handler
     async def readlink(self, request: Request, inode: Ino, ctx: Context) -> bytes:
@@ -104,26 +114,26 @@ class Operations(pyfuse3.Operations):
         self, request: Request, parent_inode: Ino, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._entry(await self._fs.names.symlink(parent_inode, name, target, creds))
+        return self._made(await self._fs.names.symlink(parent_inode, name, target, creds))
 
     @handler
     async def mknod(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._entry(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
+        return self._made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
 
     @handler
     async def mkdir(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
+        return self._made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
 
     @handler
     async def link(
         self, request: Request, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self._fs.names.link(inode, new_parent_inode, new_name))
+        return self._made(await self._fs.names.link(inode, new_parent_inode, new_name))
 
     @handler
     async def unlink(self, request: Request, parent_inode: Ino, name: bytes, ctx: Context) -> None:
@@ -219,7 +229,7 @@ class Operations(pyfuse3.Operations):
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
         await self._drop_privileges(number, request)
-        return self._opened(number), self._entry(found)
+        return self._opened(number), self._made(found)
 
     async def _drop_privileges(self, number: int, request: Request) -> None:
         """O_TRUNC is a change by a program that may not leave the file set-user-ID."""

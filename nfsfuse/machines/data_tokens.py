@@ -10,7 +10,9 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
 * Recalls of one page are carried out one after the other (`may_begin`): an invalidation takes pages off the
   books before the kernel has dropped them, so that a second recall would take them for gone.
 * An operation whose token was just granted is *entitled*: recalls of that range wait for it, so that whoever
-  asked for a page gets to use it once. An entitled operation never waits for the server.
+  asked for a page gets to use it once. An entitled operation never waits for the server to grant something.
+* An entitled operation may itself have to take pages from the kernel (`flush`): before the recalls that wait
+  for it, after those that do not.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Revocation:
     keep: TokenMode
     phase: Phase = Phase.PENDING
     waits_for: set[int] = field(default_factory=set)  # entitled operations
+    part_of: int | None = None  # the entitled operation that does this for itself
 
     def close(self) -> None:
         """The invalidation has returned."""
@@ -90,6 +93,12 @@ class DataTokens:
         return bool(self.writers) and any(
             mode is TokenMode.EXCLUSIVE for _, _, mode in self.held.overlapping(start, end)
         )
+
+    def may_have_dirty_pages(self) -> bool:
+        """Whether the kernel may have a dirty page anywhere in the file, or be dropping one."""
+        cached = self.in_kernel.intervals()
+        cached += [(r.start, r.end) for r in self.revocations if r.phase is Phase.INVALIDATING]
+        return any(self.may_be_dirty(start, end) for start, end in cached)
 
     def reading_mode(self) -> TokenMode:
         """The mode that a read has to ask for (K2)."""
@@ -147,11 +156,23 @@ class DataTokens:
         others = (other for other in self.revocations if other is not revocation)
         return all(other.phase is not Phase.INVALIDATING for other in others)
 
+    def flush(self, start: int, end: int, number: int) -> Revocation:
+        """The operation entitled as *number* takes ``[start, end)`` from the kernel, and gives up nothing.
+        Other entitled operations are not waited for: one that runs beside it is invalidated once more, like
+        in any recall, or parked, and then it gives its entitlement up."""
+        assert number in self._entitled
+        revocation = Revocation(start, end, TokenMode.EXCLUSIVE, part_of=number)
+        self.revocations.append(revocation)
+        return revocation
+
     def may_begin(self, revocation: Revocation) -> bool:
         """Whether *revocation* need not wait: all it waits for have run, and no earlier one of any of its
-        range is in progress."""
+        range is in progress or about to be. Those that wait for the operation it is part of come after it."""
         earlier = itertools.takewhile(lambda other: other is not revocation, self.revocations)
-        overlapping = any(r.start < revocation.end and revocation.start < r.end for r in earlier)
+        overlapping = any(
+            r.start < revocation.end and revocation.start < r.end and revocation.part_of not in r.waits_for
+            for r in earlier
+        )
         return not revocation.waits_for and not overlapping
 
     def invalidate(self, revocation: Revocation) -> list[Interval]:

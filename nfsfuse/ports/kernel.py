@@ -22,8 +22,9 @@ class Kernel(Protocol):
         """Start writing back the dirty pages of ``[start, end)`` in large requests, so that an invalidation
         finds them clean. Only ever for speed: it may do nothing."""
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
-        """Have the attributes asked for again."""
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
+        """Have the attributes asked for again. Whether the kernel knows the inode (see
+        `nfsfuse.engine.distrust`)."""
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         """Drop what is believed of *name*. Waits for the directory's lock, which any operation of the kernel

@@ -251,10 +251,15 @@ class GetAttr(Request[Stat]):
 
 @dataclass(frozen=True, slots=True)
 class SetAttr(Request[Stat]):
-    """chmod, chown, truncate, utimensat."""
+    """chmod, chown, truncate, utimensat.
+
+    *blocks_write_back*: until a change of the size is answered, the client's kernel writes no page of the file
+    back (fuse_set_nowrite), and there may be dirty ones: a recall of those waits for this request. So it does
+    not queue behind whoever the recall is for. EINTR: it waits itself for a client in the same position."""
 
     handle: InodeHandle
     changes: AttributeChanges
+    blocks_write_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

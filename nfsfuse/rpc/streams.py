@@ -23,6 +23,13 @@ RECEIVES_WITHOUT_YIELD_MAX: Final = 8
 """Successive receives of a busy stream before other tasks get a turn."""
 
 
+KEEPALIVE_SECONDS: Final = 10
+"""Of silence until TCP asks whether the peer is there, and between its questions."""
+
+UNACKNOWLEDGED_SECONDS_MAX: Final = 30
+"""How long what was sent (data, or such a question) may stay without TCP's acknowledgement: three leases."""
+
+
 class ConnectionLost(Exception):
     """The stream has ended or broken, or with it the session: then what was asked may or may not have been
     done."""
@@ -52,7 +59,11 @@ class SocketByteStream:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Requests are small and waited for: Nagle's algorithm would hold them back.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Heartbeats find a half-open connection long before; this ends it where nobody sends any.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS_MAX * 1000)
         self._socket = sock
         self._receives_at_once = 0
         self._emptied = True  # the last receive left nothing, so the next one has to wait

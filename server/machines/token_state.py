@@ -10,6 +10,8 @@ Rules of this file, from which the manager composes its events:
   acknowledgement cross on the wire: an acknowledgement never takes back what was granted after its recall.
 * Exempt from the queue is, when it arrives, what is fully held already and not being recalled: it costs the
   others nothing. (Once in the queue, strictly first come, first served: one pass over it is then enough.)
+* An *urgent* request waits for nothing that waits: its session cannot give up what it holds here until the
+  request is answered. Two sessions that would so wait for each other are found when the second one asks.
 * A token is *in flight* from its grant until the reply that carries it is queued for sending (`settle`).
   Nothing in flight is recalled: the recall would overtake the grant.
 """
@@ -41,6 +43,7 @@ class Request:
     ranges: tuple[Interval, ...]
     mode: TokenMode
     transient: bool
+    urgent: bool = False
 
     def conflicts(self, other: Request) -> bool:
         """Whether one has to wait for the other."""
@@ -144,19 +147,47 @@ class ResourceTokens:
             if any(holder.being_recalled(start, end) for start, end in request.ranges):
                 return False
         return not (
-            any(request.conflicts(earlier) for earlier in ahead)
+            (not request.urgent and any(request.conflicts(earlier) for earlier in ahead))
             or any(request.conflicts(running) for running in self.transients.values())
             or self._conflicts_with_held(request)
         )
 
     def _conflicts_with_held(self, request: Request) -> bool:
-        return any(
-            not COMPATIBLE[request.mode, held]
+        return bool(self._in_the_way(request))
+
+    def waits_in_a_circle(self, request: Request) -> bool:
+        """Whether an urgent *request* would wait for what a session holds that cannot give it up, as an urgent
+        request of its own waits for what *request*'s session holds; or so on over several sessions."""
+        seen: set[SessionId] = set()
+        frontier = [request]
+        while frontier:
+            for session in self._in_the_way(frontier.pop()) - seen:
+                if session == request.session:
+                    return True
+                seen.add(session)
+                frontier += [r for r in self.waiting.values() if r.urgent and r.session == session]
+        return False
+
+    def _in_the_way(self, request: Request) -> set[SessionId]:
+        """Who holds what *request* needs."""
+        return {
+            other
             for other, holder in self.holders.items()
             if other != request.session
             for start, end in request.ranges
             for _, _, held in holder.tokens.overlapping(start, end)
-        )
+            if not COMPATIBLE[request.mode, held]
+        }
+
+    def enqueue(self, request: Request) -> None:
+        """Put *request* behind those that wait, or, if it is urgent, behind those that are."""
+        if request.urgent:
+            waiting = list(self.waiting.values())
+            count = sum(other.urgent for other in waiting)
+            waiting.insert(count, request)
+            self.waiting = {other.ticket: other for other in waiting}
+        else:
+            self.waiting[request.ticket] = request
 
     def grant(self, request: Request) -> Granted:
         """Give a grantable *request* what it asks for, and if it is not transient as much as is free."""

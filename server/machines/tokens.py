@@ -41,7 +41,7 @@ class TokenManager(TokenTable):
     def acquire(
         self, ticket: int, session: SessionId, handle: InodeHandle, resource: Resource,
         start: int, end: int, mode: TokenMode,
-        *, wait: bool = True, transient: bool = False, also: tuple[Interval, ...] = (),
+        *, wait: bool = True, transient: bool = False, also: tuple[Interval, ...] = (), urgent: bool = False,
     ) -> list[Effect]:  # fmt: skip
         """The operation *ticket* of *session* needs ``[start, end)`` at *mode*.
 
@@ -49,23 +49,26 @@ class TokenManager(TokenTable):
         `Refused`. Conflicting requests are granted in the order of arrival. If not *transient* the session
         keeps what is granted: the largest range in which nobody is in the way. If *transient*, the operation
         holds exactly what was asked for until `finish`; with it the ranges *also*, taken at the same instant
-        (a rename has two names in one directory). No ticket may be in use twice."""
+        (a rename has two names in one directory). No ticket may be in use twice.
+
+        If *urgent* (and transient), the session cannot acknowledge recalls of what it holds here before this
+        is answered: it goes before all that wait, and is `Refused` if it would wait in a circle of such."""
         assert ticket not in self._tickets, self.story(handle)
         assert mode is not TokenMode.NONE
-        assert transient or not also
+        assert transient or not (also or urgent)
         wanted = IntervalSet()
         for low, high in ((start, end), *also):
             assert _is_range(resource, low, high), (resource, low, high)
             wanted.add(low, high)
-        request = Request(ticket, session, tuple(wanted.intervals()), mode, transient)
+        request = Request(ticket, session, tuple(wanted.intervals()), mode, transient, urgent)
         self._note(handle, request)
         state = self._state((handle, resource))
         held = not transient and state.is_held_already(request)
         if held or state.grantable(request, state.waiting.values()):
             return [self._grant(state, request), *self._trim(state, session)]
-        if wait:
-            return self._enqueue(state, request)
-        return [Refused(ticket)]
+        if not wait or (urgent and state.waits_in_a_circle(request)):
+            return [Refused(ticket)]
+        return self._enqueue(state, request)
 
     def use(
         self, ticket: int, session: SessionId, handle: InodeHandle, resource: Resource,
@@ -192,7 +195,7 @@ class TokenManager(TokenTable):
         return granted
 
     def _enqueue(self, state: ResourceTokens, request: Request) -> list[Effect]:
-        state.waiting[request.ticket] = request
+        state.enqueue(request)
         self._holder(state, request.session).waiting.add(request.ticket)
         self._tickets[request.ticket] = (state.handle, state.resource)
         return [*self._recall_for(state, request, state.holders), *self._trim(state, request.session)]

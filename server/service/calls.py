@@ -41,7 +41,8 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A step: keep all other sessions away from this until the request is answered (a mutation)."""
+    """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
+    `TokenManager.acquire`; the step gives None if that is refused."""
 
     handle: InodeHandle
     resource: Resource
@@ -49,6 +50,7 @@ class Hold:
     start: int = 0
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,18 @@ class DirectChanges:
         self.recalled = 0
 
     async def follow(self, watcher: Watcher) -> None:
-        """Does so until cancelled."""
+        """Does so until cancelled, or until the watcher fails: then the log says that changes are not noticed
+        any more, and the service goes on without."""
         while True:
-            for change in await watcher.changes():
+            try:
+                changes = await watcher.changes()
+            except OSError as exc:
+                log.error("what other programs change in the export is not noticed any more: %s", exc)
+                await self._recall_everything()
+                return
+            for change in changes:
                 if isinstance(change, Overflow):
+                    log.warning("more changes on the server than its kernel queues: everything is recalled")
                     await self._recall_everything()
                 elif self._apply(change):
                     self.recalled += 1
@@ -61,7 +69,6 @@ class DirectChanges:
                 assert_never(change)
 
     async def _recall_everything(self) -> None:
-        log.warning("more changes on the server than its kernel queues: everything is recalled")
         for number, (handle, resource) in enumerate(self._tokens.manager.held(), start=1):
             self._tokens.changed_directly(handle, resource)
             if number % RECALLS_AT_ONCE_MAX == 0:

@@ -68,7 +68,9 @@ def _setattr(call: Call) -> Handling:
     if request.changes.size is not None:
         # Pages from the one that contains the new end are everybody's to drop.
         start = request.changes.size & ~0xFFF
-        yield Hold(request.handle, Resource.DATA, start=start)
+        urgent = request.blocks_write_back
+        if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
+            raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
     attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
     return m.Stat(attributes, tokens)

@@ -94,7 +94,7 @@ class Tokens:
         ticket = next(self._tickets)
         effects = self.manager.acquire(
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
-            transient=True, also=step.also,
+            transient=True, also=step.also, urgent=step.urgent,
         )  # fmt: skip
         return self._begun(ticket, effects, call.held)
 

@@ -17,6 +17,7 @@ that is not root (fs.protected_hardlinks).
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import stat
@@ -146,14 +147,19 @@ class Orphans:
         self._directory = None
 
     def _open(self) -> Descriptor:
-        """The directory, made if need be. EPERM for one that others could change; ENOTDIR or ELOOP for what is
-        none; EROFS, EACCES."""
+        """The directory, made if need be. EPERM for one that others could change; EBUSY for that of another
+        server that runs, whose orphans are not ours to sweep; ENOTDIR or ELOOP for what is none; EROFS,
+        EACCES."""
         with suppress(FileExistsError):  # of an earlier server
             os.mkdir(ORPHANS_NAME, 0o700, dir_fd=self._root_fd)
         directory = Descriptor(os.open(ORPHANS_NAME, _NO_FOLLOW, dir_fd=self._root_fd))
         found = os.fstat(directory.number)
         if found.st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, f"{ORPHANS_NAME.decode()} in the export is somebody else's")
+        try:
+            fcntl.flock(directory.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise OSError(errno.EBUSY, "another server exports the same directory") from exc
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.fchmod(directory.number, 0o700)
         return directory

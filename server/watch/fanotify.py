@@ -23,6 +23,7 @@ import trio
 
 from nfsfuse.protocol.types import InodeHandle
 from server.watch.interface import (
+    PAUSE_SECONDS,
     AttributesChanged,
     Change,
     ContentChanged,
@@ -64,8 +65,8 @@ _EVENT: Final = struct.Struct("=IBBHQii")
 _INFO: Final = struct.Struct("=BBH8xI4s")
 _METADATA_VERSION: Final = 3
 
-READ_SIZE: Final = 64 * 1024
-"""Bytes of events taken in at once: some 800, a few milliseconds of work."""
+READ_SIZE: Final = 16 * 1024
+"""Bytes of events taken in at once: some 200, a few milliseconds of work before others have their turn."""
 
 HANDLES_CACHED_MAX: Final = 4096
 """Inodes: a filesystem's busy files are told of again and again, and most are not even exported."""
@@ -157,6 +158,7 @@ class FanotifyWatcher(Watcher):
                 found.update(dict.fromkeys(changes_of(event, self._handle_of)))
             if found:
                 return list(found)
+            await trio.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
         os.close(self._fd)

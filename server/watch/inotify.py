@@ -15,9 +15,12 @@ import stat
 from collections.abc import Iterator, Set
 from typing import Final
 
+import trio
+
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import DirEntry, InodeHandle, Node
 from server.watch.interface import (
+    PAUSE_SECONDS,
     AttributesChanged,
     Change,
     ContentChanged,
@@ -79,6 +82,7 @@ class InotifyWatcher(Watcher):
                     found.update(dict.fromkeys(self._changes_of(event, batch.own)))
             if found:
                 return list(found)
+            await trio.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
         for handle in self._watches:

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 from nfsfuse.protocol.types import InodeHandle
+
+PAUSE_SECONDS: Final = 0.003
+"""Between two looks at the queue. A server at work makes most of the events itself: without a pause each of its
+operations would wake it once more, to find its own doing."""
 
 
 @dataclass(frozen=True, slots=True)

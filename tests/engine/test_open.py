@@ -55,9 +55,9 @@ async def test_opening_for_writing_alone_takes_all_of_the_file_at_once() -> None
         assert await client.read(reading, 0, 100) == b"x" * 100
         with client.asks("Open"):
             number = await client.fs.files.open(node, os.O_RDWR)
+            assert client.kernel.invalidated == [], "upgraded in place: nobody else has it"
             await client.write(number, 0, b"y" * P)
         assert client.file(number).tokens.everything() == [(0, RANGE_END, TokenMode.EXCLUSIVE)]
-        assert client.kernel.invalidated == [], "upgraded in place: nobody else has it"
 
 
 async def test_k2_opening_for_writing_gives_up_what_others_share() -> None:

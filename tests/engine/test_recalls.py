@@ -37,7 +37,7 @@ async def test_a_second_recall_of_a_page_waits_for_the_first_ones_invalidation()
         world.make_file(b"file", b"x" * 4 * P)
         client = world.clients[0]
         number = await client.open(b"file", os.O_RDWR)
-        assert await client.read(number, 0, P) == b"x" * P
+        assert await client.touch(number, 0, P) == b"x" * P
         handle = client.file(number).inode.handle
         go_on = trio.Event()
         client.kernel.during_invalidation = held_until(go_on)
@@ -62,7 +62,7 @@ async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> N
         world.make_file(b"file", b"x" * P)
         client = world.clients[0]
         number = await client.open(b"file", os.O_RDWR)
-        await client.read(number, 0, P)
+        await client.touch(number, 0, P)
         file = client.file(number)
         passes = 0
         written = trio.Event()
@@ -79,7 +79,7 @@ async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> N
             nonlocal passes
             passes += 1
             if passes == 1:
-                await client.read(number, 0, P)  # it is up to date in the kernel again
+                await client.touch(number, 0, P)  # it is up to date in the kernel again
                 await invalidate(node_id, start, end, on_returned)
                 assert file.tokens.parked(0, P)
                 nursery.start_soon(write_back)
@@ -109,8 +109,9 @@ async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:
         attributes.kernel_trusts = True
         go_on = trio.Event()
 
-        async def invalidate(node_id: int) -> None:
+        async def invalidate(node_id: int) -> bool:
             await go_on.wait()
+            return True
 
         client.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign,assignment]
         handle = client.file(number).inode.handle
@@ -130,6 +131,42 @@ async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:
         assert attributes.known is None
 
 
+async def test_attributes_that_the_kernel_has_been_told_but_not_heard_are_distrusted(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The answer to the lookup that makes the inode known is on its way, with the attributes: a notification
+    finds nothing. It is sent again until it does, or until the kernel has forgotten the inode."""
+    async with rig(1) as world:
+        world.make_file(b"file", b"x")
+        client = world.clients[0]
+        node = await client.node(b"file")
+        inode = client.fs.inodes[node]
+        inode.attributes.kernel_trusts = True
+        answers = [False, False, True]
+
+        async def invalidate(node_id: int) -> bool:
+            await trio.lowlevel.checkpoint()
+            return answers.pop(0)
+
+        client.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign,assignment]
+        recall = m.Recall(Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE))
+        acknowledged: list[m.Recalled] = []
+        client.fs.recalls.arrived(recall, acknowledged.append)
+        await trio.sleep(1)
+        assert acknowledged
+        assert answers == []
+
+        inode.attributes.granted(TokenMode.SHARED)
+        inode.attributes.kernel_trusts = True
+        answers += [False] * 100
+        client.fs.recalls.arrived(recall, acknowledged.append)
+        await trio.sleep(0.01)
+        assert len(acknowledged) == 1
+        inode.lookups = 0  # FUSE_FORGET
+        await trio.sleep(0.01)
+        assert len(acknowledged) == 2
+
+
 async def test_what_was_recalled_is_written_back_first() -> None:
     async with rig(2) as world:
         world.make_file(b"file", b"x" * 100_000)
@@ -138,8 +175,12 @@ async def test_what_was_recalled_is_written_back_first() -> None:
         await one.write(number, P, b"dirty")
         reading = await other.open(b"file")
         assert await other.read(reading, P, 5) == b"dirty"
-        assert one.kernel.invalidated == [], "a partial page is not up to date in the kernel by a write"
+        assert one.kernel.invalidated == [], "nothing is in the kernel by a write past its page cache"
+        await one.touch(number, 0, 4 * P)
         await one.write(number, 0, b"y" * 2 * P)
+        assert one.kernel.invalidated == [(0, 2 * P)], "its pages lacked what was written"
+        one.kernel.invalidated.clear()
+        await one.touch(number, 0, 4 * P)
         assert await other.read(reading, P, 5) == b"y" * 5
         assert one.kernel.invalidated == [(P, 2 * P)], "the page that was asked for, no more"
         await one.close(number)
@@ -163,7 +204,7 @@ async def test_a_large_range_of_dirty_pages_is_written_back_in_bulk_first() -> N
         world.make_file(b"file", b"x" * 200_000)
         one, other = world.clients
         number = await one.open(b"file", os.O_RDWR)
-        await one.write(number, 0, b"y" * 32 * P)
+        await one.touch(number, 0, 32 * P)  # stores into these need not be told
         await other.read(await other.open(b"file"), 0, 32 * P)
         assert one.kernel.bulk == one.kernel.invalidated == [(0, 32 * P)]
 

@@ -156,7 +156,7 @@ async def test_caches_are_dropped_before_the_lease_has_run_out_and_what_is_held_
         (one,) = made.clients
         made.make_file(b"file", b"x" * 8192)
         number = await one.open(b"file", os.O_RDWR)
-        await one.read(number, 0, 4096)
+        await one.fs.files.read(number, 0, 4096, cached=True)  # a fault in a mapping
         began = trio.current_time()
 
         async def store_through_a_mapping(start: int, end: int) -> None:
@@ -264,7 +264,7 @@ async def test_a_recall_that_is_not_answered_costs_its_client_the_session(autoju
         one, two = made.clients
         made.make_file(b"file", b"old")
         number = await one.open(b"file", os.O_RDWR)
-        await one.read(number, 0, 3)
+        await one.fs.files.read(number, 0, 3, cached=True)
         session = one.remote.session.session_id
         stuck = trio.Event()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -17,6 +19,8 @@ from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
 
@@ -65,7 +69,21 @@ class Kernel:
         raise AssertionError
 
 
-def writer_of_a_file(kernel: Kernel, *, pages: int = 1) -> tuple[Writer, CachedFile]:
+class Refusing(Silent):
+    """A server that refuses everything, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def call(self, message: Any, payload: Any = b"", apply: Any = None) -> Any:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(message)
+        raise FsError(errno.EIO)
+
+
+def writer_of_a_file(
+    kernel: Kernel, *, pages: int = 1, remote: Silent | None = None
+) -> tuple[Writer, CachedFile]:
     """A file of *pages*, held exclusively, open for writing, its size known."""
     inodes = InodeTable(node(b"root", 1))
     cache = PageCache(1 << 20, guard=False)
@@ -77,7 +95,7 @@ def writer_of_a_file(kernel: Kernel, *, pages: int = 1) -> tuple[Writer, CachedF
     file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
     inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
-    return Writer(Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
+    return Writer(remote or Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:
@@ -205,3 +223,17 @@ async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_
         file.tokens.revoked(recall)
         file.wake()
     assert file.pages.read(0, 9) == b"newstored"
+
+
+@pytest.mark.parametrize(("direct", "data"), [(True, TokenMode.EXCLUSIVE), (False, TokenMode.NONE)])
+async def test_a_direct_write_asks_for_data_with_the_attributes_also_if_it_holds_them(
+    direct: bool, data: TokenMode
+) -> None:
+    """Livelock: four clients lost either while they waited for the other. A write through the kernel's cache
+    must not ask for pages it holds: it may have one of them locked, which a recall of it would wait for."""
+    remote = Refusing()
+    writer, file = writer_of_a_file(Kernel(), remote=remote)
+    file.attributes.reduced(TokenMode.NONE)
+    with pytest.raises(FsError):
+        await writer.write(file, 0, b"new", append=False, direct=direct, page=False)
+    assert remote.asked == [m.GetToken(file.inode.handle, data, 0, PAGE_SIZE, TokenMode.EXCLUSIVE)]

@@ -59,8 +59,9 @@ class FakeKernel:
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         self.bulk.append((start, end))
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
         self.attributes += 1
+        return True
 
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
@@ -116,6 +117,10 @@ class Client:
 
     async def read(self, number: int, offset: int, size: int) -> bytes:
         return bytes(await self.fs.files.read(number, offset, size))
+
+    async def touch(self, number: int, offset: int, size: int) -> bytes:
+        """A load through a mapping: the kernel has the pages up to date afterwards."""
+        return bytes(await self.fs.files.read(number, offset, size, cached=True))
 
     async def write(self, number: int, offset: int, data: bytes) -> None:
         assert await self.fs.files.write(number, offset, data, page=False) == len(data)

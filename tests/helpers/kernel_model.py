@@ -46,11 +46,8 @@ class Descriptor:
     inode: KernelInode
     handle: int
     flags: int
+    direct: bool  # FOPEN_DIRECT_IO: read(2) and write(2) go past the page cache, mappings use it
     users: int = 1
-
-    @property
-    def direct(self) -> bool:
-        return bool(self.flags & (os.O_DIRECT | os.O_APPEND))
 
     @property
     def writing(self) -> bool:
@@ -100,7 +97,11 @@ class KernelModel:
     ) -> None:
         """fuse_reverse_inval_inode: attributes, then invalidate_inode_pages2_range."""
         await self._pause()  # the thread hop
-        inode = self.inodes[node_id]
+        inode = self.inodes.get(node_id)
+        if inode is None:
+            if on_returned is not None:
+                on_returned()
+            return
         self._forget_attributes(inode)
         self.note(node_id, f"invalidation of [{start:#x}, {end:#x}) begins")
         self.invalidations.append((node_id, start, end))
@@ -124,10 +125,13 @@ class KernelModel:
     async def distrust_entries(self) -> None:
         await self._pause()
 
-    async def invalidate_attributes(self, node_id: NodeId) -> None:
+    async def invalidate_attributes(self, node_id: NodeId) -> bool:
         await self._pause()
-        self._forget_attributes(self.inodes[node_id])
+        known = node_id in self.inodes
+        if known:
+            self._forget_attributes(self.inodes[node_id])
         await self._pause()
+        return known
 
     async def _invalidate_range(self, inode: KernelInode, start: int, end: int) -> None:
         for index in sorted(inode.folios):
@@ -219,9 +223,9 @@ class KernelModel:
         inode.attribute_version = self._version
         inode.attributes_valid = False
 
-    def _told(self, inode: KernelInode, attributes: Attributes) -> bool:
-        """As the adapter answers (`Operations._told`): whether the kernel may trust them."""
-        known = self.fs.inodes[inode.node_id]
+    def _told(self, node_id: NodeId, attributes: Attributes) -> bool:
+        """As the adapter answers (`Operations.told`): whether the kernel may trust them."""
+        known = self.fs.inodes[node_id]
         trusted = known.attributes.may_be_trusted(attributes)
         known.attributes.kernel_trusts |= trusted
         return trusted
@@ -231,7 +235,7 @@ class KernelModel:
         version = self._version
         await self._pause()
         attributes = await self.fs.names.getattr(inode.node_id)
-        trusted = self._told(inode, attributes)
+        trusted = self._told(inode.node_id, attributes)
         await self._pause()
         if inode.attribute_version <= version and not inode.size_unstable:
             await self._set_attributes(inode, attributes.size, trusted)
@@ -267,9 +271,7 @@ class KernelModel:
         inode.opens_under_way += 1
         try:
             if flags & os.O_TRUNC:
-                handle = await self._truncating(
-                    inode, 0, lambda: self.fs.files.open(inode.node_id, flags), lambda _: False
-                )
+                handle = await self._truncating(inode, 0, lambda: self.fs.files.open(inode.node_id, flags))
             else:
                 handle = await self.fs.files.open(inode.node_id, flags)
         finally:
@@ -277,25 +279,27 @@ class KernelModel:
         return self._opened(inode, handle, flags)
 
     async def _found(self, node_id: NodeId, attributes: Attributes, version: int) -> KernelInode:
-        """fuse_iget, with what a lookup told."""
+        """fuse_iget, with what a lookup told. Until then no notification finds a new inode."""
+        trusted = self._told(node_id, attributes)
+        await self._pause()
         inode = self.inodes.get(node_id)
         if inode is None:
-            inode = self.inodes[node_id] = KernelInode(node_id)
-        trusted = self._told(inode, attributes)
-        await self._pause()
+            inode = self.inodes[node_id] = KernelInode(node_id, attributes.size)
         if inode.attribute_version <= version and not inode.size_unstable:
             await self._set_attributes(inode, attributes.size, trusted)
         return inode
 
     def _opened(self, inode: KernelInode, handle: int, flags: int) -> Descriptor:
-        opened = Descriptor(inode, handle, flags)
+        opened = Descriptor(inode, handle, flags, self.fs.files[handle].direct)
         if opened.writing:
             inode.writing_handles.append(handle)
         return opened
 
-    def map(self, opened: Descriptor) -> Mapping:
-        """mmap(2)."""
+    async def map(self, opened: Descriptor) -> Mapping:
+        """mmap(2). fuse_file_mmap drops what is cached first, if the file is read and written directly."""
         opened.users += 1
+        if opened.direct:
+            await self._invalidate_range(opened.inode, 0, 2**63)
         return Mapping(opened)
 
     async def unmap(self, mapping: Mapping) -> None:
@@ -388,7 +392,7 @@ class KernelModel:
         try:
             await self._pause()
             self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
-            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE)
+            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE, cached=True)
             data = bytes(answer)
             for folio in folios:
                 at = folio.index * PAGE_SIZE - start
@@ -420,9 +424,7 @@ class KernelModel:
         """pread(2)."""
         inode = opened.inode
         if opened.direct:
-            await self._write_and_wait(inode, offset, offset + size)
-            await self._pause()
-            return bytes(await self.fs.files.read(opened.handle, offset, size))
+            return await self._read_direct(opened, offset, size)
         if offset + size > inode.size and not inode.attributes_valid:
             await self._getattr(inode)
         found = bytearray()
@@ -441,6 +443,25 @@ class KernelModel:
                 end = min(at + size - len(found), PAGE_SIZE, inode.size - index * PAGE_SIZE)
                 found += folio.data[at:end]
         return bytes(found)
+
+    async def _read_direct(self, opened: Descriptor, offset: int, size: int) -> bytes:
+        """fuse_direct_io."""
+        inode = opened.inode
+        await self._write_and_wait(inode, offset, offset + size)
+        if inode.has_write_back(offset, offset + size):
+            async with inode.lock:
+                await self._sync_writes(inode)
+        await self._pause()
+        return bytes(await self.fs.files.read(opened.handle, offset, size, cached=False))
+
+    async def _sync_writes(self, inode: KernelInode) -> None:
+        """fuse_sync_writes: wait for the write-backs under way, and hold up others meanwhile."""
+        assert not inode.nowrite
+        inode.nowrite = True
+        while inode.write_backs:
+            await inode.changed()
+        inode.nowrite = False
+        inode.wake()
 
     async def write(self, opened: Descriptor, offset: int, data: bytes) -> int:
         """pwrite(2), or with O_APPEND write(2)."""
@@ -473,6 +494,8 @@ class KernelModel:
                 await self._getattr(inode)  # generic_write_checks, after fuse_update_attributes
             offset = inode.size
         await self._write_and_wait(inode, offset, offset + len(data))
+        if inode.has_write_back(offset, offset + len(data)):
+            await self._sync_writes(inode)
         await self._invalidate_range(inode, offset // PAGE_SIZE * PAGE_SIZE, offset + len(data))
         await self._pause()
         written = await self.fs.files.write(opened.handle, offset, data, page=False)
@@ -533,11 +556,10 @@ class KernelModel:
             known = self.fs.inodes[inode.node_id]
             return await self.fs.files.setattr(known, AttributeChanges(size=size))
 
-        await self._truncating(inode, size, set_size, lambda attributes: self._told(inode, attributes))
+        # The adapter lets no attributes of a SETATTR be trusted: they are taken without a look at their age.
+        await self._truncating(inode, size, set_size)
 
-    async def _truncating(
-        self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]], trusted: Callable[[T], bool]
-    ) -> T:
+    async def _truncating(self, inode: KernelInode, size: int, ask: Callable[[], Awaitable[T]]) -> T:
         """What truncate(2) and O_TRUNC have in common. Between fuse_set_nowrite and the answer no page is
         written back; the answer's attributes are taken without a look at their age (fuse_do_setattr)."""
         async with inode.lock:
@@ -549,11 +571,10 @@ class KernelModel:
                 await self._pause()
                 self.note(inode.node_id, f"truncation to {size}")
                 answer = await ask()
-                valid = trusted(answer)
                 await self._pause()
                 self._version += 1
                 inode.attribute_version = self._version
-                inode.attributes_valid = valid
+                inode.attributes_valid = False
                 inode.size = size
             finally:
                 inode.nowrite = inode.size_unstable = False

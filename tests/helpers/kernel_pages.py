@@ -41,10 +41,10 @@ class Folio:
 class KernelInode:
     """What the kernel knows of one regular file."""
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: NodeId, size: int) -> None:
         self.node_id = node_id
         self.folios: dict[int, Folio] = {}
-        self.size = 0
+        self.size = size
         self.attributes_valid = False
         self.attribute_version = 0
         self.size_unstable = False  # FUSE_I_SIZE_UNSTABLE
@@ -94,6 +94,14 @@ class KernelInode:
         """folio_wait_writeback."""
         while folio.under_write_back:
             await self.changed()
+
+    def has_write_back(self, start: int, end: int) -> bool:
+        """filemap_range_has_writeback."""
+        return any(
+            folio.dirty or folio.locked or folio.under_write_back
+            for index, folio in self.folios.items()
+            if start < (index + 1) * PAGE_SIZE and index * PAGE_SIZE < end
+        )
 
     def drop(self, folio: Folio) -> None:
         """Out of the page tables and out of the cache; the caller has locked it."""

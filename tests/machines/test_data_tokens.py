@@ -145,6 +145,28 @@ def test_a_recall_waits_for_those_entitled_before_it_and_for_nobody_after() -> N
 # --- recalls that overlap ---
 
 
+def test_an_entitled_operation_flushes_before_the_recalls_that_wait_for_it() -> None:
+    tokens = DataTokens()
+    tokens.granted(0, 4 * P, EXCLUSIVE)
+    earlier = tokens.revoke(2 * P, 4 * P, NONE)
+    number = tokens.entitle(0, 4 * P)
+    recall = tokens.revoke(0, P, NONE)
+    flush = tokens.flush(0, P, number)
+    assert tokens.may_begin(flush)
+    assert not tokens.may_begin(recall), "the operation has its turn first"
+    behind = tokens.flush(P, 3 * P, number)
+    assert not tokens.may_begin(behind), "a recall that does not wait for it may be under way"
+    tokens.reduce(2 * P, 4 * P, NONE)
+    tokens.revoked(earlier)
+    assert tokens.may_begin(behind)
+    tokens.revoked(flush)
+    tokens.revoked(behind)
+    assert not tokens.may_begin(recall)
+    tokens.used(number)
+    assert tokens.may_begin(recall)
+    tokens.check()
+
+
 def test_a_recall_begins_when_no_earlier_one_of_any_of_its_range_is_in_progress() -> None:
     """Found by reading: the second recall of a page found nothing in the kernel, as the first had taken that
     out of the books, and was acknowledged while the kernel was still at it."""

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2, help="on every client")
     parser.add_argument("--runs", type=int, default=1, help="with this seed and those that follow")
     parser.add_argument(
-        "--cached-writes", action="store_true", help="write(2) through the cache to pages that are mapped, too"
+        "--cached-writes", action="store_true", help="write(2) goes through the page cache, mapped or not"
     )
     parser.add_argument("--restarts", type=int, default=0, help="how often the server is killed")
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
@@ -42,7 +42,11 @@ def main() -> int:
         try:
             programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
             options = Options(
-                seed, arguments.clients, restarts=arguments.restarts, check_every=arguments.check_every
+                seed,
+                arguments.clients,
+                write_directly=not arguments.cached_writes,
+                check_every=arguments.check_every,
+                restarts=arguments.restarts,
             )
             if arguments.cuts:
                 options.cuts_per_second = CUTS_PER_SECOND

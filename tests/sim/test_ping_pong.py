@@ -16,7 +16,7 @@ WORD = 8
 
 async def _player(world: World, client: Client, number: int) -> None:
     opened = await client.kernel.open(b"page", os.O_RDWR)
-    mapping = client.kernel.map(opened)
+    mapping = await client.kernel.map(opened)
     for turn in range(number, TURNS, world.options.clients):
         while int.from_bytes(await client.kernel.load(mapping, 0)) != turn:  # noqa: ASYNC110 - a program polls
             await trio.sleep(0.0001 + world.rng.random() * 0.0001)

@@ -16,7 +16,7 @@ RECORDS = 12
 
 async def _increment(world: World, client: Client, offset: int) -> None:
     opened = await client.kernel.open(b"counters", os.O_RDWR)
-    mapping = client.kernel.map(opened)
+    mapping = await client.kernel.map(opened)
     for _ in range(INCREMENTS):
         count = int.from_bytes(await client.kernel.load(mapping, offset))
         await client.kernel.store(mapping, offset, (count + 1).to_bytes(WORD_SIZE))
@@ -28,7 +28,7 @@ async def _increment(world: World, client: Client, offset: int) -> None:
 async def _watch(world: World, client: Client, counters: int) -> None:
     """Every counter only ever grows, through a mapping and by read(2)."""
     opened = await client.kernel.open(b"counters", os.O_RDONLY)
-    mapping = client.kernel.map(opened)
+    mapping = await client.kernel.map(opened)
     seen = [0] * counters
     for turn in range(INCREMENTS):
         for number in range(counters):

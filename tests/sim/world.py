@@ -1,9 +1,10 @@
 """Clients, their kernels, a server and the links between them, in one deterministic run of trio.
 
 Same seed, same run: trio's clock is simulated and jumps; trio shuffles the tasks that are ready with a random
-number generator of its own (``trio._core._run._r``), which `simulate` seeds; everything else draws from the
-world's. Two deadlines at the same instant would be ordered by address (trio's heap), so nothing that repeats
-starts at the same time as another (`World.start_client`).
+number generator of its own (``trio._core._run._r``), which `simulate` seeds, and sorts them before, once it is
+told that it matters (pytest-trio tells it so, too); everything else draws from the world's. Two deadlines at
+the same instant would be ordered by address (trio's heap), so nothing that repeats starts at the same time as
+another (`World.start_client`).
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Options:
     cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
     cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
     finish_seconds: float = FINISH_SECONDS_MAX
+    write_directly: bool = True  # see `Files.write_directly`
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -178,6 +180,7 @@ class World:
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
+        kernel.fs.files.write_directly = self.options.write_directly
         kernel.fs.follow(session)
         session.on_refused = self._refused
         await self.nursery.start(kernel.fs.run)
@@ -287,6 +290,7 @@ Play = Callable[[World], Awaitable[None]]
 def simulate(options: Options, play: Play) -> World:
     """Run *play* in a world of its own; the world, once all of it has ended. Raises Violation, with the story
     as a note, for whatever is not as it should be."""
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True
     _run._r.seed(options.seed)
     conscience = _Conscience()
     worlds: list[World] = []

@@ -463,3 +463,51 @@ def test_a_thousand_inodes_and_a_thousand_extents_are_a_matter_of_course():
     assert manager.drop_session(B) == []
     assert manager.drop_session(A) == []
     assert not manager._states
+
+
+# --- urgent operations ---
+
+
+def hold_a_page_each(bench: Bench, *sessions: SessionId) -> None:
+    for page, session in enumerate(sessions):
+        assert bench.manager.reclaim(session, data(page, page + 1, X))
+
+
+def test_an_urgent_operation_goes_before_those_that_wait():
+    """ftruncate(2) of a file with dirty mapped pages: its kernel gives up none before it is answered."""
+    bench = Bench()
+    hold_a_page_each(bench, A)
+    (recall,) = bench.ask(B, (0, 4), S)
+    waiting = bench.ticket
+    assert bench.ask(A, ALL, X, transient=True, urgent=True) == [Granted(bench.ticket, ())]
+    assert bench.finish(bench.ticket) == []
+    assert bench.acknowledge(recall) == [Granted(waiting, (data(0, RANGE_END, S),))]
+
+
+def test_an_urgent_operation_waits_for_holders_only():
+    bench = Bench()
+    hold_a_page_each(bench, A, B)
+    (of_a,) = bench.ask(C, (0, 1), S)
+    first = bench.ticket
+    (of_b,) = bench.ask(A, ALL, X, transient=True, urgent=True)
+    urgent = bench.ticket
+    assert of_b.session == B
+    assert bench.acknowledge(of_b) == [Granted(urgent, ())], "C, who came earlier, goes on waiting"
+    assert bench.finish(urgent) == []
+    (granted,) = bench.acknowledge(of_a)
+    assert granted.ticket == first
+
+
+def test_urgent_operations_that_would_wait_in_a_circle_are_refused():
+    bench = Bench()
+    hold_a_page_each(bench, A, B, C)
+    (of_b,) = bench.ask(A, (1, 2), X, transient=True, urgent=True)
+    first = bench.ticket
+    assert of_b.session == B
+    (of_c,) = bench.ask(B, (2, 3), X, transient=True, urgent=True)
+    second = bench.ticket
+    assert of_c.session == C
+    assert bench.ask(C, (0, 1), X, transient=True, urgent=True) == [Refused(bench.ticket)]
+    assert bench.acknowledge(of_c) == [Granted(second, ())], "C, refused, can give up its page"
+    assert bench.finish(second) == []
+    assert bench.acknowledge(of_b) == [Granted(first, ())]

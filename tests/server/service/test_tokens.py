@@ -228,3 +228,66 @@ async def test_an_inode_without_a_name_is_pinned_while_a_token_on_it_is_held(how
         holder.acknowledge()
         world.tokens.ended(mutation)
     assert world.pinned == []
+
+
+async def test_a_direct_change_takes_the_token_and_is_in_nobodys_way() -> None:
+    world = World()
+    assert not world.tokens.changed_directly(HANDLE, DATA), "nobody to tell"
+    world.get(0, EXCLUSIVE)
+    assert world.tokens.changed_directly(HANDLE, DATA)
+    assert world.tokens.changed_directly(HANDLE, DATA), "told already: once is enough"
+    assert not world.tokens.changed_directly(HANDLE, ATTR)
+    assert world.all[0].sent == ["reply", Token(HANDLE, DATA, 0, RANGE_END, NONE)]
+    reader = world.call(1)
+    waiting = world.tokens.acquire(reader, Acquire(HANDLE, DATA, SHARED))
+    assert isinstance(waiting, Waiting)
+    world.all[0].acknowledge()
+    assert waiting._granted.is_set()
+    world.tokens.ended(reader)
+    world.tokens.manager.check()
+    world.get(2, SHARED)
+    assert not world.tokens._direct
+    assert not world.tokens._direct_waiting
+
+
+async def test_a_direct_change_takes_also_what_is_on_its_way() -> None:
+    """The reply that is not queued yet may carry what was read before the change."""
+    world = World()
+    reader = world.call(0)
+    assert isinstance(world.tokens.acquire(reader, Acquire(HANDLE, DATA, SHARED)), tuple)
+    assert world.tokens.changed_directly(HANDLE, DATA)
+    assert world.all[0].sent == []
+    world.all[0].sent.append("reply")
+    world.tokens.ended(reader)
+    assert world.all[0].sent == ["reply", Token(HANDLE, DATA, 0, RANGE_END, NONE)]
+    world.all[0].acknowledge()
+    world.tokens.manager.check()
+    assert not world.tokens.manager.held()
+
+
+async def test_a_direct_change_of_a_name_leaves_the_other_names() -> None:
+    world = World()
+    call = world.call(0)
+    world.tokens.acquire(call, Acquire(HANDLE, Resource.DIR, SHARED))
+    world.tokens.ended(call)
+    for point in (7, 9):
+        assert world.tokens.changed_directly(HANDLE, Resource.DIR, point, point + 1)
+    assert [(t.start, t.end) for t in world.all[0].sent] == [(7, 8), (9, 10)]
+    for _ in range(2):
+        world.all[0].acknowledge()
+    assert not world.tokens._direct
+    holders = world.tokens.manager.holders(HANDLE, Resource.DIR)
+    assert [(t.start, t.end) for t in holders[world.all[0].id]] == [(0, 7), (8, 9), (10, RANGE_END)]
+    world.tokens.manager.check()
+
+
+async def test_a_direct_change_of_what_a_vanished_client_holds_ends_with_it() -> None:
+    world = World()
+    world.get(0, EXCLUSIVE)
+    assert world.tokens.changed_directly(HANDLE, DATA)
+    gone = world.all[0]
+    del world.by_id[gone.id]
+    world.tokens.dropped(gone)  # type: ignore[arg-type]
+    assert not world.tokens._direct
+    world.get(1, EXCLUSIVE)
+    world.tokens.manager.check()

@@ -200,6 +200,24 @@ def test_what_cannot_be_linked_is_kept_by_its_descriptor(
         local.getattr(file)
 
 
+def test_two_servers_do_not_sweep_each_others_orphans(
+    local_dir: Path, secret: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(local_dir, secret) as first:
+        file = make(first)
+        first.pin(file)
+        first.unlink(first.root().handle, b"file")
+        with opened(local_dir, secret) as second:
+            assert "another server" in caplog.text
+            second.sweep()
+            assert second.orphans() == []
+            assert len(kept(local_dir)) == 1
+        assert first.read(file, 0, 100) == b"content"
+        first.unpin(file)
+    with opened(local_dir, secret) as third:
+        assert third._orphans._directory is not None, "it is free again"
+
+
 def test_the_directory_is_made_again_when_the_administrator_removes_it(
     local: LocalStorage, local_dir: Path
 ) -> None:
