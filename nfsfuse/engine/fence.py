@@ -12,9 +12,12 @@ import errno
 import logging
 from dataclasses import dataclass
 
+import trio
+
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
@@ -28,10 +31,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class FencedFile:
+    """A file of which the kernel may still have the pages *cached*, and those that were being invalidated."""
+
+    file: CachedFile
+    cached: tuple[Interval, ...]
+    invalidating: tuple[Revocation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fenced:
     """What the kernel may still have of a session that is over."""
 
-    files: tuple[tuple[CachedFile, tuple[Interval, ...]], ...]
+    files: tuple[FencedFile, ...]
     attributes: tuple[Inode, ...]
 
 
@@ -75,9 +87,12 @@ def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) ->
             lost = file.pages.dirty_bytes
             log.error("%s: %d bytes written here are lost with the session", file.inode, lost)
             file.errors.lost(FsError(errno.EIO, "the session with the server was lost"))
-        left.append((file, tuple(file.tokens.in_kernel.intervals())))
+        cached = tuple(file.tokens.in_kernel.intervals())
+        invalidating = tuple(r for r in file.tokens.revocations if r.phase is Phase.INVALIDATING)
         file.forget_everything()
-        file.purging += 1
+        if cached or invalidating:
+            file.purging += 1
+            left.append(FencedFile(file, cached, invalidating))
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
@@ -88,12 +103,21 @@ async def purge(fenced: Fenced, kernel: Kernel) -> None:
     """Have the kernel forget it too. Reads and writes are not kept waiting meanwhile: they may have the very
     page locked, and ask the server anew anyway."""
     await kernel.distrust_entries()
+    async with trio.open_nursery() as nursery:  # a file whose pages are slow to write must not keep the others
+        for fenced_file in fenced.files:
+            nursery.start_soon(_purge_pages, fenced_file, kernel)
     for inode in fenced.attributes:
         await distrust_attributes(kernel, inode)
-    for file, ranges in fenced.files:
-        for start, end in ranges:
-            await kernel.invalidate_pages(file.inode.node_id, start, end)
-        file.purging -= 1
+
+
+async def _purge_pages(fenced: FencedFile, kernel: Kernel) -> None:
+    file = fenced.file
+    for start, end in fenced.cached:
+        await kernel.invalidate_pages(file.inode.node_id, start, end)
+    for revocation in fenced.invalidating:
+        while revocation.phase is Phase.INVALIDATING and revocation in file.tokens.revocations:
+            await file.changed()
+    file.purging -= 1
 
 
 async def open_again(holdings: Holdings, remote: Remote) -> None:

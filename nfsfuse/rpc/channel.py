@@ -146,10 +146,10 @@ class Channel:
             link.close()
             if self._link is link:
                 self._link = None
-        if link.failure is not None:
-            failures.insert(0, link.failure)
-        if failures:
-            raise failures[0]
+        wrong = [failure for failure in failures if isinstance(failure, ProtocolError)]
+        sending = [link.failure] if link.failure is not None else []  # knows the reason better than the reader
+        for failure in wrong + sending + failures:
+            raise failure
 
     async def _receive(self, link: Link) -> None:
         while True:

@@ -23,6 +23,8 @@ GOOD = (
     (["log=syslog,log=stderr"], MountOptions(log="stderr")),
     (["loglevel=debug"], MountOptions(log_level="debug")),
     (["ro", "noexec,,nodev"], MountOptions(kernel=("ro", "noexec", "nodev"))),
+    (["soft,timeo=5"], MountOptions(soft=True, timeo_seconds=5)),
+    (["soft", "hard"], MountOptions(soft=False)),
     (["ro,rw"], MountOptions(kernel=("rw",))),
     (["rw,noatime,ro,ro"], MountOptions(kernel=("noatime", "ro"))),
 )
@@ -35,7 +37,8 @@ def test_understood(texts: list[str], expected: MountOptions) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nonsense", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud", "loglevel=", "=", "RO"],
+    ["nonsense", "soft=1", "timeo", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud"]
+    + ["loglevel=", "=", "RO"],
 )
 def test_refused_by_its_name(text: str) -> None:
     with pytest.raises(BadOption, match="unknown mount option"):
@@ -60,3 +63,9 @@ def test_what_libfuse_is_given() -> None:
     }  # fmt: skip
     options = parse_options(["noallow_other,nodefault_permissions"])
     assert options.fuse("unix:/a,b\\c") == {"fsname=unix:/a\\,b\\\\c", "subtype=nfsfuse"}
+
+
+@pytest.mark.parametrize("text", ["timeo=0", "timeo=1.5", "timeo=-1", "timeo=86401"])
+def test_a_number_out_of_its_range(text: str) -> None:
+    with pytest.raises(BadOption, match="a number from 1 to 86400 is needed"):
+        parse_options([text])

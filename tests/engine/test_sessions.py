@@ -277,9 +277,15 @@ async def test_a_recall_that_is_not_answered_costs_its_client_the_session(autoju
         await two.write(other, 0, b"new")
         assert FENCED_AFTER <= trio.current_time() - began < FENCED_AFTER + 1
         assert "a recall was not answered" in caplog.text
-        stuck.set()
         await connected(one)
         assert one.remote.session.session_id != session
+        with pytest.raises(FsError, match="EIO"):
+            await one.fs.files.write(number, 0, b"x" * 4096, page=True)  # it could overwrite what is new
+        one.kernel.during_invalidation = None
+        stuck.set()
+        await wait_all_tasks_blocked()
+        with pytest.raises(FsError, match="EIO"):
+            await one.fs.files.fsync(number, False)
         assert await one.read(number, 0, 3) == b"new"
         await one.close(number)
         await two.close(other)
