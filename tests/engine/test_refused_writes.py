@@ -198,7 +198,7 @@ async def test_the_last_close_gives_up_loudly_and_by_name(caplog: pytest.LogCapt
     async with rig(fault=disk) as world:
         client, number = await refused(world, disk, b"k" * 2 * P)
         file, pages_of_kernel = client.file(number), client.kernel.invalidated
-        await client.read(number, 0, 2 * P)  # the kernel has them now
+        await client.fs.files.read(number, 0, 2 * P, cached=True)  # through a mapping: the kernel has them now
         another = await client.open(b"file")
         assert await error_of(client, "flush", number) == errno.ENOSPC
         client.fs.files.release(number)
@@ -239,7 +239,7 @@ async def test_who_opens_the_file_in_time_keeps_what_was_refused() -> None:
     disk = Disk()
     async with rig(fault=disk) as world:
         client, number = await refused(world, disk, b"k" * P)
-        await client.read(number, 0, P)
+        await client.fs.files.read(number, 0, P, cached=True)
         again: list[int] = []
 
         async def open_again() -> None:
