@@ -22,6 +22,7 @@ from server.watch.interface import (
     Overflow,
     Watcher,
 )
+from tests.helpers.disk import InlineDisk
 from tests.helpers.service import Client, Serving, serving
 
 ME = Credentials(0, 0)
@@ -160,7 +161,7 @@ async def test_a_sweep_keeps_what_somebody_holds_a_token_of(
         made.storage.restart()
         if holds:
             await client.session.call(m.GetAttr(handle))
-        sweep_orphans(made.storage, made.service.tokens)
+        await sweep_orphans(made.storage, made.service.tokens, InlineDisk())
         assert made.storage.orphans() == ([handle] if holds else [])
         made.storage.check()
         nursery.cancel_scope.cancel()
