@@ -357,6 +357,27 @@ async def test_a_loss_is_told_also_to_those_who_know_of_the_refusal(before: bool
         await one.close(number)
 
 
+async def test_a_failure_of_the_servers_disk_is_told_to_every_client_that_had_written() -> None:
+    def fails_once(operation: str, handle: InodeHandle | None) -> None:
+        if operation == "fsync" and not told:
+            told.append(operation)
+            raise FsError(errno.EIO)
+
+    told: list[str] = ["not yet"]
+    async with rig(3, fault=fails_once) as world:
+        world.make_file(b"file")
+        numbers = [await client.open(b"file", os.O_RDWR) for client in world.clients]
+        for place, (client, number) in enumerate(zip(world.clients[:2], numbers, strict=False)):
+            await client.write(number, place * P, b"data")
+            await client.fs.files.flush(number)
+        told.clear()
+        found = []
+        for client, number in zip(world.clients, numbers, strict=True):
+            found.append([await error_of(client, "fsync", number) for _ in range(2)])
+            await client.close(number)
+        assert found == [[errno.EIO, 0], [errno.EIO, 0], [0, 0]]
+
+
 async def test_a_failure_of_the_servers_disk_is_told_to_every_open_file_once() -> None:
     """The server's kernel says it to its first fsync only."""
 
