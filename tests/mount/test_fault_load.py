@@ -6,6 +6,7 @@ A few rounds here; 50 of each with ``--soak`` (scripts/soak-faults), which print
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
@@ -81,6 +82,32 @@ def test_the_connection_is_lost_for_less_than_a_lease(rig: Rig, rounds: int, see
     assert "connected to the server again" in said
     assert "is lost" not in said.replace("the connection to the server is lost", ""), said
     assert world.longest_pause() < 5.0 + SLACK_SECONDS
+
+
+def test_everything_happens_at_random(rig: Rig, rounds: int, seed: int) -> None:
+    """Servers, clients and connections in any order; the lease is long enough for two of them in a row."""
+    world = World(rig, seed, lease_seconds=6.0)
+    happened = Counter[str]()
+    with Proxy(rig, world.server.address) as proxy:
+        world.load.start(world.mount(proxy))
+        victim = world.mount()
+        world.load.start(victim)
+        for number in range(rounds):
+            world.work(0.3 + world.random.random())
+            what = world.random.choice(("server", "client", "connection"))
+            happened[what] += 1
+            if what == "server":
+                world.kill_server()
+                world.work(0.3 * world.random.random())
+                world.restart_server()
+            elif what == "client":
+                world.kill_client(victim)
+                victim = world.mount(mountpoint=victim if number % 2 else None)
+                world.load.start(victim)
+            else:
+                spoil(proxy, world.random.randrange(6), world.random.random(), world)
+        world.work(1.0)
+        print(f"\n{dict(happened)} killed or lost: {world.verdict()}")
 
 
 def spoil(proxy: Proxy, number: int, seconds: float, world: World) -> None:
