@@ -23,12 +23,16 @@ def main(path: str, name: str, control: str) -> None:
     """Watch."""
     journal = Journal(Path(control) / f"{name}.journal")
     descriptor = os.open(path, os.O_RDONLY)
-    with mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_READ) as mapped:
+    with (
+        mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_READ) as mapped,
+        memoryview(mapped) as view,
+        view.cast("Q") as words,  # loaded by one instruction each
+    ):
         while not select.select([sys.stdin], [], [], PAUSE_SECONDS)[0]:
             with journal.operation("look", how="read") as learned:
                 (learned["value"],) = SLOT.unpack(os.pread(descriptor, SLOT.size, 0))
             with journal.operation("look", how="map") as learned:
-                (learned["value"],) = SLOT.unpack_from(mapped, 0)
+                learned["value"] = words[0]
     journal.end()
 
 

@@ -151,17 +151,18 @@ def maps(worker: Worker) -> None:
     """Count in a word of one's own of a mapped page that all map; look at the others' words."""
     descriptor = os.open(worker.mount / "page", os.O_RDWR)
     own = int(worker.name.rpartition("-")[2]) % MAP_SLOTS
-    with mmap.mmap(descriptor, MAP_SIZE) as mapped:
+    # Words are loaded and stored by one instruction each. (struct.pack_into is not: it writes zeros first, and
+    # another client has seen them, because it got the page in between.)
+    with mmap.mmap(descriptor, MAP_SIZE) as mapped, memoryview(mapped) as view, view.cast("Q") as words:
         os.close(descriptor)  # the mapping keeps it open
-        (value,) = SLOT.unpack_from(mapped, own * SLOT.size)
+        value = words[own]
         for _ in worker.turns():
             value += 1
             with worker.journal.operation("store", slot=own, value=value):
-                SLOT.pack_into(mapped, own * SLOT.size, value)
+                words[own] = value
             with worker.journal.operation("look") as learned:
-                page = mapped[:]
-                words = enumerate(word for (word,) in SLOT.iter_unpack(page))
-                learned["page"] = {str(slot): word for slot, word in words if word}
+                page = [words[slot] for slot in range(MAP_SLOTS)]
+                learned["page"] = {str(slot): word for slot, word in enumerate(page) if word}
             if worker.random.random() < 0.2:
                 with worker.journal.operation("msync"):
                     mapped.flush()
