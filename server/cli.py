@@ -212,7 +212,7 @@ async def _serve(
 ) -> None:
     async with trio.open_nursery() as nursery:
         if watcher is not None:
-            nursery.start_soon(DirectChanges(service.tokens).follow, watcher)
+            nursery.start_soon(_follow, service, watcher)
         await nursery.start(_end_on_signal, nursery.cancel_scope)  # before anybody knows that it is up
         await nursery.start(service.run)
         if isinstance(address, TcpAddress):
@@ -232,6 +232,13 @@ async def _serve(
                 continue
             name = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix client"
             nursery.start_soon(service.serve, SocketByteStream(connection), name)
+
+
+async def _follow(service: Service, watcher: Watcher) -> None:
+    """Recall what other programs change. Not before grace is over: it may concern what is reclaimed only
+    then. Until then the kernel keeps it."""
+    await service.recovery.granting.wait()
+    await DirectChanges(service.tokens).follow(watcher)
 
 
 async def _end_on_signal(

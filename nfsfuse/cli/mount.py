@@ -201,7 +201,6 @@ class _Mount:
         from nfsfuse.fuse.abi import InitFlag
         from nfsfuse.fuse.binding import SupplementError, pyfuse3
         from nfsfuse.fuse.boundary import UPCALLS
-        from nfsfuse.fuse.bulk import BulkWriteBack
         from nfsfuse.fuse.extras import Extras
         from nfsfuse.fuse.init import InitOptions
         from nfsfuse.fuse.interrupt import INTERRUPTS
@@ -209,15 +208,14 @@ class _Mount:
         from nfsfuse.fuse.operations import Operations
         from nfsfuse.fuse.supplement import mount
 
-        kernel = FuseKernel()
-        kernel.bulk = BulkWriteBack(self._mountpoint)
+        kernel = FuseKernel(self._mountpoint)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         filesystem.follow(session)
         session.on_unreachable = INTERRUPTS.fail
-        operations = Operations(filesystem, kernel.bulk)
+        operations = Operations(filesystem, root.attributes, kernel.own_mount)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(

@@ -81,7 +81,7 @@ def forget_refused(
 
 
 def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) -> Fenced:
-    left = []
+    left: list[FencedFile] = []
     for file in files:
         if file.pages.dirty:
             lost = file.pages.dirty_bytes

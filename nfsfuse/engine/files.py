@@ -263,7 +263,10 @@ class Files:
         opened = self._open[number] if page else self._usable(number)
         append = bool(opened.flags & os.O_APPEND) and not page
         direct = opened.direct and not page
-        return await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
+        written = await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
+        if not page:
+            opened.file.inode.kernel_size.at_least(offset + written)  # fuse_write_update_attr
+        return written
 
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""
@@ -310,8 +313,13 @@ class Files:
             inode.attributes.learned(reply.attributes)
             inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
-        blocked = changes.size is not None and file is not None and file.tokens.may_have_dirty_pages()
-        reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, blocked), b"", changed)
+        if changes.size is None:
+            reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, False), b"", changed)
+        else:
+            blocked = file is not None and file.tokens.may_have_dirty_pages()
+            with inode.kernel_size.changed_here():
+                reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, blocked), b"", changed)
+            inode.kernel_size.at_least(changes.size)
         return inode.attributes.known or reply.attributes
 
     def _truncated(self, file: CachedFile, size: int) -> None:

@@ -22,6 +22,7 @@ from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.reclaim import claims, give_up_times
 from nfsfuse.engine.session import Session
+from nfsfuse.engine.sizes import attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -30,7 +31,7 @@ from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.types import Node
+from nfsfuse.protocol.types import Attributes, Node
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,10 @@ class Filesystem:
             await nursery.start(self.write_back.run)
             await nursery.start(self.recalls.run)
             task_status.started()
+
+    async def attributes_for_kernel(self, inode: Inode) -> Attributes:
+        """The answer to FUSE_GETATTR."""
+        return await attributes_for_kernel(self.names, self._kernel, inode)
 
     def _attributes_changed(self, file: CachedFile) -> None:
         if file.attributes.kernel_trusts:

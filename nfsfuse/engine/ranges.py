@@ -54,7 +54,8 @@ class Ranges:
             self._holdings.apply(reply.tokens)
             self._holdings.learn(file.inode, reply.attributes)
 
-        await self._remote.call(m.Fallocate(file.inode.handle, mode, offset, length), b"", allocated)
+        with file.inode.kernel_size.changed_here():
+            await self._remote.call(m.Fallocate(file.inode.handle, mode, offset, length), b"", allocated)
 
     async def copy(
         self, source: CachedFile, source_offset: int, target: CachedFile, target_offset: int, length: int
@@ -73,11 +74,9 @@ class Ranges:
                 target.attributes.known = replace(known, size=max(known.size, end))
 
         length = min(length, COPY_SIZE_MAX)
-        reply, _ = await self._remote.call(
-            m.CopyRange(source.inode.handle, source_offset, target.inode.handle, target_offset, length),
-            b"",
-            copied,
-        )
+        message = m.CopyRange(source.inode.handle, source_offset, target.inode.handle, target_offset, length)
+        with target.inode.kernel_size.changed_here():
+            reply, _ = await self._remote.call(message, b"", copied)
         return reply.offset
 
     async def seek(self, file: CachedFile, offset: int, whence: int) -> int:

@@ -8,13 +8,18 @@ from functools import partial
 
 import trio
 
-from nfsfuse.fuse.bulk import BulkWriteBack
+from nfsfuse.fuse.bulk import start_write_back
 from nfsfuse.fuse.notify import Notifier
+from nfsfuse.fuse.own_mount import OwnMount
+from nfsfuse.fuse.sizes import learn_size
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.tokens import RANGE_END
 
 BULK_THREADS_MAX = 4
 """Threads that start write-backs: each occupies the kernel for as long as the writes take."""
+
+SIZE_THREADS_MAX = 4
+"""Threads that have the kernel learn sizes: a few hundred microseconds each."""
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +28,12 @@ class FuseKernel:
     """The kernel behind a mount. The mount is made after the engine, so the notifier is set later; before
     that the kernel knows no inode and nothing is asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, mountpoint: str) -> None:
         self.notifier: Notifier | None = None
-        self.bulk: BulkWriteBack | None = None
+        self.own_mount = OwnMount(mountpoint)
         self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
+        self._size_threads = trio.CapacityLimiter(SIZE_THREADS_MAX)
+        self._sizes_can_be_learned = True
         self._epochs = False
         self.invalidations = 0
         self.invalidation_seconds = 0.0
@@ -44,11 +51,24 @@ class FuseKernel:
         self.invalidation_seconds += notified.seconds
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
-        assert self.bulk is not None
         end = min(end, RANGE_END - 1)
         with trio.CancelScope(shield=True):
-            call = partial(self.bulk.start, node_id, generation, start, end)
+            call = partial(start_write_back, self.own_mount, node_id, generation, start, end)
             await trio.to_thread.run_sync(call, limiter=self._threads)
+
+    async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
+        if not self._sizes_can_be_learned:
+            return None
+        call = partial(learn_size, self.own_mount, node_id, generation)
+        try:
+            return await trio.to_thread.run_sync(call, limiter=self._size_threads)
+        except PermissionError as exc:
+            self._sizes_can_be_learned = False
+            log.warning(
+                "a read(2) of a file that another client makes larger at the same time may end too early: the "
+                "daemon may not open its own files (%s; it needs CAP_DAC_READ_SEARCH)", exc.strerror
+            )  # fmt: skip
+            return None
 
     async def invalidate_attributes(self, node_id: NodeId) -> bool:
         assert self.notifier is not None

@@ -13,9 +13,9 @@ from nfsfuse.engine.ranges import without_privileges
 from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
-from nfsfuse.fuse.bulk import BulkWriteBack
 from nfsfuse.fuse.interrupt import died_of_signal, waiting
-from nfsfuse.machines.inodes import Inode
+from nfsfuse.fuse.own_mount import OwnMount
+from nfsfuse.machines.inodes import ROOT, Inode
 from nfsfuse.protocol.types import Attributes, LockOwner
 
 Context = pyfuse3.RequestContext
@@ -33,10 +33,11 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
     supports_dot_lookup = False
 
-    def __init__(self, filesystem: Filesystem, bulk: BulkWriteBack) -> None:
+    def __init__(self, filesystem: Filesystem, root: Attributes, own_mount: OwnMount) -> None:
         super().__init__()
         self._fs = filesystem
-        self._bulk = bulk
+        self._own_mount = own_mount
+        self._root = root
         self._for_good = 0.0
 
     def trust_names(self) -> None:
@@ -59,6 +60,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing. Not
         *versioned*: it would take them although it has been told meanwhile to believe none."""
+        inode.kernel_size.told(attributes.size)
         held = versioned and inode.attributes.may_be_trusted(attributes)
         inode.attributes.kernel_trusts |= held
         return convert.entry(inode, attributes, entry_seconds, FOR_GOOD if held else 0.0)
@@ -83,9 +85,22 @@ class Operations(pyfuse3.Operations):
         self, request: Request, inode: Ino, ctx: Context | None = None
     ) -> pyfuse3.EntryAttributes:
         known = self._fs.inodes[inode]
-        if request.pid in self._bulk.threads and known.attributes.known is None:
-            raise pyfuse3.FUSEError(errno.EINTR)  # see nfsfuse.fuse.bulk
-        return self.told(known, await self._fs.names.getattr(inode), 0.0)
+        if request.pid in self._own_mount.threads:
+            return self._told_at_once(known)
+        attributes = await self._fs.attributes_for_kernel(known)
+        if inode == ROOT:
+            self._root = attributes
+        return self.told(known, attributes, 0.0)
+
+    def _told_at_once(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        """For a thread of ours, which must not wait for the server (see nfsfuse.fuse.own_mount). Of the root it
+        gets what was known once, to be believed by nobody else: without, it could open nothing below."""
+        attributes = inode.attributes.known
+        if attributes is None and inode.node_id == ROOT:
+            attributes = self._root
+        if attributes is None:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
+        return self.told(inode, attributes, 0.0)
 
     @handler
     async def setattr(
@@ -210,7 +225,7 @@ class Operations(pyfuse3.Operations):
     async def open(
         self, request: Request, inode: Ino, flags: pyfuse3.FlagT, ctx: Context
     ) -> pyfuse3.FileInfo:
-        if request.pid in self._bulk.threads:
+        if request.pid in self._own_mount.threads:
             return self._opened(self._fs.files.open_for_write_back(inode))
         number = await self._fs.files.open(inode, flags)
         await self._drop_privileges(number, request)

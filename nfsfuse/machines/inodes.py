@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NewType
 
 from nfsfuse.machines.attribute_cache import AttributeCache
+from nfsfuse.machines.kernel_size import KernelSize
 from nfsfuse.protocol.types import InodeHandle, Node
 
 NodeId = NewType("NodeId", int)
@@ -31,6 +32,7 @@ class Inode:
     handle: InodeHandle
     lookups: int = 0
     attributes: AttributeCache = field(default_factory=AttributeCache)
+    kernel_size: KernelSize = field(default_factory=KernelSize)
     found_as: tuple[Inode, bytes] | None = field(default=None, repr=False)
     """The directory and the name in it by which it was last found."""
 

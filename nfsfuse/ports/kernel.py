@@ -22,6 +22,10 @@ class Kernel(Protocol):
         """Start writing back the dirty pages of ``[start, end)`` in large requests, so that an invalidation
         finds them clean. Only ever for speed: it may do nothing."""
 
+    async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
+        """Have the kernel take the size from what is known here (`AttributeCache.known`), if anything is; what
+        it believes afterwards, None if it cannot be asked. Waits for no grant."""
+
     async def invalidate_attributes(self, node_id: NodeId) -> bool:
         """Have the attributes asked for again. Whether the kernel knows the inode (see
         `nfsfuse.engine.distrust`)."""

@@ -75,6 +75,10 @@ class Grace:
         self._waits_for.update(dict.fromkeys(forgotten, Returning.FORGOTTEN))
         return forgotten
 
+    def stood_still(self, seconds: float) -> None:
+        """The server itself did nothing for so long: nobody could come back."""
+        self._until = {session: until + seconds for session, until in self._until.items()}
+
     def forgotten(self, sessions: Iterable[SessionId]) -> None:
         """Of *sessions* nothing is left that a restart would find."""
         for session in sessions:

@@ -12,6 +12,7 @@ not run at the same speed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,6 +69,14 @@ class Leases:
     def answered(self, session: SessionId, recall: int) -> None:
         """A recall was answered."""
         self._leases[session].recalls.pop(recall, None)
+
+    def stood_still(self, seconds: float, now: float) -> None:
+        """The server itself has not run for so long (stopped, starved, its machine asleep): what has arrived
+        meanwhile it has still to read. Nobody is fenced for that."""
+        for lease in self._leases.values():
+            lease.heard_at = min(now, lease.heard_at + seconds)
+            oldest = next(iter(lease.recalls.values()), -math.inf)
+            lease.progress_at = min(now, max(lease.progress_at, oldest) + seconds)
 
     def expired(self, now: float) -> list[tuple[SessionId, str]]:
         """The sessions to be fenced, and why."""

@@ -138,11 +138,19 @@ class Driver:
 
     def ended(self, call: Call, outcome: Outcome, frame: int | None) -> None:
         """*call* has ended so; its reply is about to be sent as the session's frame number *frame*, or to
-        nobody. To be called before what it holds is let go."""
-        if call.intended:
-            call.intended = False
+        nobody. To be called before what it holds is let go.
+
+        There is room for the record. If it cannot be written all the same the server ends at once (SystemExit):
+        nobody else may touch what the call was about before its end is known, and the next start finds that
+        out."""
+        if not call.intended:
+            return
+        call.intended = False
+        try:
             self._journal.done(call.session.id, call.id, outcome, frame)
-            self._changed.unpark_all()
+        except OSError as exc:
+            raise SystemExit(f"nfsfuse-server: cannot write the journal: {exc}") from exc
+        self._changed.unpark_all()
 
 
 def _sender(handling: Handling, value: Any) -> Callable[[], Step]:

@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import trio
+
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import CLAIMS_MAX
@@ -49,6 +51,8 @@ class Recovery:
         self._over = over
         self._grace: Grace | None = None
         self._held_back: dict[tuple[SessionId, RequestId], Callable[[], None]] = {}
+        self.granting = trio.Event()
+        """Grace is over, or there was none."""
 
     def begin(self, now: float, seconds: float) -> None:
         """The service begins to serve."""
@@ -58,6 +62,7 @@ class Recovery:
                 "grace: %d sessions of an earlier epoch have up to %g s to come back", len(self._known), seconds
             )
         else:
+            self.granting.set()
             self._over()
 
     @property
@@ -139,6 +144,11 @@ class Recovery:
 
     # --- the end ---
 
+    def stood_still(self, seconds: float) -> None:
+        """The server itself did nothing for so long."""
+        if self._grace is not None:
+            self._grace.stood_still(seconds)
+
     def expired(self, now: float) -> tuple[SessionId, ...]:
         """It is *now*: the sessions to be forgotten, durably, and then to be told to `forgotten`."""
         late = () if self._grace is None else self._grace.expired(now)
@@ -163,6 +173,7 @@ class Recovery:
     def _end_if_over(self) -> None:
         if not self.in_grace:
             log.warning("grace is over")
+            self.granting.set()
             self._over()
             held_back, self._held_back = self._held_back, {}
             for begin in held_back.values():

@@ -73,7 +73,18 @@ class Requests:
         elif self._recovery.admits(event.message):
             self._begin(event)
         else:
-            self._recovery.hold_back(session, event.id, lambda: self._begin(event))
+            self._recovery.hold_back(session, event.id, lambda: self._begin_late(event))
+
+    def _begin_late(self, event: RequestArrived) -> None:
+        """Begin what was held back. What is wrong with it ends its own session: it is another's call that got
+        us here."""
+        if self._session.over.is_set():
+            return
+        try:
+            self._begin(event)
+        except ProtocolError as exc:
+            log.warning("%s: ended: %s", self._session, exc)
+            self._session.end(str(exc))
 
     def _begin(self, event: RequestArrived) -> None:
         session = self._session

@@ -105,8 +105,14 @@ class Service:
             self.recovery.begin(trio.current_time(), grace_seconds)
             await self._forget_late()
             task_status.started()
+            pause = lease_seconds / LEASE_CHECKS
             while True:
-                await trio.sleep(lease_seconds / LEASE_CHECKS)
+                planned = trio.current_time() + pause
+                await trio.sleep_until(planned)
+                late = trio.current_time() - planned
+                if late > pause:
+                    self.leases.stood_still(late, trio.current_time())
+                    self.recovery.stood_still(late)
                 self._fence_expired()
                 await self._forget_late()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from server.state.interface import Log, Registry, Start
 from server.state.journal import Journal
-from server.state.settle import settle
+from server.state.settle import look, settle
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def recover(
         journal.begin(())
         return Recovered(replace(start, sessions=()), registry, journal)
     for intent in journal.load():
-        outcome = settle(storage, intent)
+        outcome = (look if start.rebooted else settle)(storage, intent)
         log.info(
             "%s of session %s was under way: %s", type(intent.message).__name__, intent.session.hex()[:8],
             "not done" if outcome is None else f"done: {outcome}",

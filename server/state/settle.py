@@ -22,9 +22,11 @@ fallocate             down, for XATTR_CREATE and XATTR_REPLACE)
 INSERT_RANGE                                              length
 ====================  ==================================  ======================  ============================
 
-What was not done is forgotten: it has had no effect, and is done when the client asks again. After a power
-failure a filesystem may have lost what was not fsynced, so names may also lead where they did still earlier;
-then nothing is known, and it is as if it had not been done.
+What was not done is forgotten: it has had no effect, and is done when the client asks again.
+
+After a power failure none of this is certain: the journal may have lost that something was done long ago, and
+the filesystem what was. So nothing is done then, not even again - it could undo what has been fsynced since -
+and only what the names show counts as done.
 """
 
 from __future__ import annotations
@@ -52,28 +54,42 @@ _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
 def settle(storage: Storage, intent: Intent) -> Outcome | None:
-    """How *intent* ended, or None: it was not done."""
+    """How *intent* ended, or None: it was not done. Does what is missing of it."""
     try:
-        return _settle(storage, intent)
+        return _settle_names(storage, intent, completing=True) or _repeat(storage, intent)
     except FsError as exc:
         return exc
 
 
-def _settle(storage: Storage, intent: Intent) -> Message | None:
+def look(storage: Storage, intent: Intent) -> Outcome | None:
+    """How *intent* ended, after a power failure: None if that does not show. Changes nothing."""
+    try:
+        return _settle_names(storage, intent, completing=False)
+    except FsError:
+        return None
+
+
+def _settle_names(storage: Storage, intent: Intent, *, completing: bool) -> Message | None:
     r = intent.message
     match r:
-        case m.Create() if not intent.names:  # it was there, and was cut
-            node = storage.lookup(r.parent, r.name)
-            attributes = storage.setattr(node.handle, AttributeChanges(size=0))
-            return m.Opened(OpenId(0), Node(node.handle, attributes), (), False)
-        case m.Create() | m.MkDir() | m.MkNod() | m.SymLink():
-            return _made(storage, r, intent.names[0])
+        case m.Create() | m.MkDir() | m.MkNod() | m.SymLink() if intent.names:
+            return _made(storage, r, intent.names[0], completing=completing)
         case m.Link():
             return _linked(storage, r)
         case m.Unlink() | m.RmDir():
             return _removed(storage, intent.names[0])
         case m.Rename():
             return _renamed(storage, r, intent.names)
+    return None
+
+
+def _repeat(storage: Storage, intent: Intent) -> Message | None:
+    r = intent.message
+    match r:
+        case m.Create() if not intent.names:  # it was there, and was cut
+            node = storage.lookup(r.parent, r.name)
+            attributes = storage.setattr(node.handle, AttributeChanges(size=0))
+            return m.Opened(OpenId(0), Node(node.handle, attributes), (), False)
         case m.Open():
             attributes = storage.setattr(r.handle, AttributeChanges(size=0))
             return m.Opened(OpenId(0), Node(r.handle, attributes), (), False)
@@ -88,7 +104,8 @@ def _settle(storage: Storage, intent: Intent) -> Message | None:
         case m.CopyRange():
             copied = storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length)
             return m.Position(copied)
-    raise AssertionError(f"no operation of the journal: {type(r).__name__}")
+    assert intent.names, f"no operation of the journal: {type(r).__name__}"
+    return None
 
 
 def _found(storage: Storage, parent: InodeHandle, name: bytes) -> Node | None:
@@ -116,12 +133,15 @@ def _unknown(message: Message) -> None:
 # --- names ---
 
 
-def _made(storage: Storage, r: m.Create | m.MkDir | m.MkNod | m.SymLink, named: Named) -> Message | None:
+def _made(
+    storage: Storage, r: m.Create | m.MkDir | m.MkNod | m.SymLink, named: Named, *, completing: bool
+) -> Message | None:
     node = _found(storage, named.parent, named.name)
     if node is None:
         return None
-    mode = None if isinstance(r, m.SymLink) else r.mode
-    node = _completed(storage, named.parent, node, mode, r.credentials)
+    if completing:
+        mode = None if isinstance(r, m.SymLink) else r.mode
+        node = _completed(storage, named.parent, node, mode, r.credentials)
     affected = (_now(storage, named.parent),)
     if isinstance(r, m.Create):
         return m.Opened(OpenId(0), node, (), False, affected)

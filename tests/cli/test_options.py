@@ -37,8 +37,10 @@ def test_understood(texts: list[str], expected: MountOptions) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nonsense", "soft=1", "timeo", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud"]
-    + ["loglevel=", "=", "RO"],
+    [
+        *("nonsense", "soft=1", "timeo", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud"),
+        *("loglevel=", "=", "RO"),
+    ],
 )
 def test_refused_by_its_name(text: str) -> None:
     with pytest.raises(BadOption, match="unknown mount option"):

@@ -199,6 +199,22 @@ async def test_a_daemon_that_was_stopped_past_its_lease_serves_nothing_when_it_g
         await one.close(number)
 
 
+async def test_nothing_is_lost_when_everybody_stood_still(autojump_clock):
+    """A laptop with both on it sleeps, say: all timers are late, and what was sent is still to be read."""
+    async with rig(1, lease_seconds=LEASE) as made:
+        (one,) = made.clients
+        made.make_file(b"file", b"old")
+        number = await one.open(b"file", os.O_RDWR)
+        await one.write(number, 0, b"new")
+        session = one.remote.session.session_id
+        await wait_all_tasks_blocked()
+        autojump_clock.jump(20 * LEASE)
+        assert await one.read(number, 0, 3) == b"new"
+        await one.close(number)
+        assert one.remote.session.session_id == session
+        assert made.content(b"file") == b"new"
+
+
 async def test_a_lost_lock_is_told_at_every_use_until_the_file_is_closed(autojump_clock):
     async with rig(2, lease_seconds=LEASE) as made:
         one, two = made.clients

@@ -77,16 +77,19 @@ class DyingStorage:
 @dataclass(eq=False)
 class DyingServer:
     """One process of the server, on what earlier ones have left. It dies in the next change: see
-    `DyingStorage`."""
+    `DyingStorage`. *rebooted*: its machine was started since."""
 
     storage: Storage
     log: MemoryLog = field(default_factory=MemoryLog)
     when: str = ""
+    rebooted: bool = False
 
     def __post_init__(self) -> None:
         registry = MemoryRegistry()
         registry.add(CLIENT)
-        self.journal = recover(self.storage, registry, self.log, "").journal
+        registry.start("first boot")
+        boot_id = "second boot" if self.rebooted else "first boot"
+        self.journal = recover(self.storage, registry, self.log, boot_id).journal
         self.session = Session(CLIENT.id, CLIENT.client_id, CLIENT.client_name)
         self.session.channel = cast(Channel, SimpleNamespace(frames_sent=0))
         self._tokens = Tokens(

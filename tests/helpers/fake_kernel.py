@@ -63,6 +63,9 @@ class FakeKernel:
         self.attributes += 1
         return True
 
+    async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
+        return None
+
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 

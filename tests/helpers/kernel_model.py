@@ -226,6 +226,7 @@ class KernelModel:
     def _told(self, node_id: NodeId, attributes: Attributes) -> bool:
         """As the adapter answers (`Operations.told`): whether the kernel may trust them."""
         known = self.fs.inodes[node_id]
+        known.kernel_size.told(attributes.size)
         trusted = known.attributes.may_be_trusted(attributes)
         known.attributes.kernel_trusts |= trusted
         return trusted
@@ -234,12 +235,25 @@ class KernelModel:
         """FUSE_GETATTR and fuse_change_attributes; the size as the daemon said."""
         version = self._version
         await self._pause()
-        attributes = await self.fs.names.getattr(inode.node_id)
+        attributes = await self.fs.attributes_for_kernel(self.fs.inodes[inode.node_id])
+        await self._answered(inode, attributes, version)
+        return attributes.size
+
+    async def _answered(self, inode: KernelInode, attributes: Attributes, version: int) -> None:
         trusted = self._told(inode.node_id, attributes)
         await self._pause()
         if inode.attribute_version <= version and not inode.size_unstable:
             await self._set_attributes(inode, attributes.size, trusted)
-        return attributes.size
+
+    async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
+        """statx(2) with a FUSE_GETATTR that is answered from what is known, or EINTR; then without."""
+        inode, version = self.inodes[node_id], self._version
+        await self._pause()
+        known = self.fs.inodes[node_id].attributes.known
+        if known is not None:
+            await self._answered(inode, known, version)
+        await self._pause()
+        return inode.size
 
     async def _set_attributes(self, inode: KernelInode, size: int, trusted: bool) -> None:
         self._version += 1

@@ -15,36 +15,14 @@ SECONDS = 0.25
 
 SEED = 7
 
-EARLY = (
-    "a write(2) is seen by programs of its own mount once the kernel has put it into a page that is up "
-    "to date, before the daemon is asked (fuse_fill_write_pages unlocks the folio); if the page is recalled in "
-    "between, other mounts see it later"
-)
-"""The one known flaw: not for stores through a mapping, and never anything older than the last round."""
-
-SEEN_EARLY = {"IRIW", "WRC", "CoRR"}
-"""The tests that can tell: a second process sees the store while it goes on."""
-
-
-def is_seen_early(result: litmus.Result) -> bool:
-    """Whether all that is wrong is the known flaw."""
-    by_call = result.case.stores != "map" and result.case.test in SEEN_EARLY
-    return by_call and bool(result.forbidden) and not result.stale and not result.said
-
 
 @pytest.mark.parametrize("mounts", [2, 3])
 @pytest.mark.parametrize("test", litmus.TESTS)
 def test_no_outcome_that_sequential_consistency_forbids(proof: Proof, test: str, mounts: int) -> None:
-    early = []
     for case in litmus.cases([test]):
         result = litmus.judge(proof.programs, proof.mounts[:mounts], case, SECONDS, SEED)
         assert result.rounds > 0
-        if is_seen_early(result):
-            early.append(str(result))
-        else:
-            assert result.held, result
-    if early:
-        pytest.xfail(f"{EARLY}: {early}")
+        assert result.held, result
 
 
 @pytest.mark.parametrize("test", litmus.TESTS)

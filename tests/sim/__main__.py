@@ -13,8 +13,9 @@ import sys
 import time
 
 from tests.helpers.history import Violation
+from tests.sim.names import NamesAndLocks
 from tests.sim.programs import RandomPrograms
-from tests.sim.world import CUTS_PER_SECOND, LONG_CUTS, Options, simulate
+from tests.sim.world import CUTS_PER_SECOND, LONG_CUTS, Options, Play, simulate
 
 
 def main() -> int:
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument(
         "--cached-writes", action="store_true", help="write(2) goes through the page cache, mapped or not"
     )
+    parser.add_argument("--names", action="store_true", help="names and locks instead of data")
     parser.add_argument("--restarts", type=int, default=0, help="how often the server is killed")
     parser.add_argument("--check-every", type=int, default=5, help="steps between checks of the invariants")
     parser.add_argument("--cuts", action="store_true", help="connections are cut at random moments")
@@ -40,7 +42,9 @@ def main() -> int:
     started, steps, failures = time.monotonic(), 0, 0
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
-            programs = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
+            programs: Play = RandomPrograms(arguments.steps, arguments.processes, arguments.cached_writes)
+            if arguments.names:
+                programs = NamesAndLocks(arguments.steps, arguments.processes)
             options = Options(
                 seed,
                 arguments.clients,

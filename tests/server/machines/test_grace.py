@@ -83,6 +83,13 @@ def test_a_session_may_return_twice_and_must_return_to_reclaim() -> None:
     assert grace.waits_for() == (ONE,)
 
 
+def test_time_in_which_the_server_stood_still_does_not_count() -> None:
+    grace = begun(ONE)
+    grace.stood_still(100.0)
+    assert grace.expired(211.9) == ()
+    assert grace.expired(212.0) == (ONE,)
+
+
 def test_without_time_everybody_is_forgotten_at_once() -> None:
     grace = Grace([ONE, TWO], 5.0, 0.0)
     assert grace.expired(5.0) == (ONE, TWO)

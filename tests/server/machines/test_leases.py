@@ -58,6 +58,17 @@ def test_write_backs_show_that_it_is_about_to_be_answered():
     assert fenced(made, 122.0) == [ONE]
 
 
+def test_nobody_is_fenced_because_the_server_stood_still():
+    made = leases()
+    made.recalled(ONE, 7, 105.0)
+    made.stood_still(100.0, 206.0)
+    assert fenced(made, 206.0) == []
+    assert fenced(made, 200 + PATIENCE) == [ONE, TWO], "not heard of since"
+    made.heard(ONE, 211.9)
+    made.heard(TWO, 211.9)
+    assert fenced(made, 205 + PATIENCE) == [ONE], "the recall has been there for a lease in which it ran"
+
+
 def test_a_recall_reaches_a_client_that_was_away_when_it_is_back():
     made = leases()
     made.recalled(ONE, 7, 101.0)

@@ -228,6 +228,19 @@ async def test_without_room_for_the_journal_nothing_is_done(monkeypatch: pytest.
     assert not call.intended
 
 
+async def test_what_cannot_be_written_down_as_done_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, did = World(), []
+    call = world.call()
+    world.driver.advance(call, changing(world, b"name", did))
+
+    def broken(record: bytes) -> None:
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(world.log, "append", broken)
+    with pytest.raises(SystemExit, match="broken disk"):
+        world.driver.ended(call, m.Done(), 1)
+
+
 # --- the disk ---
 
 

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.locks import LockKind, LockMode, OwnedLock
 from nfsfuse.protocol.messages import Request
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
@@ -28,6 +28,7 @@ from nfsfuse.protocol.types import (
     OpenFile,
     OpenId,
 )
+from server.service.requests import HANDLERS
 from server.service.service import ServiceOptions
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
@@ -58,13 +59,12 @@ class Client:
 class World:
     """A server and its clients."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, options: ServiceOptions) -> None:
         numbers = count(1)
         self._nursery = nursery
         self.storage = MemoryStorage(lambda: next(numbers))
         self.server = RestartableServer(
-            nursery, self.storage, lambda size: next(numbers).to_bytes(size, "big"), InlineDisk,
-            ServiceOptions(),
+            nursery, self.storage, lambda size: next(numbers).to_bytes(size, "big"), InlineDisk, options
         )  # fmt: skip
         self.root = self.storage.root().handle
         node, _ = self.storage.create(self.root, b"file", 0o644, ME, True, False)
@@ -103,9 +103,9 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(options: ServiceOptions | None = None) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
-        made = World(nursery)
+        made = World(nursery, options or ServiceOptions())
         await made.server.start()
         yield made
         made.check()
@@ -277,6 +277,40 @@ async def test_a_second_restart_within_grace(autojump_clock):
         assert caught.value.errno == errno.EAGAIN, "it is still held"
         assert trio.current_time() - began < GRACE, "both have come back"
         assert w.server.service._epoch == 3
+
+
+async def test_without_grace_everybody_is_forgotten_at_once(autojump_clock):
+    async with world(ServiceOptions(grace_seconds=0.0)) as w:
+        one = await w.client()
+        fenced = []
+        one.session.on_fenced = lambda: fenced.append(True)
+        await one.ask(w.lock())
+        await w.crash()
+        began = trio.current_time()
+        await one.ask(m.GetAttr(w.root))
+        assert trio.current_time() - began < 1.0
+        assert fenced == [True]
+
+
+async def test_what_was_held_back_and_is_malformed_ends_its_own_session_only(autojump_clock):
+    async with world() as w:
+        one, two, three = await w.client(), await w.client(), await w.client()
+        three.connector.delay_seconds = 1.0
+        await w.crash()
+
+        def malformed(message: object) -> object:
+            raise ProtocolError("so it is")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(HANDLERS, m.MkDir, malformed)
+            before = one.session.session_id
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(two.ask, m.GetAttr(w.root))
+                with pytest.raises(FsError):
+                    await one.ask(m.MkDir(w.root, b"new", 0o755, ME))
+        await two.ask(m.GetAttr(w.root))
+        await three.ask(m.GetAttr(w.root))
+        assert before not in w.server.service.sessions
 
 
 # --- reclaims ---

@@ -321,3 +321,36 @@ def test_what_cannot_be_told_is_taken_for_not_done(caplog: pytest.LogCaptureFixt
     assert second.journal.outcome(CLIENT.id, RequestId(1)) is None
     assert "cannot be told" in caplog.text
     assert errno_of(second.request(1, m.Rename(tree.root, b"file", tree.root, b"new", 0))) == "ENOENT"
+
+
+CHANGES_NAMES = [name for name, of in OPERATIONS.items() if name.split(",")[0].split()[0] in (
+    "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "exchange",
+) and "truncating" not in name and name != "rename to another link"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_after_a_power_failure_nothing_is_done_again(name: str, tmp_path: Path) -> None:
+    """The journal may be older than what has been fsynced."""
+    storage = MemoryStorage()
+    tree = planted(storage)
+    message, payload = asked(tree, OPERATIONS[name])
+    first = DyingServer(storage, when="after")
+    with pytest.raises(Died):
+        first.request(1, message, payload)
+    storage.setattr(tree.other, AttributeChanges(mode=0o640))
+    then = shown(storage)
+    second = DyingServer(storage, first.left(), rebooted=True)
+    assert shown(storage) == then
+    outcome = second.journal.outcome(CLIENT.id, RequestId(1))
+    assert (outcome is not None) == (name in CHANGES_NAMES)
+    assert not isinstance(outcome, FsError)
+
+
+def test_after_a_power_failure_what_was_answered_is_still_known() -> None:
+    storage = MemoryStorage()
+    tree = planted(storage)
+    first = DyingServer(storage)
+    reply = first.request(1, m.SetAttr(tree.file, AttributeChanges(size=5)))
+    assert isinstance(reply, m.Stat)
+    second = DyingServer(storage, first.left(), when="before", rebooted=True)
+    assert second.request(1, m.SetAttr(tree.file, AttributeChanges(size=5))) == lasting(reply)

@@ -1,0 +1,31 @@
+"""What the kernel is answered when it asks for attributes: with a size that it may not get to know by that.
+
+A read(2) through the page cache ends where the kernel believes the file to end. It asks before that, but
+ignores the answer if it has been told meanwhile to forget the attributes or pages of the inode, and reads on
+with the old size (`nfsfuse.fuse.sizes`). So where a file has grown, it is made sure that the kernel knows
+before it is answered.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from nfsfuse.engine.names import Names
+from nfsfuse.machines.inodes import Inode
+from nfsfuse.ports.kernel import Kernel
+from nfsfuse.protocol.types import Attributes
+
+
+async def attributes_for_kernel(names: Names, kernel: Kernel, inode: Inode) -> Attributes:
+    """The attributes. If they show that a file has grown elsewhere, the kernel knows its size already. No
+    recall waits for this (K6)."""
+    known = inode.kernel_size
+    while True:
+        attributes = await names.getattr(inode.node_id)
+        if not stat.S_ISREG(attributes.mode) or known.suffices(attributes.size):
+            return attributes
+        with known.asking(attributes.size) as question:
+            believed = await kernel.learn_size(inode.node_id, inode.generation)
+            if believed is None:
+                return attributes  # it cannot be done here; the mount has said so
+            question.found = believed >= attributes.size

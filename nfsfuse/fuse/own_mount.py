@@ -1,0 +1,66 @@
+"""The daemon as a client of its own mount.
+
+A few things the kernel does only for whoever has a descriptor of a file: start a write-back in bulk, take
+the answer to a GETATTR. The file is opened by its node id (fuse_encode_fh), in a thread that lives for this
+call, and closed at once: a descriptor kept would make the mount busy. That needs CAP_DAC_READ_SEARCH (EPERM).
+
+`threads` tells the requests of these threads from those of programs. They are answered at once from what is
+known here, or fail with EAGAIN: what waits for them must not wait for the server (K6).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+FILEID_INO64_GEN: Final = 0x81  # include/linux/exportfs.h
+
+_FILE_HANDLE: Final = struct.Struct("=IiIII")
+"""struct file_handle: size, type; then what fuse_encode_fh puts: node id high and low, generation."""
+
+libc: Final = ctypes.CDLL(None, use_errno=True)
+libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+
+
+class OwnMount:
+    """The mount at *mountpoint*, served by this process. Only ever used in threads."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self._mountpoint = mountpoint
+        self.threads: set[int] = set()
+        """Native ids of the threads that are at it now."""
+
+    @contextmanager
+    def opened(self, node_id: int, generation: int, flags: int) -> Iterator[int]:
+        """A descriptor of the inode. Raises OSError."""
+        thread = threading.get_native_id()
+        self.threads.add(thread)
+        try:
+            descriptor = self._open(node_id, generation, flags)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        finally:
+            self.threads.discard(thread)
+
+    def _open(self, node_id: int, generation: int, flags: int) -> int:
+        handle = _FILE_HANDLE.pack(12, FILEID_INO64_GEN, node_id >> 32, node_id & 0xFFFFFFFF, generation)
+        mount = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return checked(libc.open_by_handle_at(mount, handle, flags | os.O_CLOEXEC))
+        finally:
+            os.close(mount)
+
+
+def checked(result: int) -> int:
+    """*result* of a C function; raises OSError if it is negative."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,227 @@
+"""Coroutines run one at a time, and what may happen next is for somebody else to choose.
+
+The engines wait through trio: for a change, for a lock, for a while. Here they wait through this module, which
+has as much of trio's vocabulary as they use and no clock: tasks that can go on do so, first come first served,
+until all of them wait. What is left then are *choices*: tasks that wait for something which may happen at any
+moment (a message to arrive, a page's lock to be looked at). `Runner.take` makes one of them happen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+import trio
+
+
+class _Park:
+    """Waits until its task is made ready."""
+
+    def __await__(self) -> Generator[_Park, None, None]:
+        yield self
+
+
+class Task:
+    """A coroutine under way, of *group*: a client, or the server."""
+
+    __slots__ = ("coroutine", "group", "name")
+
+    def __init__(self, name: str, group: object, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.name = name
+        self.group = group
+        self.coroutine = coroutine
+
+
+class Choice:
+    """Something that may happen next. *label* tells it; *happen* is None for one that only wakes *task*."""
+
+    __slots__ = ("happen", "label", "task")
+
+    def __init__(self, label: str, task: Task | None, happen: Callable[[], None] | None = None) -> None:
+        self.label = label
+        self.task = task
+        self.happen = happen
+
+
+class Runner:
+    """The tasks of one world. *group* (a client, the server) is whom a task belongs to; a group can die."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.current: Task | None = None
+        self.waiting: list[Choice] = []
+        self._ready: deque[Task] = deque()
+
+    def spawn(self, name: str, group: object, coroutine: Coroutine[Any, Any, Any]) -> Task:
+        task = Task(name, group, coroutine)
+        self.tasks.append(task)
+        self._ready.append(task)
+        return task
+
+    def ready(self, task: Task) -> None:
+        if task in self.tasks:
+            self._ready.append(task)
+
+    def settle(self) -> None:
+        """Run until every task waits."""
+        while self._ready:
+            task = self._ready.popleft()
+            if task not in self.tasks:
+                continue
+            self.current = task
+            try:
+                task.coroutine.send(None)
+            except StopIteration:
+                self.tasks.remove(task)
+            finally:
+                self.current = None
+
+    async def choose(self, label: str) -> None:
+        """Wait until somebody chooses that this happens."""
+        assert self.current is not None
+        self.waiting.append(Choice(label, self.current))
+        await _Park()
+
+    def take(self, choice: Choice) -> None:
+        """Let it happen, and everything that follows of itself."""
+        if choice.happen is not None:
+            choice.happen()
+        else:
+            assert choice.task is not None
+            self.waiting.remove(choice)
+            self.ready(choice.task)
+        self.settle()
+
+    def kill(self, group: object) -> None:
+        """Whatever *group* was doing is over, without a word."""
+        dead = [task for task in self.tasks if task.group is group]
+        self.tasks = [task for task in self.tasks if task.group is not group]
+        self.waiting = [choice for choice in self.waiting if choice.task not in dead]
+
+    def close(self) -> None:
+        """Nothing is going to run any more."""
+        for task in self.tasks:
+            while True:
+                try:
+                    task.coroutine.close()
+                except RuntimeError:  # it waits again as it is closed, in a finally
+                    continue
+                break
+        self.tasks.clear()
+
+
+class ParkingLot:
+    """trio.lowlevel.ParkingLot."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.parked: list[Task] = []
+
+    async def park(self) -> None:
+        assert self._runner.current is not None
+        self.parked.append(self._runner.current)
+        await _Park()
+
+    def unpark_all(self) -> None:
+        parked, self.parked = self.parked, []
+        for task in parked:
+            self._runner.ready(task)
+
+
+class Event:
+    """trio.Event."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._lot = ParkingLot(runner)
+        self._set = False
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        self._lot.unpark_all()
+
+    async def wait(self) -> None:
+        while not self._set:
+            await self._lot.park()
+
+
+class Lock:
+    """trio.Lock: first come, first served."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.owner: Task | None = None
+        self._queue: list[Task] = []
+
+    def locked(self) -> bool:
+        return self.owner is not None
+
+    async def __aenter__(self) -> None:
+        task = self._runner.current
+        assert task is not None
+        if self.owner is None:
+            self.owner = task
+            return
+        self._queue.append(task)
+        while self.owner is not task:
+            await _Park()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.owner = self._queue.pop(0) if self._queue else None
+        if self.owner is not None:
+            self._runner.ready(self.owner)
+
+
+class CancelScope:
+    """trio.CancelScope: nobody cancels anything here."""
+
+    def __init__(self, *, shield: bool = False) -> None:
+        self.shield = shield
+
+    def __enter__(self) -> CancelScope:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class Nursery:
+    """trio.Nursery, as far as starting goes. What it starts belongs to *group*."""
+
+    def __init__(self, runner: Runner, group: object) -> None:
+        self._runner = runner
+        self._group = group
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+        self._runner.spawn(f"{self._group} {function.__name__}", self._group, function(*arguments))
+
+
+async def _checkpoint() -> None:
+    """trio.lowlevel.checkpoint: nothing else runs at it here; what matters is chosen elsewhere."""
+
+
+def trio_of(runner: Runner) -> SimpleNamespace:
+    """What stands in for the module trio."""
+
+    async def sleep(seconds: float) -> None:
+        await runner.choose("a while passes")
+
+    sleep_of: Callable[[float], Awaitable[None]] = sleep
+    return SimpleNamespace(
+        Cancelled=trio.Cancelled,
+        CancelScope=CancelScope,
+        Event=lambda: Event(runner),
+        Lock=lambda: Lock(runner),
+        Nursery=Nursery,
+        current_time=lambda: 0.0,
+        sleep=sleep_of,
+        lowlevel=SimpleNamespace(ParkingLot=lambda: ParkingLot(runner), checkpoint=_checkpoint),
+    )

@@ -1,0 +1,363 @@
+"""Two or three clients and their server, to be explored: the shipping engines and machines, and no clock.
+
+What ships runs here as it is: the whole client engine (`Filesystem`), the server's handlers, driver and token
+manager, the memory storage; in front of it the kernel model of the simulator. Not here: bytes on a wire (a link
+is a queue of messages in each direction, in order), threads, time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final, TypeVar, cast
+
+from nfsfuse.engine import cached_file, distrust, files, filesystem, recalls, write_back, writing
+from nfsfuse.engine.filesystem import CacheOptions, Filesystem
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.tokens import Token
+from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle, SessionId
+from server.service import tokens as service_tokens
+from server.service.disk import Disk
+from server.service.driver import Driver
+from server.service.service import HANDLERS, Service, ServiceOptions
+from server.service.session import Session
+from server.storage.memory import MemoryStorage
+from tests.explore.register import Register
+from tests.explore.runner import Choice, Nursery, ParkingLot, Runner, trio_of
+from tests.helpers import kernel_model, kernel_pages
+from tests.helpers.kernel_model import WORD_SIZE, KernelModel
+from tests.sim.checks import check_client, check_clients_together
+
+T = TypeVar("T")
+
+_USE_TRIO: Final[tuple[ModuleType, ...]] = (
+    cached_file, distrust, files, filesystem, recalls, write_back, writing, service_tokens,
+    kernel_model, kernel_pages,
+)  # fmt: skip
+
+
+@contextmanager
+def without_trio(runner: Runner) -> Iterator[None]:
+    """What is made and run meanwhile waits by *runner*."""
+    before = [(module, module.trio) for module in _USE_TRIO if hasattr(module, "trio")]
+    stand_in = trio_of(runner)
+    for module, _ in before:
+        module.trio = stand_in  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module, real in before:
+            module.trio = real  # type: ignore[attr-defined]
+
+
+class _InlineDisk(Disk):
+    def __init__(self) -> None:
+        self.inline_calls = self.thread_calls = 0
+
+    def quick(self, call: Callable[[], T]) -> T | Coroutine[Any, Any, T]:
+        return call()
+
+    async def slow(self, call: Callable[[], T]) -> T:
+        return call()
+
+
+class _Delays:
+    """In the place of `kernel_model.Delays`: whatever takes a while, takes it until chosen."""
+
+    read_ahead_pages_max = 1
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.random = _NoDice()
+
+    async def pause(self) -> None:
+        task = self._runner.current
+        assert task is not None
+        await self._runner.choose(f"{task.name} goes on")
+
+
+class _NoDice:
+    """In the place of random.Random: reads of one page, no write-back in bulk, the first pages first."""
+
+    def randint(self, low: int, high: int) -> int:
+        return low
+
+    def random(self) -> float:
+        return 1.0
+
+    def sample(self, things: list[T], count: int) -> list[T]:
+        return things[:count]
+
+
+@dataclass(slots=True, eq=False)
+class _Ask:
+    """A request on its way to the server, or being answered."""
+
+    message: Any
+    payload: bytes
+    apply: Callable[[Message, bytes], None] | None
+    failed: Callable[[Exception], None] | None
+    answered: ParkingLot
+    reply: tuple[Any, bytes] | Exception | None = None
+
+
+@dataclass(eq=False)
+class Client:
+    """One client, and the two directions of its link. It is a group of the runner."""
+
+    name: str
+    runner: Runner
+    up: deque[_Ask | Callable[[], None]] = field(default_factory=deque)
+    down: deque[Callable[[], None]] = field(default_factory=deque)
+    frames_sent: int = 0  # by the server
+    frames_received: int = 0
+    alive: bool = True
+    fs: Filesystem = field(init=False)
+    kernel: KernelModel = field(init=False)
+    session: Session = field(init=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    # --- the Remote port ---
+
+    async def call(
+        self,
+        message: Request[Any],
+        payload: Any = b"",
+        apply: Callable[[Message, bytes], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
+    ) -> tuple[Any, bytes]:
+        ask = _Ask(message, bytes(payload), apply, failed, ParkingLot(self.runner))
+        self.up.append(ask)
+        while ask.reply is None:
+            await ask.answered.park()
+        if isinstance(ask.reply, Exception):
+            raise ask.reply
+        return ask.reply
+
+    def post(self, message: Request[Any]) -> None:
+        self.up.append(_Ask(message, b"", None, None, ParkingLot(self.runner)))
+
+    def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.post(m.ReturnTokens(tokens, self.frames_received))
+
+
+class _ServerChannel:
+    """The server's end of a client's link, as `Tokens` and `Session` know it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def frames_sent(self) -> int:
+        return self._client.frames_sent
+
+    def send(self, arrive: Callable[[], None]) -> None:
+        self._client.frames_sent += 1
+        self._client.down.append(arrive)
+
+    def post(self, message: m.Recall, acknowledged: Callable[[Message, bytes], None]) -> None:
+        client = self._client
+
+        def acknowledge(reply: m.Recalled) -> None:
+            client.up.append(lambda: acknowledged(reply, b""))
+
+        def arrive() -> None:
+            client.fs.recalls.arrived(message, acknowledge)
+
+        arrive.__doc__ = f"the {_short(message)}"
+        self.send(arrive)
+
+
+class World:
+    """The whole of it. *words* are the registers that programs use, by file and offset."""
+
+    def __init__(self, runner: Runner, clients: int) -> None:
+        self.runner = runner
+        ticks = itertools.count(1)
+        self.storage = MemoryStorage(lambda: next(ticks))
+        identities = itertools.count(1)
+        self.service = Service(
+            self.storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size)
+        )
+        self.service.driver = Driver(self.service.tokens, self.service.locks, _InlineDisk())
+        self.words: dict[int, Register] = {}
+        self.clients = [self._connect(number + 1) for number in range(clients)]
+
+    def _connect(self, number: int) -> Client:
+        client = Client(f"client {number}", self.runner)
+        channel = cast(Any, _ServerChannel(client))
+        identity = ClientId(bytes([number]) * 16)
+        client.session = Session(SessionId(identity), identity, client.name, channel)
+        self.service.sessions[client.session.id] = client.session
+        delays = _Delays(self.runner)
+        client.kernel = KernelModel(cast(Any, delays), lambda node, text: None)
+        root = self.storage.root()
+        client.fs = client.kernel.fs = Filesystem(
+            cast(Any, client), root, client.kernel, CacheOptions(1 << 20, 1 << 20), lambda: 1
+        )
+        client.fs.files.write_directly = True
+        nursery = Nursery(self.runner, client)
+        for part in (client.fs, client.fs.recalls, client.fs.write_back):
+            part._nursery = nursery  # type: ignore[attr-defined]
+        return client
+
+    def make_file(self, name: bytes, content: bytes) -> InodeHandle:
+        """A file in the root, on the server."""
+        root = self.storage.root().handle
+        node, _ = self.storage.create(root, name, 0o644, Credentials(0, 0), exclusive=True, truncate=False)
+        self.storage.write(node.handle, 0, content)
+        return node.handle
+
+    def word(self, offset: int) -> Register:
+        """The register at *offset*."""
+        return self.words.setdefault(offset, Register())
+
+    # --- what may happen ---
+
+    def choices(self) -> list[Choice]:
+        """All that may happen now, always in the same order. What a client sends arrives at once: an order in
+        which it came later is the same, for all that anybody sees, as one in which it was sent later."""
+        found = sorted(self.runner.waiting, key=lambda choice: choice.label)
+        for client in self.clients:
+            if client.down:
+                what = client.down[0].__doc__
+                found.append(Choice(f"{client} gets {what}", None, self._receiver(client)))
+        return found
+
+    def take(self, choice: Choice) -> None:
+        """Let it happen, and what follows of itself."""
+        self.runner.take(choice)
+        self.settle()
+
+    def settle(self) -> None:
+        """Go on until something has to be chosen."""
+        self.runner.settle()
+        while any(client.up for client in self.clients):
+            for client in self.clients:
+                while client.up:
+                    first = client.up.popleft()
+                    if isinstance(first, _Ask):
+                        self._answer(client, first)
+                    else:
+                        first()
+            self.runner.settle()
+
+    def _receiver(self, client: Client) -> Callable[[], None]:
+        def receive() -> None:
+            client.frames_received += 1
+            client.down.popleft()()
+
+        return receive
+
+    # --- the server's half of `server.service.service._Connection` ---
+
+    def _answer(self, client: Client, ask: _Ask) -> None:
+        if isinstance(ask.message, m.ReturnTokens):
+            self.service.tokens.given_back(client.session, ask.message.tokens, ask.message.frames_received)
+            return
+        call = self.service.call(client.session, cast(Any, ask))
+        try:
+            reply = self.service.driver.advance(call, HANDLERS[type(ask.message)](call))
+        except FsError as exc:
+            reply = exc  # type: ignore[assignment]
+        if isinstance(reply, Coroutine):
+            self.runner.spawn(f"server for {client}", "server", self._wait(client, ask, call, reply))
+        else:
+            self._answered(client, ask, call, reply)
+
+    async def _wait(self, client: Client, ask: _Ask, call: Any, waiting: Awaitable[Any]) -> None:
+        try:
+            reply = await waiting
+        except FsError as exc:
+            reply = exc
+        self._answered(client, ask, call, reply)
+
+    def _answered(self, client: Client, ask: _Ask, call: Any, reply: Any) -> None:
+        message, payload = reply if isinstance(reply, tuple) else (reply, b"")
+        payload = bytes(payload)
+
+        def arrive() -> None:
+            if isinstance(message, FsError):
+                if ask.failed is not None:
+                    ask.failed(message)
+                ask.reply = message
+            else:
+                if ask.apply is not None:
+                    ask.apply(message, payload)
+                ask.reply = (message, payload)
+            ask.answered.unpark_all()
+
+        arrive.__doc__ = f"the reply to its {_short(ask.message)}"
+        cast(Any, client.session.channel).send(arrive)
+        self.service.tokens.ended(call)
+        for handle in call.attributes_changed:
+            self.service.tokens.attributes_changed(client.session, handle)
+
+    # --- the end of a client ---
+
+    def crash(self, client: Client) -> None:
+        """The client is gone, its session over: what only it had is lost."""
+        for offset, word in self.words.items():
+            if self._has_dirty(client, offset):
+                stored = self.storage.read(self.handle, offset, WORD_SIZE)
+                word.lose(int.from_bytes(stored))
+        client.alive = False
+        client.up.clear()
+        client.down.clear()
+        self.runner.kill(client)
+        self.service._end(client.session)
+
+    handle: InodeHandle
+
+    def _has_dirty(self, client: Client, offset: int) -> bool:
+        file = client.fs.holdings.existing_file(self.handle)
+        return file is not None and file.tokens.held.at(offset) == 2
+
+    # --- is all as it should be? ---
+
+    def check(self) -> None:
+        """Every invariant."""
+        self.service.tokens.manager.check()
+        alive = [client for client in self.clients if client.alive]
+        for client in alive:
+            check_client(client.fs, client.kernel)
+        check_clients_together([(client.name, client.fs) for client in alive])
+
+    def parts(self) -> tuple[Any, ...]:
+        """All that makes a world what it is."""
+        clients = [self._parts_of(client) if client.alive else None for client in self.clients]
+        file = (self.storage.getattr(self.handle), self.storage.read(self.handle, 0, 1 << 16))
+        server = (self.service.tokens.manager, self.service.tokens._waiting, file)
+        tasks = sorted(self.runner.tasks, key=lambda task: task.name)
+        return clients, server, [(task.name, task) for task in tasks], self.words
+
+    @staticmethod
+    def _parts_of(client: Client) -> tuple[Any, ...]:
+        kernel, write_back = client.kernel, client.fs.write_back
+        return (
+            client.fs.holdings._files,
+            list(client.fs.files._open.values()),
+            (write_back._in_flight, list(write_back._dirty_files), write_back._slots),
+            (kernel.inodes, kernel._version, kernel.failed_write_backs),
+            client.up,
+            client.down,
+            client.session.open_files,
+        )
+
+
+def _short(message: object) -> str:
+    match message:
+        case m.Recall(token=token):
+            return f"recall of {token.resource.name} at {token.start} to {token.mode.name}"
+        case m.Read() | m.Write():
+            return f"{type(message).__name__} at {message.offset}"
+        case _:
+            return type(message).__name__
