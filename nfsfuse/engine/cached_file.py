@@ -94,10 +94,16 @@ class CachedFile:
         """Why the server does not take what is dirty here; None if nothing was refused."""
         return self.errors.refusal if self.pages.refused else None
 
+    def nothing_refused(self) -> None:
+        """Something was dropped: if that was all that was refused, the next refusal is news."""
+        if not self.pages.refused:
+            self.errors.settled()
+
     def lost(self, error: FsError) -> None:
         """Data that were written here are lost, after they were dropped. Every open file is told, and the size
         is asked for again, as it may have been these data's."""
         self.errors.lost(error)
+        self.nothing_refused()
         self.attributes.changed_here = bool(self.pages.dirty)
         self.attributes.forget_value()
         self.wake()
@@ -106,6 +112,7 @@ class CachedFile:
         """The session is over: no token is held, and nothing here may be believed."""
         self.changes(0, RANGE_END)
         self.pages.cut(0)
+        self.nothing_refused()
         self.tokens.lost()
         self.attr_entitled.clear()
         self.open_ids.clear()

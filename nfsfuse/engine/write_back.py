@@ -170,6 +170,7 @@ class WriteBack:
                         file.inode, file.pages.dirty_bytes, exc)  # fmt: skip
             file.changes(size, RANGE_END)
             file.pages.drop(size, RANGE_END)
+            file.nothing_refused()
 
     def closed(self, file: CachedFile) -> None:
         """Nobody has the file open any more: it is not kept for ever what the server does not take."""
@@ -235,8 +236,7 @@ class WriteBack:
 
     def _refused(self, file: CachedFile, outgoing: Outgoing, error: FsError) -> None:
         """The server has refused something."""
-        if not file.pages.refused:
-            file.errors.settled()  # what it refused before is gone, by a truncation, say: this is news
+        file.nothing_refused()
         if not file.pages.end_write_back(outgoing, clean=False):
             return  # it was dropped meanwhile, for another reason
         if file.errors.refused(error, trio.current_time()):

@@ -216,6 +216,7 @@ async def test_the_last_close_gives_up_loudly_and_by_name(caplog: pytest.LogCapt
         await client.write(again, 0, b"new")
         await client.close(again)
         assert world.content(b"file") == b"new"
+        assert "is written" not in caplog.text, "it never was"
 
 
 async def test_data_of_a_killed_program_are_given_up_when_the_server_refuses_them(
