@@ -12,6 +12,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Names
 from nfsfuse.machines.directory_cache import Listed
 from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -40,10 +41,21 @@ class Item:
     lasting: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An open directory: its number, and whether the kernel may cache the listing, and believe what it has of
+    it (`machines.kernel_listing`)."""
+
+    number: int
+    cached: bool
+    kept: bool
+
+
 class _OpenDirectory:
     """One opendir(3). Keeps the last piece, as the kernel asks for much less at a time."""
 
-    def __init__(self, directory: CachedDirectory) -> None:
+    def __init__(self, number: int, directory: CachedDirectory) -> None:
+        self.number = number
         self.directory = directory
         self._entries: tuple[Listed, ...] = ()
         self._end = False
@@ -66,25 +78,37 @@ class _OpenDirectory:
     def drop(self) -> None:
         self._index = {}
 
+    def handles(self) -> list[InodeHandle]:
+        """What is in the piece at hand."""
+        return [handle for _, _, handle in self._entries]
+
 
 class Directories:
     """Open directories of a mount. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable, holdings: Holdings, names: Names) -> None:
+    def __init__(
+        self, remote: Remote, inodes: InodeTable, holdings: Holdings, names: Names, kernel: Kernel
+    ) -> None:
         self._remote = remote
+        self._kernel = kernel
         self._inodes = inodes
         self._holdings = holdings
         self._names = names
         self._open: dict[int, _OpenDirectory] = {}
         self._ids = itertools.count(1)
 
-    def opendir(self, node_id: int) -> int:
+    def opendir(self, node_id: int) -> Opening:
         number = next(self._ids)
-        self._open[number] = _OpenDirectory(self._holdings.directory(self._inodes[node_id]))
-        return number
+        directory = self._holdings.directory(self._inodes[node_id])
+        self._open[number] = _OpenDirectory(number, directory)
+        cached, kept = directory.kernel_listing.opened(number, directory.cache.changes)
+        return Opening(number, cached, kept)
 
     def releasedir(self, number: int) -> None:
-        del self._open[number]
+        opened = self._open.pop(number)
+        opened.directory.unread.discard(number)
+        opened.directory.kernel_listing.released(number)
+        self._holdings.never_told(opened.handles())
 
     async def fsyncdir(self, number: int) -> None:
         await self._remote.call(m.Fsync(self._open[number].directory.inode.handle, False))
@@ -95,19 +119,26 @@ class Directories:
         What is told of them is put together without waiting, last of all: so nothing in it was recalled
         before the kernel gets it."""
         opened = self._open[number]
-        with opened.directory.pending():
+        directory = opened.directory
+        directory.unread.discard(number)
+        with directory.pending():
             await self._remote.until_leased()
+            if directory.kernel_listing.must_drop(number):
+                await self._kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
             if offset == 0:
                 opened.drop()
             cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset
             dots = [Item(b".", _AFTER_DOT)] if offset == 0 else []
             dots += [Item(b"..", _AFTER_DOT_DOT)] if offset in (0, _AFTER_DOT) else []
             while True:
-                entries = (opened.after(cookie) or await self._piece(opened, cookie))[:ITEMS_MAX]
+                at_hand = opened.after(cookie)
+                entries = (await self._piece(opened, cookie) if at_hand is None else at_hand)[:ITEMS_MAX]
                 if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
                     entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
                 told = await self._attributes(opened, entries)
                 items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
+                if items:
+                    directory.unread.add(number)
                 if items or not entries:
                     return dots + items
                 cookie = entries[-1][1]  # all of them are gone: an empty answer would be the end
@@ -152,6 +183,7 @@ class Directories:
         cache = opened.directory.cache
         changes = cache.changes
         entries: tuple[Listed, ...] = ()
+        before = opened.handles()
 
         def listed(reply: Message, _: bytes | bytearray) -> None:
             nonlocal entries
@@ -160,7 +192,9 @@ class Directories:
             for entry in reply.entries:
                 if entry.node is not None:
                     token = Token(entry.node.handle, Resource.ATTR, 0, RANGE_END, TokenMode.SHARED)
-                    self._holdings.found(entry.node, (token,))
+                    inode = self._holdings.found(entry.node, (token,))
+                    if entry.bare:
+                        inode.attributes.learned_no_xattrs()
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
             opened.replace(cookie, entries, reply.end, changes)
@@ -168,4 +202,5 @@ class Directories:
 
         message = m.ReadDir(opened.directory.inode.handle, cookie, LISTING_ENTRIES_MAX)
         await self._remote.call(message, b"", listed)
+        self._holdings.never_told(set(before).difference(opened.handles()))
         return entries

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import trio
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -45,13 +46,12 @@ class Fenced:
 
     files: tuple[FencedFile, ...]
     attributes: tuple[Inode, ...]
+    listings: tuple[CachedDirectory, ...]
 
 
 def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
     """Believe nothing any more."""
-    fenced = _forget(holdings, holdings.files(), list(inodes))
-    holdings.forget_directories()
-    return fenced
+    return _forget(holdings.files(), list(inodes), holdings.directories())
 
 
 def forget_refused(
@@ -66,10 +66,8 @@ def forget_refused(
     known = [inode for inode in inodes if inode.handle in handles]
     for inode in known:
         log.error("%s: what was held here could not be reclaimed", inode)
-    fenced = _forget(holdings, files, known)
-    for directory in holdings.directories():
-        if directory.inode.handle in handles:
-            directory.cache.lost()
+    directories = [each for each in holdings.directories() if each.inode.handle in handles]
+    fenced = _forget(files, known, directories)
     remote.return_tokens(
         tuple(
             Token(handle, resource, 0, RANGE_END, TokenMode.NONE)
@@ -80,7 +78,9 @@ def forget_refused(
     return fenced
 
 
-def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) -> Fenced:
+def _forget(
+    files: list[CachedFile], inodes: list[Inode], directories: list[CachedDirectory]
+) -> Fenced:
     left: list[FencedFile] = []
     for file in files:
         if file.pages.dirty:
@@ -96,7 +96,10 @@ def _forget(holdings: Holdings, files: list[CachedFile], inodes: list[Inode]) ->
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
-    return Fenced(tuple(left), trusted)
+    for directory in directories:
+        directory.cache.lost()
+    listings = tuple(each for each in directories if each.kernel_listing.changed_elsewhere())
+    return Fenced(tuple(left), trusted, listings)
 
 
 async def purge(fenced: Fenced, kernel: Kernel) -> None:
@@ -107,7 +110,9 @@ async def purge(fenced: Fenced, kernel: Kernel) -> None:
         for fenced_file in fenced.files:
             nursery.start_soon(_purge_pages, fenced_file, kernel)
     for inode in fenced.attributes:
-        await distrust_attributes(kernel, inode)
+        await distrust_when_known(kernel, inode)
+    for directory in fenced.listings:
+        await kernel.invalidate_pages(directory.inode.node_id, 0, RANGE_END)
 
 
 async def _purge_pages(fenced: FencedFile, kernel: Kernel) -> None:

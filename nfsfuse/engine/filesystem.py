@@ -10,7 +10,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
@@ -70,7 +70,7 @@ class Filesystem:
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
-        self.directories = Directories(remote, self.inodes, self.holdings, self.names)
+        self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.files = Files(
             remote,
             self.inodes,
@@ -109,7 +109,7 @@ class Filesystem:
         self._nursery.start_soon(self._invalidate_attributes, inode)
 
     async def _invalidate_attributes(self, inode: Inode) -> None:
-        await distrust_attributes(self._kernel, inode)
+        await distrust_when_known(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
     def follow(self, session: Session) -> None:

@@ -102,10 +102,23 @@ class Holdings:
             self.learn_node(other)
         return inode
 
-    def forget_directories(self) -> None:
-        """The session is over: no name may be believed."""
-        for directory in self._directories.values():
-            directory.cache.lost()
+    def distrust_listings(self) -> list[CachedDirectory]:
+        """No listing may be believed that was told before: the directories whose listing the kernel has."""
+        return [each for each in self._directories.values() if each.kernel_listing.changed_elsewhere()]
+
+    def never_told(self, handles: Iterable[InodeHandle]) -> None:
+        """These were listed, and the kernel will not be told of them (by who listed them): what it does not
+        know is not kept."""
+        returned = []
+        for handle in handles:
+            inode = self._inodes.by_handle(handle)
+            if inode is None or inode.lookups or handle in self._files or handle in self._directories:
+                continue
+            self._inodes.drop(inode)
+            if inode.attributes.mode is not TokenMode.NONE:
+                returned.append(Token(handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE))
+        if returned:
+            self._remote.return_tokens(tuple(returned))
 
     def forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""

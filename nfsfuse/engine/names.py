@@ -6,6 +6,9 @@ import errno
 import logging
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
+
+import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.holdings import Holdings
@@ -20,6 +23,10 @@ from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
 
 log = logging.getLogger(__name__)
+
+STATISTICS_SECONDS: Final = 5.0
+"""How long what statfs(2) tells is told again. Nothing keeps it coherent: any program on the server's machine
+changes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class Names:
         self._inodes = inodes
         self._holdings = holdings
         self._write_back = write_back
+        self._statistics: tuple[float, FilesystemStatistics] | None = None  # and when it was asked for
 
     def directory(self, node_id: int) -> CachedDirectory:
         """The directory with this node id."""
@@ -188,17 +196,23 @@ class Names:
         return reply.target
 
     async def statfs(self) -> FilesystemStatistics:
-        reply, _ = await self._remote.call(m.StatFs())
-        return reply.statistics
+        """How full the server's filesystem is; as it was up to `STATISTICS_SECONDS` ago. find(1), du(1) and
+        whatever else walks a tree by fts(3) ask once for each filesystem, for its type."""
+        await self._remote.until_leased()
+        now = trio.current_time()
+        told = self._statistics
+        if told is None or now - told[0] > STATISTICS_SECONDS:
+            reply, _ = await self._remote.call(m.StatFs())
+            told = self._statistics = (now, reply.statistics)
+        return told[1]
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes:
         await self._remote.until_leased()
         inode = self._inodes[node_id]
-        cached = inode.attributes.xattrs
-        if name in cached:
-            known = cached[name]
-            if known is None:
-                raise FsError(errno.ENODATA)
+        if inode.attributes.lacks_xattr(name):
+            raise FsError(errno.ENODATA)
+        known = inode.attributes.xattrs.get(name)
+        if known is not None:
             return known
 
         def told(_: Message, payload: bytes | bytearray) -> None:
@@ -220,7 +234,11 @@ class Names:
         await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
-        reply, _ = await self._remote.call(m.ListXattr(self._inodes[node_id].handle))
+        await self._remote.until_leased()
+        inode = self._inodes[node_id]
+        if inode.attributes.has_no_xattrs:
+            return ()
+        reply, _ = await self._remote.call(m.ListXattr(inode.handle))
         return reply.names
 
     async def removexattr(self, node_id: int, name: bytes) -> None:

@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.machines.data_tokens import Revocation
-from nfsfuse.machines.inodes import InodeTable
+from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.tokens import RANGE_END
 
@@ -91,6 +91,8 @@ class Suspension:
         await self._kernel.distrust_entries()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._distrust_attributes)
+            for directory in self._holdings.distrust_listings():
+                nursery.start_soon(self._kernel.invalidate_pages, directory.inode.node_id, 0, RANGE_END)
             limit = trio.CapacityLimiter(FILES_AT_ONCE)
             for file, revocation in parked:
                 if file.tokens.in_kernel or not file.tokens.may_suspend(revocation):
@@ -100,12 +102,18 @@ class Suspension:
         log.info("caches were dropped in %.3f s", trio.current_time() - began)
 
     async def _distrust_attributes(self) -> None:
+        stuck: list[Inode] = []
         for inode in self._inodes:
             if inode.attributes.kernel_trusts:
                 inode.attributes.kernel_trusts = False
                 inode.attributes.distrusting += 1
-                await distrust_attributes(self._kernel, inode)
+                if not await distrust_attributes(self._kernel, inode):
+                    stuck.append(inode)  # until the server answers again
+                    continue
                 inode.attributes.distrusting -= 1
+        for inode in stuck:
+            await distrust_when_known(self._kernel, inode)
+            inode.attributes.distrusting -= 1
 
     async def _drop_pages(self, file: CachedFile, revocation: Revocation, limit: trio.CapacityLimiter) -> None:
         while not file.tokens.may_suspend(revocation):

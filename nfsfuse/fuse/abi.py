@@ -24,6 +24,7 @@ class Opcode(IntEnum):
     FSYNC = 20
     FLUSH = 25
     INIT = 26
+    OPENDIR = 27
     READDIR = 28
     GETLK = 31
     SETLK = 32
@@ -108,6 +109,7 @@ EXPIRE_ONLY: Final = 1 << 0
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_NONSEEKABLE: Final = 1 << 2
+FOPEN_CACHE_DIR: Final = 1 << 3
 
 OUT_HEADER = Struct("=IiQ")  # len, error, unique
 INIT_IN = Struct("=IIIII44x")  # major, minor, max_readahead, flags, flags2
@@ -124,6 +126,7 @@ COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")  # fh_in, off_in, nodeid_out, fh_out, of
 COPY_FILE_RANGE_OUT = Struct("=Q")  # bytes copied, for COPY_FILE_RANGE_64
 WRITE_OUT = Struct("=II")  # size, padding; also the reply to the 32-bit COPY_FILE_RANGE
 READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
+OPEN_IN = Struct("=II")  # flags, open_flags
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
 STATX_IN = Struct("=IIQII")  # getattr_flags, reserved, fh, sx_flags, sx_mask
 STATX_OUT = Struct("=QII16x")  # attr_valid, attr_valid_nsec, flags; a statx follows

@@ -1,4 +1,5 @@
-"""The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, statx, tmpfile, plain readdir.
+"""The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, statx, tmpfile, plain readdir,
+and opendir with all of its flags.
 
 Their messages do not reach libfuse. Each runs as a task of its own, in a nursery and not in a pyfuse3 worker,
 so that any number of programs can wait for locks; we write the raw reply.
@@ -19,14 +20,15 @@ import trio
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import Opcode
 from nfsfuse.fuse.binding import Request, pyfuse3
-from nfsfuse.fuse.boundary import UPCALLS
 from nfsfuse.fuse.interrupt import Interrupts
 from nfsfuse.fuse.replies import (
     DirectoryEntry,
+    OpenDirectory,
     StatxReply,
     pack_directory,
     pack_entry,
     pack_open,
+    pack_open_directory,
     pack_statx,
 )
 from nfsfuse.protocol.types import LockOwner
@@ -115,6 +117,11 @@ class ExtraOperations:
         """open(2) with O_TMPFILE: an inode without a name, open. Counts as a lookup of it, like create."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
+    async def opendir(self, request: Request, nodeid: int, flags: int) -> OpenDirectory:
+        """As `pyfuse3.Operations.opendir`, which cannot have the kernel cache the listing; overridden, that
+        one is not asked."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
     async def readdir(
         self, request: Request, nodeid: int, fh: int, cookie: int, size: int
     ) -> Iterable[DirectoryEntry]:
@@ -182,6 +189,11 @@ async def _tmpfile(operations: ExtraOperations, request: Request, body: bytes) -
     return pack_entry(entry) + pack_open(info)
 
 
+async def _opendir(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
+    flags, _open_flags = abi.OPEN_IN.unpack_from(body)
+    return pack_open_directory(await operations.opendir(request, request.nodeid, flags))
+
+
 async def _readdir(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
     fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
     return pack_directory(await operations.readdir(request, request.nodeid, fh, offset, size), size)
@@ -197,6 +209,7 @@ CALLS: Final[dict[Opcode, tuple[str, Call]]] = {
     Opcode.COPY_FILE_RANGE_64: ("copy_file_range", _copy_file_range),
     Opcode.STATX: ("statx", _statx),
     Opcode.TMPFILE: ("tmpfile", _tmpfile),
+    Opcode.OPENDIR: ("opendir", _opendir),
     Opcode.READDIR: ("readdir", _readdir),
 }
 
@@ -228,7 +241,6 @@ class Dispatcher:
             self._interrupts.interrupt(unique)
             return
         assert self.nursery is not None
-        UPCALLS[Opcode(request.opcode).name.lower()] += 1
         # Registered here and not in the task: an interrupt may be the very next message.
         any_signal = request.opcode == Opcode.SETLKW
         scope = self._interrupts.register(request.unique, request.pid, any_signal=any_signal)

@@ -79,6 +79,11 @@ class FuseKernel:
         log.debug("invalidate %r in directory %d", name, parent)
         await self.notifier.inval_entry(parent, name)
 
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        assert self.notifier is not None
+        log.debug("delete %r, inode %d, in directory %d", name, child, parent)
+        await self.notifier.delete(parent, child, name)
+
     async def distrust_entries(self) -> None:
         assert self.notifier is not None
         if not self._epochs:

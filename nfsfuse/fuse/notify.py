@@ -94,7 +94,9 @@ class Notifier:
     async def delete(
         self, parent: int, child: int, name: bytes, on_returned: Callable[[], None] | None = None
     ) -> Notified:
-        """The name is gone and *child* was there: as `inval_entry`, and inotify tells of a deletion."""
+        """The name is gone and *child* was there: as `inval_entry`, and *child* is taken to have no link left:
+        inotify tells those who watch *child* of that (IN_DELETE_SELF). Those who watch *parent* hear nothing:
+        since Linux 5.3 only vfs_unlink(), vfs_rmdir() and vfs_rename() tell them."""
         payload = abi.NOTIFY_DELETE_OUT.pack(parent, child, len(_checked(name)), 0) + name + b"\0"
         return await self._send(NotifyCode.DELETE, payload, on_returned)
 

@@ -195,10 +195,6 @@ class Operations(pyfuse3.Operations):
     # --- directories ---
 
     @handler
-    async def opendir(self, request: Request, inode: Ino, ctx: Context) -> Fh:
-        return Fh(self._fs.directories.opendir(inode))
-
-    @handler
     async def readdir(self, request: Request, fh: Fh, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         for item in await self._fs.directories.read(fh, start_id):
             if item.inode is None:

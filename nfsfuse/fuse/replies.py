@@ -69,6 +69,23 @@ def pack_open(info: pyfuse3.FileInfo) -> bytes:
     return abi.OPEN_OUT.pack(info.fh, flags, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenDirectory:
+    """``fuse_open_out`` of a directory. *cache*: its listing may be put into the kernel's page cache, *keep*:
+    what is there already is good."""
+
+    fh: int
+    cache: bool
+    keep: bool
+
+
+def pack_open_directory(opened: OpenDirectory) -> bytes:
+    """struct fuse_open_out."""
+    flags = abi.FOPEN_CACHE_DIR if opened.cache else 0
+    flags |= abi.FOPEN_KEEP_CACHE if opened.keep else 0
+    return abi.OPEN_OUT.pack(opened.fh, flags, 0)
+
+
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 

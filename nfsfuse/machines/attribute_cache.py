@@ -6,7 +6,9 @@ here, and the server learns of it by the write-back. Without a token nothing is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from nfsfuse.protocol.tokens import TokenMode
@@ -15,9 +17,27 @@ from nfsfuse.protocol.types import Attributes
 XATTRS_MAX: Final = 8
 """Extended attributes kept of one inode: those that programs probe for are few."""
 
+_NONE_KNOWN: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
+
+_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+"""Of extended attributes, xattr(7): in others the answer may be EOPNOTSUPP where there is none."""
+
 
 class AttributeCache:
-    """The attributes of one inode."""
+    """The attributes of one inode. There is one for every inode that the kernel knows: small when idle."""
+
+    __slots__ = (
+        "_written_back",
+        "_xattrs",
+        "changed_here",
+        "distrusting",
+        "has_no_xattrs",
+        "kernel_trusts",
+        "known",
+        "mode",
+        "recalls",
+        "xattr_changes",
+    )
 
     def __init__(self) -> None:
         self.mode = TokenMode.NONE
@@ -26,9 +46,9 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
-        self.xattrs: dict[bytes, bytes | None] = {}
-        """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
-        kept because the kernel asks for security.capability whenever it forgets that there is none."""
+        self._xattrs: dict[bytes, bytes | None] | None = None
+        self.has_no_xattrs = False
+        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
         self.xattr_changes = 0
         self.distrusting = 0
         """Invalidations of them in the kernel that are under way."""
@@ -110,15 +130,36 @@ class AttributeCache:
             self.forget_xattrs()
             self.kernel_trusts = False
 
+    @property
+    def xattrs(self) -> Mapping[bytes, bytes | None]:
+        """Extended attributes that were asked for, None for one that is not there. They are covered by ATTR;
+        kept because the kernel asks for security.capability whenever it forgets that there is none."""
+        return _NONE_KNOWN if self._xattrs is None else self._xattrs
+
+    def lacks_xattr(self, name: bytes) -> bool:
+        """Whether there is certainly no extended attribute *name*."""
+        if self.has_no_xattrs and name.startswith(_NAMESPACES):
+            return True
+        return self.xattrs.get(name, b"") is None
+
     def forget_xattrs(self) -> None:
         """Extended attributes may be about to change."""
-        self.xattrs.clear()
+        self._xattrs = None
+        self.has_no_xattrs = False
         self.xattr_changes += 1
+
+    def learned_no_xattrs(self) -> None:
+        """The server told that there are none."""
+        if self.mode is not TokenMode.NONE and not self.revoking:
+            self.has_no_xattrs = True
+            self._xattrs = None
 
     def learned_xattr(self, name: bytes, value: bytes | None) -> None:
         """The server told an extended attribute."""
         if self.mode is not TokenMode.NONE and not self.revoking and len(self.xattrs) < XATTRS_MAX:
-            self.xattrs[name] = value
+            if self._xattrs is None:
+                self._xattrs = {}
+            self._xattrs[name] = value
 
     def lost(self) -> None:
         """The session is over: no token is held."""

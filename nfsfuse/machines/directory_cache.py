@@ -7,6 +7,8 @@ Another client that changes a name recalls its one point; the rest stays.
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import dataclass
 from enum import Enum
 
 from nfsfuse.protocol.intervals import Interval, IntervalSet
@@ -29,16 +31,27 @@ Entry = InodeHandle | Unknown | None
 """What a name stands for: an inode, nothing (None), or `UNKNOWN`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What follows one cookie. What the names stand for is in the entries: a million names are to be cheap."""
+
+    names: tuple[bytes, ...]
+    cookies: array[int]
+    end: bool
+
+
 class DirectoryCache:
     """The entries of one directory. *pending* counts the kernel's unanswered operations in it: each may hold
     the directory's lock, which an invalidation of an entry would wait for."""
+
+    __slots__ = ("_changes", "_entries", "_listing", "_revoking", "held", "pending")
 
     def __init__(self) -> None:
         self.held = IntervalSet()
         self.pending = 0
         self._entries: dict[bytes, Entry] = {}
         self._revoking: list[Interval] = []
-        self._listing: dict[int, tuple[tuple[Listed, ...], bool]] = {}
+        self._listing: dict[int, _Piece] = {}
         self._changes = 0
 
     # --- names ---
@@ -55,6 +68,10 @@ class DirectoryCache:
         """What *name* stands for; `UNKNOWN` if only the server can tell."""
         entry = self._entries.get(name, UNKNOWN)
         return entry if self.holds(name) else UNKNOWN
+
+    def stood_for(self, name: bytes) -> Entry:
+        """What *name* stands for as far as the kernel may believe it, also while it is being recalled."""
+        return self._entries.get(name, UNKNOWN)
 
     def learned(self, name: bytes, entry: Entry) -> bool:
         """The server told what *name* stands for; whether the kernel may believe it until told otherwise."""
@@ -80,11 +97,21 @@ class DirectoryCache:
     def listed(self, cookie: int, entries: tuple[Listed, ...], end: bool, changes: int) -> None:
         """The server listed what follows *cookie*, asked for when `changes` was *changes*."""
         if self.holds_all() and changes == self._changes:
-            self._listing[cookie] = (entries, end)
+            self._entries.update((name, handle) for name, _, handle in entries)
+            cookies = array("q", [after for _, after, _ in entries])
+            self._listing[cookie] = _Piece(tuple(name for name, _, _ in entries), cookies, end)
 
     def listing(self, cookie: int) -> tuple[tuple[Listed, ...], bool] | None:
         """What follows *cookie*, if that is known."""
-        return self._listing.get(cookie) if self.holds_all() else None
+        piece = self._listing.get(cookie)
+        if piece is None or not self.holds_all():
+            return None
+        listed: list[Listed] = []
+        for name, after in zip(piece.names, piece.cookies, strict=True):
+            handle = self._entries.get(name)
+            assert isinstance(handle, bytes), "what has changed since it was listed drops the listing"
+            listed.append((name, after, handle))
+        return tuple(listed), piece.end
 
     def holds_all(self) -> bool:
         """Whether no name can be added or removed without this client being asked."""
@@ -102,9 +129,8 @@ class DirectoryCache:
         self._revoking.append((start, end))
         self._listing.clear()
         self._changes += 1
-        if end - start > 1:
-            return [name for name in self._entries if start <= name_point(name) < end]
-        return [name for name in self._entries if name_point(name) == start]
+        points = map(name_point, self._entries)
+        return [name for name, point in zip(self._entries, points, strict=True) if start <= point < end]
 
     def revoked(self, start: int, end: int, names: list[bytes]) -> None:
         """The kernel has dropped *names*: the recall may be acknowledged."""

@@ -98,6 +98,13 @@ class InodeTable:
         del self._by_handle[inode.handle]
         return inode
 
+    def drop(self, inode: Inode) -> None:
+        """Forget an inode of which the kernel was never told."""
+        assert inode.lookups == 0, inode
+        assert inode.node_id != ROOT
+        del self._inodes[inode.node_id]
+        del self._by_handle[inode.handle]
+
     def check(self) -> None:
         """Assert the invariants."""
         assert ROOT in self._inodes

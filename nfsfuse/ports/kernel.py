@@ -34,5 +34,8 @@ class Kernel(Protocol):
         """Drop what is believed of *name*. Waits for the directory's lock, which any operation of the kernel
         in that directory may hold until it is answered."""
 
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        """As `invalidate_entry`; *child* is a file that loses its last name by that: who watches it is told."""
+
     async def distrust_entries(self) -> None:
         """Have every name of the mount looked up again before its next use. Waits for nothing."""

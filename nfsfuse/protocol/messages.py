@@ -501,9 +501,12 @@ class ReturnTokens(Request[Done]):
 @dataclass(frozen=True, slots=True)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
-    answer. Answering must not wait for anything that the server may grant later (K6)."""
+    answer. Answering must not wait for anything that the server may grant later (K6). *removal*: the
+    one name in the range is about to be taken away from what it stands for, and nobody gets in between. (What
+    it is for may still fail.)"""
 
     token: Token
+    removal: bool = False
 
 
 # --- locks -----------------------------------------------------------------------------------------------

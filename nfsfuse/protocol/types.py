@@ -104,11 +104,12 @@ class Credentials:
 class DirEntry:
     """One name in a directory. *cookie* is where a listing goes on after it: stable while the directory
     changes (the d_off of getdents64(2)); *node* is None for a name that vanished while it was listed or
-    that leads to another filesystem."""
+    that leads to another filesystem. *bare*: the inode has no extended attributes."""
 
     name: bytes
     cookie: int
     node: Node | None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
-from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.token_state import Holder, Request, ResourceTokens
@@ -69,6 +69,33 @@ class TokenManager(TokenTable):
         if not wait or (urgent and state.waits_in_a_circle(request)):
             return [Refused(ticket)]
         return self._enqueue(state, request)
+
+    def is_in_the_way(
+        self, session: SessionId, handle: InodeHandle, resource: Resource, mode: TokenMode
+    ) -> bool:
+        """Whether another session holds something that *session* could not have *mode* of all beside."""
+        state = self._states.get((handle, resource))
+        return state is not None and any(
+            not COMPATIBLE[mode, held]
+            for other, holder in state.holders.items()
+            if other != session
+            for _, _, held in holder.tokens
+        )
+
+    def waits_for_holders_only(self, ticket: int) -> bool:
+        """Whether *ticket* waits, and nothing but what sessions hold is in its way: it will be granted before
+        any other operation that it conflicts with."""
+        key = self._tickets.get(ticket)
+        state = self._states[key] if key is not None else None
+        request = state.waiting.get(ticket) if state is not None else None
+        if state is None or request is None:
+            return False
+        ahead = [*state.transients.values()]
+        for earlier in state.waiting.values():
+            if earlier is request:
+                break
+            ahead.append(earlier)
+        return not any(request.conflicts(other) for other in ahead)
 
     def use(
         self, ticket: int, session: SessionId, handle: InodeHandle, resource: Resource,

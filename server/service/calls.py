@@ -42,7 +42,8 @@ class Acquire:
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
-    `TokenManager.acquire`; the step gives None if that is refused."""
+    `TokenManager.acquire`; the step gives None if that is refused. The name at the point *removes* is to be
+    removed."""
 
     handle: InodeHandle
     resource: Resource
@@ -51,6 +52,17 @@ class Hold:
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
     urgent: bool = False
+    removes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """A step: have other sessions give up what is in the way of tokens for all of these inodes, at once rather
+    than one after the other. Never waits and takes nothing: each is still to be acquired, in order."""
+
+    handles: tuple[InodeHandle, ...]
+    resource: Resource
+    mode: TokenMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | Hold | Use | Unnaming | Locking | Quick | Slow | Change
+Step = Acquire | Hold | Clear | Use | Unnaming | Locking | Quick | Slow | Change
 Handling = Generator[Step, Any, Reply]
 
 

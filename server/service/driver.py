@@ -14,6 +14,7 @@ from server.service.calls import (
     Acquire,
     Call,
     Change,
+    Clear,
     Handling,
     Hold,
     Locking,
@@ -106,6 +107,8 @@ class Driver:
                 got = self._tokens.acquire(call, step)
             case Hold():
                 got = self._tokens.hold(call, step)
+            case Clear():
+                return self._tokens.clear(call, step)
             case Use():
                 return self._tokens.use(call, step)
             case Locking(message=message):

@@ -56,8 +56,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
             exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
             tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
         attributes = yield Quick(lambda: call.storage.getattr(handle))
-    if not stat.S_ISREG(attributes.mode):
-        raise FsError(errno.EINVAL, "only regular files are opened")
+    _check_regular(attributes)
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
         data = call.storage.read_nowait(handle, 0, attributes.size)
@@ -66,6 +65,15 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     content = data is not None and len(data) == attributes.size
     reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected)
     return (reply, data) if content else reply
+
+
+def _check_regular(attributes: Attributes) -> None:
+    """Raise what makes the client's kernel do the right thing with anything else: after ESTALE it walks the
+    path anew (do_filp_open in fs/namei.c), and then follows a link or opens a device itself."""
+    if stat.S_ISDIR(attributes.mode):
+        raise FsError(errno.EISDIR)
+    if not stat.S_ISREG(attributes.mode):
+        raise FsError(errno.ESTALE, "only regular files are opened")
 
 
 def _create(call: Call) -> Handling:
@@ -79,6 +87,7 @@ def _create(call: Call) -> Handling:
     else:
         if r.flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
+        _check_regular(node.attributes)
         tokens_of_name = (yield keep_name(r.parent, r.name)) or ()
         existing: m.Opened | tuple[m.Opened, bytes] = yield from _opened(call, node.handle, r.flags, True, ())
         opened, *content = existing if isinstance(existing, tuple) else (existing,)

@@ -14,7 +14,19 @@ from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
-from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Reply, Slow, Unnaming
+from server.service.calls import (
+    Acquire,
+    Call,
+    Change,
+    Clear,
+    Handler,
+    Handling,
+    Hold,
+    Quick,
+    Reply,
+    Slow,
+    Unnaming,
+)
 from server.state.records import Named
 from server.storage.interface import Renamed, Storage
 
@@ -76,10 +88,10 @@ def _setattr(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
-def hold_name(parent: InodeHandle, name: bytes) -> Hold:
+def hold_name(parent: InodeHandle, name: bytes, *, removes: bool = False) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1)
+    return Hold(parent, DIR, start=point, end=point + 1, removes=point if removes else None)
 
 
 def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
@@ -171,7 +183,8 @@ def _link(call: Call) -> Handling:
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
     r: m.Unlink | m.RmDir = call.message
-    yield hold_name(r.parent, r.name)
+    # Not of a directory: a client would make it unusable before it is known to be empty.
+    yield hold_name(r.parent, r.name, removes=isinstance(r, m.Unlink))
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
@@ -192,9 +205,11 @@ def _rmdir(call: Call) -> Handling:
 
 def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
-    old, new = hold_name(r.parent, r.name), hold_name(r.new_parent, r.new_name)
+    old = hold_name(r.parent, r.name)
+    replaces = r.flags == 0 and name_point(r.name) != name_point(r.new_name)
+    new = hold_name(r.new_parent, r.new_name, removes=replaces)
     if r.parent == r.new_parent:
-        yield replace(old, also=((new.start, new.end),))
+        yield replace(new, also=((old.start, old.end),))
     else:
         first, second = sorted((old, new), key=lambda hold: hold.handle)
         yield first
@@ -233,23 +248,38 @@ def _readdir(call: Call) -> Handling:
     listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
     # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
     handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
-    attributes: dict[InodeHandle, Attributes] = {}
+    told: dict[InodeHandle, tuple[Attributes, bool]] = {}
+    yield Clear(tuple(handles), ATTR, SHARED)
     for handle in handles:
         yield Acquire(handle, ATTR, SHARED)
         try:
-            attributes[handle] = yield Quick(partial(call.storage.getattr, handle))
+            told[handle] = yield Quick(partial(_told_in_a_listing, call.storage, handle))
         except FsError as exc:
             if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
                 raise
-    return m.Listing(tuple(_as_now(entry, attributes) for entry in listed), end, tokens)
+    return m.Listing(tuple(_as_now(entry, told) for entry in listed), end, tokens)
 
 
-def _as_now(entry: DirEntry, attributes: dict[InodeHandle, Attributes]) -> DirEntry:
-    """*entry* with the attributes that were read under their token; without a node if it is gone."""
+def _told_in_a_listing(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
+    """An inode's attributes, and whether it has no extended ones."""
+    attributes = storage.getattr(handle)
+    try:
+        return attributes, not storage.listxattr(handle)
+    except FsError as exc:
+        if exc.errno == errno.EOPNOTSUPP:
+            return attributes, False
+        raise
+
+
+def _as_now(entry: DirEntry, told: dict[InodeHandle, tuple[Attributes, bool]]) -> DirEntry:
+    """*entry* with what was read under its token; without a node if it is gone."""
     if entry.node is None:
         return entry
-    now = attributes.get(entry.node.handle)
-    return replace(entry, node=None if now is None else Node(entry.node.handle, now))
+    now = told.get(entry.node.handle)
+    if now is None:
+        return replace(entry, node=None)
+    attributes, bare = now
+    return replace(entry, node=Node(entry.node.handle, attributes), bare=bare)
 
 
 def _has_xattr(call: Call) -> Any:

@@ -19,7 +19,7 @@ from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.leases import Leases
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
-from server.service.calls import Acquire, Call, Hold, Use
+from server.service.calls import Acquire, Call, Clear, Hold, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,16 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also, urgent=step.urgent,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.held)
+        removes = step.removes
+        if removes is not None and not self.manager.waits_for_holders_only(ticket):
+            removes = None  # somebody is to change the name first
+        return self._begun(ticket, effects, call.held, removes)
+
+    def clear(self, call: Call, step: Clear) -> None:
+        """Carry out a Clear step."""
+        for handle in step.handles:
+            if self.manager.is_in_the_way(call.session.id, handle, step.resource, step.mode):
+                self._ask_others(call.session, handle, step.resource, step.mode)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -109,7 +118,7 @@ class Tokens:
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int]
+        self, ticket: int, effects: list[Effect], kept: list[int], removes: int | None = None
     ) -> tuple[Token, ...] | Waiting | None:
         result: tuple[Token, ...] | Waiting | None
         match effects:
@@ -122,7 +131,7 @@ class Tokens:
                 result = self._waiting[ticket] = Waiting(ticket, self._cancelled)
                 rest = effects
                 kept.append(ticket)
-        self._carry_out(rest)
+        self._carry_out(rest, removes)
         return result
 
     def ended(self, call: Call) -> None:
@@ -140,13 +149,16 @@ class Tokens:
         """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
         the write-back may be part of somebody's recall (K6). Sizes never change so: for that the writer
         holds ATTR exclusively."""
+        if not self.manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
+            self._ask_others(session, handle, Resource.ATTR, TokenMode.EXCLUSIVE)
+
+    def _ask_others(
+        self, session: Session, handle: InodeHandle, resource: Resource, mode: TokenMode
+    ) -> None:
+        """Recall what is in the way of *session*, without waiting for it."""
         manager = self.manager
-        if manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
-            return
         ticket = next(self._tickets)
-        effects = manager.acquire(
-            ticket, session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE, transient=True
-        )
+        effects = manager.acquire(ticket, session.id, handle, resource, 0, RANGE_END, mode, transient=True)
         if any(isinstance(effect, Granted) for effect in effects):
             effects = manager.finish(ticket)
         else:
@@ -204,7 +216,7 @@ class Tokens:
 
     # --- effects ---
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
         passed: list[int] = []
         for effect in effects:
             match effect:
@@ -213,15 +225,16 @@ class Tokens:
                 case Granted(ticket=ticket, tokens=tokens):
                     self._waiting.pop(ticket).grant(tokens)
                 case Recall():
-                    self._send(effect)
+                    self._send(effect, removes)
                 case Refused():
                     raise AssertionError("refusals are answered where they are asked")
         for ticket in passed:  # only now: effects are carried out before the next event is fed
             self._direct_waiting.remove(self._direct.pop(ticket))
             self._carry_out(self.manager.finish(ticket))
 
-    def _send(self, recall: Recall) -> None:
+    def _send(self, recall: Recall, removes: int | None) -> None:
         session = self._sessions[recall.session]
+        removal = removes is not None and (recall.token.start, recall.token.end) == (removes, removes + 1)
 
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Recalled)
@@ -233,7 +246,7 @@ class Tokens:
                     self._unpin_if_free(handle)
 
         self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
-        session.channel.post(m.Recall(recall.token), acknowledged)
+        session.channel.post(m.Recall(recall.token, removal), acknowledged)
 
     def pin_if_held(self, handle: InodeHandle) -> None:
         """*handle* is about to lose a name, perhaps its last."""

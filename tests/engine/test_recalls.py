@@ -253,6 +253,99 @@ async def test_a_new_epoch_where_an_operation_is_pending_in_the_directory() -> N
         assert one.kernel.epochs == 1
 
 
+async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhere() -> None:
+    """Found by the stress of names: rename(2) between two directories holds the locks of both while it looks a
+    name up in one of them; the other seemed idle, and the invalidation of a name in it waited for ever."""
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        await one.node(b"there")
+        unlocked = trio.Event()
+        waited: list[bytes] = []
+
+        async def wait_for_the_lock(parent: int, child: int, name: bytes) -> None:
+            await unlocked.wait()
+            waited.append(name)
+
+        one.kernel.delete_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
+        await other.fs.names.unlink(ROOT, b"there")
+        assert one.kernel.epochs == 1
+        assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
+        assert waited == []
+        unlocked.set()
+
+
+async def test_a_recall_does_not_wait_for_a_kernel_that_is_stuck_in_a_listing() -> None:
+    """Found by the stress of names, deadlock 7: a listing's answer is taken in name by name, and waits at one
+    that another program looks up, which waits for the server, which waits for this recall of a later one."""
+    async with rig(2) as world:
+        world.make_file(b"file")
+        one, other = world.clients
+        node, inode = await one.node(b"file"), other.fs.inodes[await other.node(b"file")]
+        one.fs.inodes[node].lookups = 1
+        attributes = one.fs.inodes[node].attributes
+        attributes.kernel_trusts = True
+        knows = trio.Event()
+        told: list[bool] = []
+
+        async def invalidate(node_id: int) -> bool:
+            await trio.lowlevel.checkpoint()
+            told.append(knows.is_set())
+            return knows.is_set()
+
+        one.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign]
+        with trio.fail_after(1):
+            await other.fs.files.setattr(inode, AttributeChanges(mode=0o600))
+        assert attributes.distrusting == 1, "it goes on"
+        knows.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.01)
+        assert told[-1]
+        assert attributes.distrusting == 0
+
+
+async def test_a_name_is_dropped_besides_a_new_epoch_while_a_listing_is_on_its_way() -> None:
+    """Found by reading: K4. The kernel stamps what it takes in of a listing with the epoch of then."""
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        number = one.fs.directories.opendir(ROOT).number
+        shown = await one.fs.directories.read(number, 0)
+        unlocked = trio.Event()
+        dropped: list[bytes] = []
+
+        async def wait_for_the_lock(parent: int, child: int, name: bytes) -> None:
+            await unlocked.wait()
+            dropped.append(name)
+
+        one.kernel.delete_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
+        with one.fs.holdings.directory(one.fs.inodes[ROOT]).pending():
+            await other.fs.names.unlink(ROOT, b"there")
+        assert one.kernel.epochs == 1
+        unlocked.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert dropped == [b"there"]
+        await one.fs.directories.read(number, shown[-1].cookie)
+        assert not one.fs.holdings.directory(one.fs.inodes[ROOT]).unread
+        one.fs.directories.releasedir(number)
+
+
+async def test_the_kernel_is_told_of_a_last_name_that_is_removed_elsewhere() -> None:
+    """It tells who watches the file. A name of several is only dropped."""
+    async with rig(2) as world:
+        for name in (b"alone", b"first", b"replaced", b"new"):
+            world.make_file(name)
+        one, other = world.clients
+        await other.fs.names.link(await other.node(b"first"), ROOT, b"second")
+        alone, replaced = await one.node(b"alone"), await one.node(b"replaced")
+        await one.node(b"first")
+        await other.fs.names.unlink(ROOT, b"alone")
+        await other.fs.names.unlink(ROOT, b"first")
+        await other.fs.names.rename(ROOT, b"new", ROOT, b"replaced", 0)
+        assert one.kernel.entries == [b"alone", b"first", b"replaced"]
+        assert one.kernel.deleted == [alone, replaced]
+
+
 async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
     """Found by reading: K4. The kernel moves its entry, good for ever, to a name without a token."""
     async with rig(1) as world:
@@ -282,7 +375,7 @@ async def test_a_file_removed_elsewhere_does_not_fail_a_listing_shown_in_pieces(
         for name in names:
             world.make_file(name)
         one, other = world.clients
-        number = one.fs.directories.opendir(ROOT)
+        number = one.fs.directories.opendir(ROOT).number
         first = await list_all(one, number, 0)
         shown = {name for name, _, _ in first}
         left = [name for name in names if name not in shown]
@@ -304,7 +397,7 @@ async def test_a_name_changed_elsewhere_since_it_was_listed_is_shown_but_not_bel
         for name in names:
             world.make_file(name)
         one, other = world.clients
-        number = one.fs.directories.opendir(ROOT)
+        number = one.fs.directories.opendir(ROOT).number
         first = await list_all(one, number, 0)
         assert all(lasting for name, _, lasting in first if name not in (b".", b".."))
         shown = {name for name, _, _ in first}

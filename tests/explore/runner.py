@@ -96,8 +96,8 @@ class Runner:
 
     def kill(self, group: object) -> None:
         """Whatever *group* was doing is over, without a word."""
-        dead = [task for task in self.tasks if task.group is group]
-        self.tasks = [task for task in self.tasks if task.group is not group]
+        dead = [task for task in self.tasks if task.group == group]
+        self.tasks = [task for task in self.tasks if task.group != group]
         self.waiting = [choice for choice in self.waiting if choice.task not in dead]
 
     def close(self) -> None:
@@ -183,6 +183,7 @@ class CancelScope:
 
     def __init__(self, *, shield: bool = False) -> None:
         self.shield = shield
+        self.cancel_called = False
 
     def __enter__(self) -> CancelScope:
         return self

@@ -39,7 +39,7 @@ from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import FilePages, PageCache
 from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 from server.service.driver import Driver
-from server.service.service import Service
+from server.service.requests import Requests
 from server.service.session import Session
 from server.service.tokens import Tokens
 from server.storage.memory import MemoryStorage
@@ -51,7 +51,7 @@ from tests.helpers.kernel_model import KernelModel
 LEFT_OUT: Final[tuple[type, ...]] = (
     Runner, Nursery, itertools.count, ModuleType, SimpleNamespace, type, PageCache,
     Filesystem, Files, Holdings, Names, PageProtocol, Reader, Recalls, Writer, WriteBack, InodeTable,
-    KernelModel, Driver, Service, Session, Tokens, MemoryStorage, World, Client, Process,
+    KernelModel, Driver, Requests, Session, Tokens, MemoryStorage, World, Client, Process,
 )  # fmt: skip
 FIELDS_LEFT_OUT: Final = frozenset(
     {"requests", "writes_sent", "bytes_sent", "_events", "note", "invalidations", "name", "group", "label"}

@@ -8,44 +8,51 @@ is a queue of messages in each direction, in order), threads, time.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final, TypeVar, cast
 
-from nfsfuse.engine import cached_file, distrust, files, filesystem, recalls, write_back, writing
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, Epoch, InodeHandle, SessionId
-from server.service import tokens as service_tokens
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, SessionId
+from nfsfuse.rpc.exchange import RequestArrived
+from server.machines.leases import Leases
 from server.service.disk import Disk
 from server.service.driver import Driver
-from server.service.service import HANDLERS, Service, ServiceOptions
+from server.service.locks import Locks
+from server.service.requests import Requests
 from server.service.session import Session
+from server.service.tokens import Tokens
 from server.storage.memory import MemoryStorage
 from tests.explore.register import Register
 from tests.explore.runner import Choice, Nursery, ParkingLot, Runner, trio_of
-from tests.helpers import kernel_model, kernel_pages
 from tests.helpers.kernel_model import WORD_SIZE, KernelModel
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
 
-_USE_TRIO: Final[tuple[ModuleType, ...]] = (
-    cached_file, distrust, files, filesystem, recalls, write_back, writing, service_tokens,
-    kernel_model, kernel_pages,
-)  # fmt: skip
+LEASE_SECONDS: Final = 10.0
+"""Of no consequence: there is no time here."""
+
+_PLACES: Final = ("nfsfuse.engine.", "server.service.", "tests.helpers.kernel_")
+_USE_TRIO: Final[tuple[ModuleType, ...]] = tuple(
+    module
+    for name, module in sorted(sys.modules.items())
+    if name.startswith(_PLACES) and hasattr(module, "trio")
+)
 
 
 @contextmanager
 def without_trio(runner: Runner) -> Iterator[None]:
     """What is made and run meanwhile waits by *runner*."""
-    before = [(module, module.trio) for module in _USE_TRIO if hasattr(module, "trio")]
+    before = [(module, module.trio) for module in _USE_TRIO]
     stand_in = trio_of(runner)
     for module, _ in before:
         module.trio = stand_in  # type: ignore[attr-defined]
@@ -106,6 +113,16 @@ class _Ask:
     answered: ParkingLot
     reply: tuple[Any, bytes] | Exception | None = None
 
+    def arrive(self, reply: tuple[Any, bytes] | FsError) -> None:
+        """What `Channel._apply` does with a reply: the hook, then the caller."""
+        if isinstance(reply, FsError):
+            if self.failed is not None:
+                self.failed(reply)
+        elif self.apply is not None:
+            self.apply(*reply)
+        self.reply = reply
+        self.answered.unpark_all()
+
 
 @dataclass(eq=False)
 class Client:
@@ -121,6 +138,7 @@ class Client:
     fs: Filesystem = field(init=False)
     kernel: KernelModel = field(init=False)
     session: Session = field(init=False)
+    requests: Requests = field(init=False)
 
     def __str__(self) -> str:
         return self.name
@@ -148,9 +166,16 @@ class Client:
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.post(m.ReturnTokens(tokens, self.frames_received))
 
+    def leased(self, *, finishing: bool = False) -> bool:
+        return True
+
+    async def until_leased(self) -> None:
+        pass
+
 
 class _ServerChannel:
-    """The server's end of a client's link, as `Tokens` and `Session` know it."""
+    """The server's end of a client's link, as `Requests`, `Tokens` and `Session` know it. A request's number is
+    the request."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -159,9 +184,21 @@ class _ServerChannel:
     def frames_sent(self) -> int:
         return self._client.frames_sent
 
-    def send(self, arrive: Callable[[], None]) -> None:
+    def _send(self, what: str, arrive: Callable[[], None]) -> None:
+        arrive.__doc__ = what
         self._client.frames_sent += 1
         self._client.down.append(arrive)
+
+    def reply(self, ask: _Ask, message: Message, payload: Any = b"") -> None:
+        content = (message, bytes(payload))
+        self._send(f"the reply to its {_short(ask.message)}", lambda: ask.arrive(content))
+
+    def fail(self, ask: _Ask, errno: int, detail: str = "") -> None:
+        failure = FsError(errno, detail)
+        self._send(f"the failure of its {_short(ask.message)}", lambda: ask.arrive(failure))
+
+    async def writable(self) -> None:
+        pass
 
     def post(self, message: m.Recall, acknowledged: Callable[[Message, bytes], None]) -> None:
         client = self._client
@@ -169,11 +206,7 @@ class _ServerChannel:
         def acknowledge(reply: m.Recalled) -> None:
             client.up.append(lambda: acknowledged(reply, b""))
 
-        def arrive() -> None:
-            client.fs.recalls.arrived(message, acknowledge)
-
-        arrive.__doc__ = f"the {_short(message)}"
-        self.send(arrive)
+        self._send(f"the {_short(message)}", lambda: client.fs.recalls.arrived(message, acknowledge))
 
 
 class World:
@@ -183,20 +216,22 @@ class World:
         self.runner = runner
         ticks = itertools.count(1)
         self.storage = MemoryStorage(lambda: next(ticks))
-        identities = itertools.count(1)
-        self.service = Service(
-            self.storage, ServiceOptions(), Epoch(1), lambda size: next(identities).to_bytes(size)
-        )
-        self.service.driver = Driver(self.service.tokens, self.service.locks, _InlineDisk())
+        self.sessions: dict[SessionId, Session] = {}
+        self.leases = Leases(LEASE_SECONDS)
+        self.tokens = Tokens(self.sessions, self.storage.pin, self.storage.unpin, self.leases)
+        self.driver = Driver(self.tokens, Locks(), _InlineDisk())
         self.words: dict[int, Register] = {}
         self.clients = [self._connect(number + 1) for number in range(clients)]
 
     def _connect(self, number: int) -> Client:
         client = Client(f"client {number}", self.runner)
-        channel = cast(Any, _ServerChannel(client))
         identity = ClientId(bytes([number]) * 16)
-        client.session = Session(SessionId(identity), identity, client.name, channel)
-        self.service.sessions[client.session.id] = client.session
+        session = client.session = Session(SessionId(identity), identity, client.name)
+        session.channel = cast(Any, _ServerChannel(client))
+        session.nursery = cast(Any, Nursery(self.runner, f"server for {client}"))
+        client.requests = Requests(session, self.storage, self.driver, self.tokens, self.leases)
+        self.sessions[session.id] = session
+        self.leases.opened(session.id, 0.0)
         delays = _Delays(self.runner)
         client.kernel = KernelModel(cast(Any, delays), lambda node, text: None)
         root = self.storage.root()
@@ -245,7 +280,7 @@ class World:
                 while client.up:
                     first = client.up.popleft()
                     if isinstance(first, _Ask):
-                        self._answer(client, first)
+                        client.requests.arrived(RequestArrived(cast(Any, first), first.message, first.payload))
                     else:
                         first()
             self.runner.settle()
@@ -256,50 +291,6 @@ class World:
             client.down.popleft()()
 
         return receive
-
-    # --- the server's half of `server.service.service._Connection` ---
-
-    def _answer(self, client: Client, ask: _Ask) -> None:
-        if isinstance(ask.message, m.ReturnTokens):
-            self.service.tokens.given_back(client.session, ask.message.tokens, ask.message.frames_received)
-            return
-        call = self.service.call(client.session, cast(Any, ask))
-        try:
-            reply = self.service.driver.advance(call, HANDLERS[type(ask.message)](call))
-        except FsError as exc:
-            reply = exc  # type: ignore[assignment]
-        if isinstance(reply, Coroutine):
-            self.runner.spawn(f"server for {client}", "server", self._wait(client, ask, call, reply))
-        else:
-            self._answered(client, ask, call, reply)
-
-    async def _wait(self, client: Client, ask: _Ask, call: Any, waiting: Awaitable[Any]) -> None:
-        try:
-            reply = await waiting
-        except FsError as exc:
-            reply = exc
-        self._answered(client, ask, call, reply)
-
-    def _answered(self, client: Client, ask: _Ask, call: Any, reply: Any) -> None:
-        message, payload = reply if isinstance(reply, tuple) else (reply, b"")
-        payload = bytes(payload)
-
-        def arrive() -> None:
-            if isinstance(message, FsError):
-                if ask.failed is not None:
-                    ask.failed(message)
-                ask.reply = message
-            else:
-                if ask.apply is not None:
-                    ask.apply(message, payload)
-                ask.reply = (message, payload)
-            ask.answered.unpark_all()
-
-        arrive.__doc__ = f"the reply to its {_short(ask.message)}"
-        cast(Any, client.session.channel).send(arrive)
-        self.service.tokens.ended(call)
-        for handle in call.attributes_changed:
-            self.service.tokens.attributes_changed(client.session, handle)
 
     # --- the end of a client ---
 
@@ -313,7 +304,10 @@ class World:
         client.up.clear()
         client.down.clear()
         self.runner.kill(client)
-        self.service._end(client.session)
+        self.runner.kill(f"server for {client}")
+        del self.sessions[client.session.id]
+        self.leases.closed(client.session.id)
+        self.tokens.dropped(client.session)
 
     handle: InodeHandle
 
@@ -325,7 +319,7 @@ class World:
 
     def check(self) -> None:
         """Every invariant."""
-        self.service.tokens.manager.check()
+        self.tokens.manager.check()
         alive = [client for client in self.clients if client.alive]
         for client in alive:
             check_client(client.fs, client.kernel)
@@ -335,7 +329,7 @@ class World:
         """All that makes a world what it is."""
         clients = [self._parts_of(client) if client.alive else None for client in self.clients]
         file = (self.storage.getattr(self.handle), self.storage.read(self.handle, 0, 1 << 16))
-        server = (self.service.tokens.manager, self.service.tokens._waiting, file)
+        server = (self.tokens.manager, self.tokens._waiting, file)
         tasks = sorted(self.runner.tasks, key=lambda task: task.name)
         return clients, server, [(task.name, task) for task in tasks], self.words
 

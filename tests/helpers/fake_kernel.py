@@ -41,6 +41,7 @@ class FakeKernel:
         self.invalidated: list[tuple[int, int]] = []
         self.bulk: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
+        self.deleted: list[NodeId] = []
         self.epochs = 0
         self.attributes = 0
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
@@ -69,6 +70,10 @@ class FakeKernel:
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        self.entries.append(name)
+        self.deleted.append(child)
+
     async def distrust_entries(self) -> None:
         self.epochs += 1
 
@@ -80,6 +85,7 @@ class RecordingRemote:
         self.session = session
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
+        self.returned: list[Token] = []
 
     async def call(
         self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
@@ -92,6 +98,7 @@ class RecordingRemote:
         self.session.post(message)
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.returned += tokens
         self.session.return_tokens(tokens)
 
     def leased(self, *, finishing: bool = False) -> bool:
@@ -190,6 +197,8 @@ async def rig(
     *,
     fault: Fault = no_fault,
     options: CacheOptions | None = None,
+    make_kernel: Callable[[], FakeKernel] | None = None,
+    link_seconds: Callable[[], float] = lambda: 0.0,
     lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
     """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
@@ -205,10 +214,12 @@ async def rig(
         made = Rig(storage, server)
         await server.start()
         for number in range(clients):
-            connector = server.connector(f"client {number}", 1 << 23)
+            connector = server.connector(
+                f"client {number}", 1 << 23, there_seconds=link_seconds, back_seconds=link_seconds
+            )
             session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
             welcome = await nursery.start(session.run)
-            kernel, remote = FakeKernel(), RecordingRemote(session)
+            kernel, remote = (make_kernel or FakeKernel)(), RecordingRemote(session)
             fs = Filesystem(
                 remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )

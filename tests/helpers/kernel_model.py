@@ -119,6 +119,9 @@ class KernelModel:
             await self._pause()
             await self._write_and_wait(self.inodes[node_id], start, end)
 
+    async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
+        """Dentries are not modelled."""
+
     async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
         await self._pause()
 

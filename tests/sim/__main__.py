@@ -55,7 +55,8 @@ def main() -> int:
             if arguments.cuts:
                 options.cuts_per_second = CUTS_PER_SECOND
             if arguments.long_cuts:
-                options.cuts_per_second, options.cut_seconds, options.finish_seconds = LONG_CUTS
+                often, options.cut_seconds, options.finish_seconds, options.lease_seconds = LONG_CUTS
+                options.cuts_per_second = often
             world = simulate(options, programs)
         except Violation as exc:
             failures += 1

@@ -79,9 +79,15 @@ def test_random_programs_do_not_notice_that_connections_are_cut(seed: int) -> No
 def test_random_programs_do_not_notice_that_caches_are_dropped_with_the_lease(
     seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    often, seconds, finish = LONG_CUTS
+    often, seconds, finish, lease = LONG_CUTS
     options = Options(
-        seed, 3, check_every=5, cuts_per_second=often, cut_seconds=seconds, finish_seconds=finish
+        seed,
+        3,
+        check_every=5,
+        cuts_per_second=often,
+        cut_seconds=seconds,
+        finish_seconds=finish,
+        lease_seconds=lease,
     )
     simulate(options, RandomPrograms(15))
     assert "the lease runs again, nothing was lost" in caplog.text

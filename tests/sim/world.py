@@ -52,9 +52,9 @@ FINISH_SECONDS_MAX = 15.0
 CUTS_PER_SECOND = 100.0
 """For a run in which connections are cut all the time: a run takes about a second."""
 
-LONG_CUTS = (20.0, (8.2, 9.3), 400.0)
-"""How often, for how long, and the time that programs then need: past the moment at which caches are dropped,
-but within the lease and its margin, the longest pause between attempts to connect included."""
+LONG_CUTS = (20.0, (8.2, 9.3), 400.0, 10.0)
+"""How often, for how long, the time that programs then need, and the lease. Past the moment at which caches
+are dropped, but within the lease and its margin, the longest pause between attempts to connect included."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -98,6 +98,7 @@ class Options:
     cuts_per_second: float = 0.0  # how often a client loses its connection, and has none for a while
     cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
     finish_seconds: float = FINISH_SECONDS_MAX
+    lease_seconds: float = 3600.0  # longer than any run: a lease that ends would cure a deadlock
     write_directly: bool = True  # see `Files.write_directly`
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
@@ -143,8 +144,9 @@ class World:
         ticks = iter(range(1, 1 << 60))
         self.clock = lambda: next(ticks)
         self.storage = MemoryStorage(self.clock)
+        service_options = ServiceOptions(int(self.options.lease_seconds * 1000))
         self.server = RestartableServer(
-            self.nursery, self.storage, self.rng.randbytes, lambda: SlowDisk(self.rng), ServiceOptions()
+            self.nursery, self.storage, self.rng.randbytes, lambda: SlowDisk(self.rng), service_options
         )
         self.restarts = 0
 
@@ -183,6 +185,7 @@ class World:
         kernel.fs.files.write_directly = self.options.write_directly
         kernel.fs.follow(session)
         session.on_refused = self._refused
+        session.on_fenced = lambda: self.fail(f"{name} was fenced")
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)

@@ -1,0 +1,142 @@
+"""Promises 2 and 3 in the engine: three clients use six names at once, and one order explains every answer.
+
+The same judge as for real mounts (`scripts.proof.names_model`), deterministic: a seed that fails fails again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Awaitable
+from random import Random
+
+import pytest
+import trio
+
+from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.protocol.errors import FsError
+from scripts.proof.names_model import EMPTY, PATHS, Call, Done, State, Unexplained, check
+from tests.helpers.dentries import DentryKernel, Place
+from tests.helpers.fake_kernel import ME, Rig, rig
+
+CALLS = 40
+"""Of each program."""
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+PROGRAMS = 2
+"""On each client."""
+
+STUCK_SECONDS = 60.0
+"""Of simulated time: whoever is not through by then never will be."""
+
+OFTEN = {
+    Call.CREATE: 6, Call.UNLINK: 5, Call.LINK: 4, Call.RENAME: 8, Call.EXCHANGE: 3, Call.STAT: 10,
+}  # fmt: skip
+
+
+class Programs:
+    """Programs of all clients, and what they were told."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.history: list[Done] = []
+        self._events = itertools.count(1)
+
+    async def run(self, name: str, kernel: DentryKernel, directories: list[int]) -> None:
+        """One program: *CALLS* calls, one after the other."""
+        for _ in range(CALLS):
+            call = self.random.choices(list(OFTEN), list(OFTEN.values()))[0]
+            two = call in (Call.LINK, Call.RENAME, Call.EXCHANGE)
+            paths = tuple(self.random.sample(range(len(PATHS)), 2 if two else 1))
+            places = [(directories["ab".index(PATHS[p][0])], PATHS[p][2:].encode()) for p in paths]
+            await self._one(name, kernel, call, paths, places)  # type: ignore[arg-type]
+
+    async def _one(
+        self, name: str, kernel: DentryKernel, call: Call, paths: tuple[int, ...], places: list[Place]
+    ) -> None:
+        begin, error, inode, links = next(self._events), 0, 0, 0
+        try:
+            match call:
+                case Call.CREATE:
+                    inode = await kernel.create(places[0])
+                case Call.STAT:
+                    inode, links = await kernel.stat(places[0])
+                case _:
+                    await self._changing(kernel, call, places)
+        except FsError as exc:
+            error = exc.errno
+        self.history.append(Done(begin, next(self._events), name, call, paths, error, inode, links))
+
+    @staticmethod
+    def _changing(kernel: DentryKernel, call: Call, places: list[Place]) -> Awaitable[None]:
+        match call:
+            case Call.UNLINK:
+                return kernel.unlink(places[0])
+            case Call.LINK:
+                return kernel.link(places[0], places[1])
+            case _:
+                return kernel.rename(places[0], places[1], 2 if call is Call.EXCHANGE else 0)
+
+
+def stored(world: Rig) -> State:
+    """What the server has."""
+    found: list[int | None] = []
+    root = world.storage.root().handle
+    for path in PATHS:
+        directory = world.storage.lookup(root, path[0].encode()).handle
+        try:
+            found.append(world.storage.lookup(directory, path[2:].encode()).attributes.ino)
+        except FsError:
+            found.append(None)
+    return tuple(found)
+
+
+async def play(seed: int, monkeypatch: pytest.MonkeyPatch, kind: type[DentryKernel] = DentryKernel) -> Programs:
+    """Run it, and judge it. trio, too, draws by *seed* in which order tasks run."""
+    monkeypatch.setattr("trio._core._run._r", Random(seed))
+    random = Random(seed)
+    programs = Programs(random)
+    async with rig(3, make_kernel=lambda: kind(random), link_seconds=lambda: random.random() * 0.001) as world:
+        for name in (b"a", b"b"):
+            await world.clients[0].fs.names.mkdir(ROOT, name, 0o755, ME)
+        with trio.fail_after(STUCK_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for number, client in enumerate(world.clients):
+                    assert isinstance(client.kernel, DentryKernel)
+                    client.kernel.fs = client.fs
+                    directories = [await client.node(b"a"), await client.node(b"b")]
+                    for _ in range(PROGRAMS):
+                        nursery.start_soon(programs.run, f"client {number}", client.kernel, directories)
+        assert stored(world) in check(programs.history, EMPTY)
+    return programs
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_one_order_explains_every_answer(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = (await play(seed, monkeypatch)).history
+    assert sum(not call.error for call in done) > len(done) / 5, "little was done"
+
+
+class Forgetful(DentryKernel):
+    """A kernel that goes on believing what it was told to drop."""
+
+    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def distrust_entries(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_names_that_are_not_dropped_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.RaisesGroup(Unexplained, allow_unwrapped=True, flatten_subgroups=True):
+        await play(0, monkeypatch, Forgetful)
+
+
+async def test_an_invalidation_that_is_waited_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadlock that the stress of real mounts found: no operation was pending in the directory, and yet it
+    was locked."""
+    monkeypatch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
+    with pytest.RaisesGroup(trio.TooSlowError, allow_unwrapped=True, flatten_subgroups=True):
+        for seed in range(10):
+            await play(seed, monkeypatch)
