@@ -19,7 +19,8 @@ import trio
 
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
-from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, is_dead, mounted_at, unmount
+from nfsfuse.cli.guardian import Guardian
+from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
@@ -115,7 +116,11 @@ def serve_mount(
     try:
         replaces = remove_dead_mounts(mountpoint, str(address))
         check_mountpoint(mountpoint)
-        trio.run(_Mount(address, mountpoint, options, launch).run, replaces)
+        guardian = Guardian(partial(logs.set_up, log_target, options.log_level))
+        try:
+            trio.run(_Mount(address, mountpoint, options, launch, guardian).run, replaces)
+        finally:
+            guardian.end()
     except (MountFailure, BaseExceptionGroup) as exc:
         failure = _leaf(exc)
         if not isinstance(failure, MountFailure):
@@ -142,11 +147,14 @@ def boottime() -> float:
 class _Mount:
     """One mount from connecting to goodbye."""
 
-    def __init__(self, address: Address, mountpoint: str, options: MountOptions, launch: Launch) -> None:
+    def __init__(
+        self, address: Address, mountpoint: str, options: MountOptions, launch: Launch, guardian: Guardian
+    ) -> None:
         self._address = address
         self._mountpoint = mountpoint
         self._options = options
         self._launch = launch
+        self._guardian = guardian
         self._connected = False
         self._unmounted = False
 
@@ -222,6 +230,7 @@ class _Mount:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier
         try:
+            self._guardian.guard(connection_of(self._mountpoint))
             async with trio.open_nursery() as nursery:
                 await nursery.start(filesystem.run)
                 await nursery.start(self._end_on_signal, pyfuse3.terminate, nursery, filesystem)

@@ -13,6 +13,8 @@ FSTYPE = "fuse.nfsfuse"
 
 MOUNT_TABLE = Path("/proc/self/mounts")
 
+MOUNT_INFO = Path("/proc/self/mountinfo")
+
 MNT_DETACH = 2
 """<sys/mount.h>: unmount now, clean up when it is not used any more."""
 
@@ -46,6 +48,21 @@ def mounted_at(path: str, table: Path = MOUNT_TABLE) -> Mounted | None:
         fields = line.split(b" ")
         if _unescaped(fields[1]) == target:
             found = Mounted(_unescaped(fields[0]), target, _unescaped(fields[2]))
+    return found
+
+
+def connection_of(path: str) -> int:
+    """The number of the FUSE mount on *path* under /sys/fs/fuse/connections, asked of nobody but the kernel.
+    Raises FileNotFoundError."""
+    target = canonical(path)
+    found = None
+    for line in MOUNT_INFO.read_bytes().split(b"\n")[:-1]:
+        fields = line.split(b" ")
+        if _unescaped(fields[4]) == target:
+            major, minor = fields[2].split(b":")
+            found = os.makedev(int(major), int(minor))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
     return found
 
 

@@ -9,6 +9,7 @@ import trio
 from nfsfuse.machines.data_tokens import DataTokens, Revocation
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.machines.page_cache import FilePages
+from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END
@@ -38,8 +39,7 @@ class CachedFile:
         self.fetches: list[Fetch] = []
         self.open_count = 0
         self.open_ids: list[OpenId] = []  # on the server; they pin the inode there
-        self.failures = 0
-        self.failure: FsError | None = None
+        self.errors = WriteErrors()
         self.purging = 0
         """The kernel may still have pages of a session that is over: what it writes back is refused."""
         self._waiting = trio.lowlevel.ParkingLot()
@@ -90,16 +90,29 @@ class CachedFile:
         for fetch in self.fetches:
             fetch.stale.add(max(start, fetch.start), min(end, fetch.end))
 
-    def failed(self, failure: FsError) -> None:
-        """A write-back failed. Every open file is told once, by its next fsync or close (errseq_t of Linux)."""
-        self.failures += 1
-        self.failure = failure
+    def refusal(self) -> FsError | None:
+        """Why the server does not take what is dirty here; None if nothing was refused."""
+        return self.errors.refusal if self.pages.refused else None
+
+    def nothing_refused(self) -> None:
+        """Something was dropped: if that was all that was refused, the next refusal is news."""
+        if not self.pages.refused:
+            self.errors.settled()
+
+    def lost(self, error: FsError) -> None:
+        """Data that were written here are lost, after they were dropped. Every open file is told, and the size
+        is asked for again, as it may have been these data's."""
+        self.errors.lost(error)
+        self.nothing_refused()
+        self.attributes.changed_here = bool(self.pages.dirty)
+        self.attributes.forget_value()
         self.wake()
 
     def forget_everything(self) -> None:
         """The session is over: no token is held, and nothing here may be believed."""
         self.changes(0, RANGE_END)
         self.pages.cut(0)
+        self.nothing_refused()
         self.tokens.lost()
         self.attr_entitled.clear()
         self.open_ids.clear()

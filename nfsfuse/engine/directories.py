@@ -164,6 +164,7 @@ class Directories:
     def _item(self, opened: _OpenDirectory, entry: Listed, told: dict[InodeHandle, Attributes]) -> Item:
         name, cookie, handle = entry
         inode = self._inodes.by_handle(handle) or self._inodes.known(Node(handle, told[handle]))
+        inode.found_as = inode.found_as or (opened.directory.inode, name)
         attributes = inode.attributes.known or told[handle]
         # A piece is shown as it was listed, but what has changed since then is not to be believed.
         cache = opened.directory.cache

@@ -51,7 +51,7 @@ class Fenced:
 
 def forget_everything(inodes: InodeTable, holdings: Holdings) -> Fenced:
     """Believe nothing any more."""
-    return _forget(holdings, holdings.files(), list(inodes), holdings.directories())
+    return _forget(holdings.files(), list(inodes), holdings.directories())
 
 
 def forget_refused(
@@ -65,9 +65,9 @@ def forget_refused(
             remote.post(m.Release(open_id))
     known = [inode for inode in inodes if inode.handle in handles]
     for inode in known:
-        log.error("%s: what was held here could not be reclaimed", holdings.describe(inode))
+        log.error("%s: what was held here could not be reclaimed", inode)
     directories = [each for each in holdings.directories() if each.inode.handle in handles]
-    fenced = _forget(holdings, files, known, directories)
+    fenced = _forget(files, known, directories)
     remote.return_tokens(
         tuple(
             Token(handle, resource, 0, RANGE_END, TokenMode.NONE)
@@ -79,16 +79,14 @@ def forget_refused(
 
 
 def _forget(
-    holdings: Holdings, files: list[CachedFile], inodes: list[Inode], directories: list[CachedDirectory]
+    files: list[CachedFile], inodes: list[Inode], directories: list[CachedDirectory]
 ) -> Fenced:
     left: list[FencedFile] = []
     for file in files:
         if file.pages.dirty:
-            log.error(
-                "%s: %d bytes written here are lost with the session",
-                holdings.describe(file.inode), file.pages.dirty_bytes,
-            )  # fmt: skip
-            file.failed(FsError(errno.EIO, "the session with the server was lost"))
+            lost = file.pages.dirty_bytes
+            log.error("%s: %d bytes written here are lost with the session", file.inode, lost)
+            file.errors.lost(FsError(errno.EIO, "the session with the server was lost"))
         cached = tuple(file.tokens.in_kernel.intervals())
         invalidating = tuple(r for r in file.tokens.revocations if r.phase is Phase.INVALIDATING)
         file.forget_everything()
@@ -135,7 +133,7 @@ async def open_again(holdings: Holdings, remote: Remote) -> None:
         try:
             reply, _ = await remote.call(m.Open(file.inode.handle, 0, False))
         except FsError as exc:
-            log.error("%s: an open file was lost: %s", holdings.describe(file.inode), exc)
+            log.error("%s: an open file was lost: %s", file.inode, exc)
             continue
         file.open_ids.append(reply.open_id)
         if file.open_count == 0:

@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
-    """One open file of this mount. *flags* as of open(2). *failures_told*: see `CachedFile.failed`."""
+    """One open file of this mount. *flags* as of open(2). *errors_told*: how many of `WriteErrors.reports`."""
 
     file: CachedFile
     flags: int
-    failures_told: int
+    errors_told: int
 
     @property
     def writing(self) -> bool:
@@ -124,7 +124,7 @@ class Files:
     async def _open_remotely(self, file: CachedFile, flags: int) -> None:
         truncates = bool(flags & os.O_TRUNC)
         if truncates:
-            await self._write_back.write_back(file)
+            await self._write_back.before_truncation(file, 0)
 
         def opened(reply: Message, content: bytes | bytearray) -> None:
             assert isinstance(reply, m.Opened)
@@ -192,6 +192,7 @@ class Files:
             raise
         inode = made[0]
         inode.lookups += 1
+        inode.found_as = (directory.inode, name)
         file = self._holdings.file(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             await self._give_up_shared(file)
@@ -205,14 +206,14 @@ class Files:
         number = next(self._ids)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         direct = bool(flags & (os.O_DIRECT | os.O_APPEND)) or (writing and self.write_directly)
-        self._open[number] = OpenFile(file, flags, file.failures, direct)
+        self._open[number] = OpenFile(file, flags, file.errors.reports, direct)
         return number
 
     async def flush(self, number: int) -> None:
         """close(2) of one descriptor: what it wrote is at the server when this returns (promise 5)."""
         opened = self._open[number]
         if opened.writing:
-            await self._told_of_failures(opened, self._write_back.write_back(opened.file))
+            await self._told_of_errors(opened, self._write_back.write_back(opened.file))
 
     def release(self, number: int) -> None:
         """The last close: nobody waits for it, in the kernel either."""
@@ -227,6 +228,7 @@ class Files:
         file.wake()
 
     def _release(self, file: CachedFile) -> None:
+        self._write_back.closed(file)
         for open_id in file.open_ids:
             self._remote.post(m.Release(open_id))
         file.open_ids.clear()
@@ -237,7 +239,7 @@ class Files:
             opened = self._open.get(number)
             if opened is not None:
                 opened.lost_lock = True
-                log.error("%s: a lock was lost with the session", self._holdings.describe(opened.file.inode))
+                log.error("%s: a lock was lost with the session", opened.file.inode)
 
     def _usable(self, number: int) -> OpenFile:
         opened = self._open[number]
@@ -269,20 +271,26 @@ class Files:
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""
         opened = self._open[number]
-        await self._told_of_failures(opened, self._write_back.write_back(opened.file))
+        await self._told_of_errors(opened, self._write_back.write_back(opened.file))
         self._usable(number)
-        await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
+        try:
+            await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
+        except FsError as exc:
+            # The server's disk has failed: it says so once, and whoever else has the file open here is to know.
+            opened.file.errors.lost(exc)
+            opened.errors_told = opened.file.errors.reports
+            raise
 
-    async def _told_of_failures(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
-        """Write back, and tell this open file of every failure since it was last told: once (errseq)."""
-        file = opened.file
+    async def _told_of_errors(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+        """Write back, and tell this open file of all errors since it was last told: once (errseq)."""
+        errors = opened.file.errors
         try:
             await write_back
         finally:
-            told, opened.failures_told = opened.failures_told, file.failures
-        if told != file.failures:
-            assert file.failure is not None
-            raise file.failure
+            told, opened.errors_told = opened.errors_told, errors.reports
+        if told != errors.reports:
+            assert errors.newest is not None
+            raise errors.newest
 
     # --- attributes of files ---
 
@@ -290,7 +298,9 @@ class Files:
         """chmod, chown, truncate, utimensat of any inode. What is dirty goes first, or its write-back would
         change the times again and undo the truncation."""
         file = self._holdings.existing_file(inode.handle)
-        if file is not None:
+        if file is not None and changes.size is not None:
+            await self._write_back.before_truncation(file, changes.size)
+        elif file is not None:
             await self._write_back.write_back(file)
 
         def changed(reply: Message, _: bytes | bytearray) -> None:
@@ -301,6 +311,7 @@ class Files:
             inode.attributes.forget_xattrs()
             self._holdings.apply(reply.tokens)
             inode.attributes.learned(reply.attributes)
+            inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
         if changes.size is None:
             reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, False), b"", changed)
@@ -315,7 +326,7 @@ class Files:
         """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
         file.changes(size, RANGE_END)
         file.pages.cut(size)
-        file.attributes.changed_here = bool(file.pages.dirty)
+        file.attributes.changed_here = False  # the server's are the true ones now, size and times
 
 
 def _page_end(size: int) -> int:

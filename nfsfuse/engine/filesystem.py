@@ -64,6 +64,7 @@ class Filesystem:
         self.write_back = WriteBack(remote, self.cache, options.dirty_bytes_max, self._attributes_changed)
         self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
         self.page_protocol = PageProtocol(kernel, self.write_back)
+        self.write_back.give_up = self.page_protocol.give_up
         self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol

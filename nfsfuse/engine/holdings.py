@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
@@ -13,9 +11,6 @@ from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
-
-PATH_DEPTH_MAX: Final = 64
-"""Names in a path for the log: also where names believed at different times make a circle."""
 
 
 class Holdings:
@@ -106,20 +101,6 @@ class Holdings:
         for other in affected:
             self.learn_node(other)
         return inode
-
-    def describe(self, inode: Inode) -> str:
-        """A file for the log: by its path, as far as names that are believed here tell it."""
-        names = {
-            handle: (directory.inode.handle, name)
-            for directory in self._directories.values()
-            for name, handle in directory.cache.known()
-        }
-        parts: list[str] = []
-        at = inode.handle
-        while at in names and len(parts) < PATH_DEPTH_MAX:
-            at, name = names[at]
-            parts.append(os.fsdecode(name))
-        return f"{'/'.join(reversed(parts))} (inode {inode.node_id})" if parts else f"inode {inode.node_id}"
 
     def distrust_listings(self) -> list[CachedDirectory]:
         """No listing may be believed that was told before: the directories whose listing the kernel has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -20,6 +21,8 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
+
+log = logging.getLogger(__name__)
 
 STATISTICS_SECONDS: Final = 5.0
 """How long what statfs(2) tells is told again. Nothing keeps it coherent: any program on the server's machine
@@ -92,6 +95,7 @@ class Names:
             if reply.node is None:
                 return Absent(lasting=cache.find(name) is None)
             inode = self._inodes.known(reply.node)
+            inode.found_as = (directory.inode, name)
             return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 
     def forget(self, node_id: int, count: int) -> None:
@@ -102,7 +106,8 @@ class Names:
     # --- making and removing ---
 
     async def _made(self, parent: int, name: bytes, message: Request[m.Entry]) -> Found:
-        with self.directory(parent).pending() as cache:
+        directory = self.directory(parent)
+        with directory.pending() as cache:
 
             def made(reply: Message, _: bytes | bytearray) -> None:
                 assert isinstance(reply, m.Entry)
@@ -113,6 +118,7 @@ class Names:
             reply, _ = await self._remote.call(message, b"", made)
             assert reply.node is not None
             inode = self._inodes.known(reply.node)
+            inode.found_as = (directory.inode, name)
             return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, creds: Credentials) -> Found:
@@ -176,7 +182,11 @@ class Names:
         if inode.attributes.known is not None and not inode.attributes.revoking:
             return inode.attributes.known
         if file is not None and file.pages.dirty:
-            await self._write_back.write_back(file)  # or our own writes would not show in the times
+            try:
+                await self._write_back.write_back(file)  # or our own writes would not show in the times
+            except FsError as exc:
+                # stat(2) is not the one to tell it: fsync and close are. It gets what the server has.
+                log.debug("%s: its attributes are asked for without its data: %s", inode, exc)
 
         reply, _ = await self._remote.call(m.GetAttr(inode.handle), b"", partial(self._stat, inode))
         return inode.attributes.known or reply.attributes

@@ -52,10 +52,13 @@ class PageProtocol:
         else:
             await self.gather_all_mmap_users(file, recall)
             kept = TokenMode.NONE
-        if not await self.write_back_page(file, recall) and kept:
+        refusal = await self.write_back_page(file, recall)
+        if refusal and kept:
             await self.gather_all_mmap_users(file, recall)  # what is lost must not stay in the kernel
             kept = TokenMode.NONE
         self.clear_page_uptodate(file, recall, kept)
+        if refusal:
+            file.lost(refusal)
         self._check_k5(file, recall, kept)
         self.unlock_page(file, recall)
         return kept
@@ -94,16 +97,14 @@ class PageProtocol:
             on_returned = recall.close if (start, end) == last else None
             await self._kernel.invalidate_pages(inode.node_id, start, end, on_returned)
 
-    async def write_back_page(self, file: CachedFile, recall: Revocation) -> bool:
-        """What is dirty goes to the server, which takes it from the holder that is being recalled. False if
+    async def write_back_page(self, file: CachedFile, recall: Revocation) -> FsError | None:
+        """What is dirty goes to the server, which takes it from the holder that is being recalled. The error if
         it refuses: that is lost, and its file's next fsync or close says so."""
-        try:
-            await self._write_back.write_back(file, recall.start, recall.end)
-        except FsError as exc:
-            log.error(
-                "inode %d: a write-back that was recalled failed, data are lost: %s", file.inode.node_id, exc
-            )
-        return not file.pages.dirty.overlaps(recall.start, recall.end)
+        error = await self._write_back.write_back_all(file, recall.start, recall.end)
+        if error is not None:
+            lost = sum(end - start for start, end in file.pages.dirty.intervals(recall.start, recall.end))
+            log.error("%s: %d bytes are recalled and refused, the data are lost: %s", file.inode, lost, error)
+        return error
 
     def clear_page_uptodate(self, file: CachedFile, recall: Revocation, kept: TokenMode) -> None:
         """The daemon's own copy goes too, or stays as a clean one."""
@@ -116,3 +117,27 @@ class PageProtocol:
         """The client can go wild."""
         file.tokens.revoked(recall)
         file.wake()
+
+    async def give_up(self, file: CachedFile) -> None:
+        """The server refuses what is dirty, and nobody has the file open: it is dropped, as if it were
+        recalled, so that no program finds in the kernel what is nowhere else. If it is opened meanwhile, it is
+        kept as for any open file. Waits for the kernel, and for write-backs under way."""
+        refused = file.pages.refused.intervals()
+        if not refused:
+            return  # it was done already, for another of the requests that failed together
+        start, end = refused[0][0] // PAGE_SIZE * PAGE_SIZE, -(-refused[-1][1] // PAGE_SIZE) * PAGE_SIZE
+        revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
+        await self.lock_page(file, revocation)
+        await self.gather_all_mmap_users(file, revocation)
+        while file.pages.writing.overlaps(start, end):
+            await file.changed()
+        error = file.refusal()
+        lost = file.pages.refused.intervals(start, end)
+        if error is not None and lost and file.open_count == 0:
+            for low, high in lost:
+                file.pages.drop(low, high)
+                file.changes(low, high)
+            file.lost(error)
+            size = sum(high - low for low, high in lost)
+            log.error("%s: %d bytes are lost, which the server refused to the end: %s", file.inode, size, error)
+        self.unlock_page(file, revocation)

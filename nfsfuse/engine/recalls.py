@@ -131,7 +131,7 @@ class Recalls:
         try:
             await self._write_back.write_back(file)
         except FsError as exc:
-            log.error("inode %d: the server does not take its size: %s", file.inode.node_id, exc)
+            log.error("%s: the server does not take its size: %s", file.inode, exc)
         file.attributes.changed_here = False
         file.attributes.forget_value()
 
@@ -142,7 +142,7 @@ class Recalls:
         try:
             reply, _ = await self._remote.call(m.Open(file.inode.handle, 0, False))
         except FsError as exc:
-            log.error("inode %d: an open file was lost: %s", file.inode.node_id, exc)
+            log.error("%s: an open file was lost: %s", file.inode, exc)
         else:
             file.open_ids.append(reply.open_id)
 

@@ -4,12 +4,16 @@ A write(2) is absorbed and returns. The data go out in large writes: as soon as 
 dirty, when they have been dirty for a second, at fsync and close, and when the server recalls the pages.
 Write-backs run in tasks of the mount, not of whoever waits for them: killing a program that waits in fsync
 must not leave an extent half-way.
+
+What the server refuses (its disk is full, say) stays dirty while the file is open. Programs that want to
+know try again at once: fsync, close, and write, which takes in no more before. The background tries ever
+less often, one request at a time. With the last close it is given up (`PageProtocol.give_up`), loudly.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -19,6 +23,7 @@ from nfsfuse.machines.page_cache import Outgoing, PageCache
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.limits import IO_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END
@@ -50,6 +55,8 @@ class WriteBack:
         self._nursery: trio.Nursery | None = None
         self._dirty_files: dict[CachedFile, None] = {}
         self._slots = trio.lowlevel.ParkingLot()
+        self.give_up: Callable[[CachedFile], Awaitable[None]] | None = None
+        """What is to be done with refused data of a file that nobody has open any more."""
         self.writes_sent = 0
         self.bytes_sent = 0
 
@@ -60,44 +67,117 @@ class WriteBack:
             task_status.started()
             while True:
                 await trio.sleep(DIRTY_AGE_SECONDS_MAX / 2)
-                aged = trio.current_time() - DIRTY_AGE_SECONDS_MAX
+                now = trio.current_time()
                 for file in list(self._dirty_files):
                     since = file.pages.dirty_since
-                    if since is not None and since <= aged:
+                    if since is not None and since <= now - DIRTY_AGE_SECONDS_MAX:
                         self._begin(file, 0, RANGE_END, size_min=1)
+                    if file.errors.retry_due(now) and file.pages.refused:
+                        self._begin(file, *self._first_refused(file), size_min=1, again=True)
 
     def dirtied(self, file: CachedFile) -> None:
         """*file* has new dirty data: send what makes whole requests."""
         self._dirty_files[file] = None
-        if file.pages.dirty_bytes >= IO_SIZE_MAX:
+        if file.pages.dirty_bytes - file.pages.refused_bytes >= IO_SIZE_MAX:
             self._begin(file, 0, RANGE_END, size_min=IO_SIZE_MAX)
 
     def has_room(self) -> bool:
-        """Whether more data may become dirty."""
-        return self._cache.dirty_bytes < self._dirty_bytes_max
+        """Whether more data may become dirty. What was refused counts for itself: a file that cannot be written
+        must not stop the others, until such data alone fill what may be dirty."""
+        refused = self._cache.refused_bytes
+        return refused < self._dirty_bytes_max and self._cache.dirty_bytes - refused < self._dirty_bytes_max
 
     async def room(self) -> None:
-        """Wait until more data may become dirty (back-pressure)."""
+        """Wait until more data may become dirty (back-pressure). Raises FsError if that would be for ever: the
+        server refuses all there is."""
         while not self.has_room():
             for file in list(self._dirty_files):
                 self._begin(file, 0, RANGE_END, size_min=1)
+            if self._in_flight == 0:
+                refusals = [error for file in self._dirty_files if (error := file.refusal()) is not None]
+                assert refusals, "there is room once everything is written back"
+                raise refusals[-1]
             await self._slots.park()
 
+    async def try_again(self, file: CachedFile) -> None:
+        """Send what was refused until all of it is taken. Raises FsError if some is refused again."""
+        while file.pages.refused:
+            await self.write_back(file, *self._first_refused(file))
+
+    @staticmethod
+    def _first_refused(file: CachedFile) -> Interval:
+        start, end = file.pages.refused.intervals()[0]
+        return start, min(end, start + IO_SIZE_MAX)
+
+    def overflows(self, file: CachedFile) -> bool:
+        """Whether a mapped page of *file*, which cannot wait for room, has to be refused."""
+        return bool(file.pages.refused) and self._cache.refused_bytes >= self._dirty_bytes_max
+
+    def overflowed(self, file: CachedFile, size: int) -> FsError:
+        """A mapped page is not taken in: its kernel forgets that it is dirty. The error for it."""
+        error = file.refusal()
+        assert error is not None
+        file.errors.lost(error)
+        if not file.errors.overflowed:
+            file.errors.overflowed = True
+            log.error("%s: stores through mappings are lost, %d bytes and more: %s", file.inode, size, error)
+        return error
+
     async def write_back(self, file: CachedFile, start: int = 0, end: int = RANGE_END) -> None:
-        """Everything dirty in ``[start, end)`` is at the server when this returns. Raises FsError if a
-        write-back failed meanwhile; what failed stays dirty."""
-        failures = file.failures
-        while file.pages.dirty.overlaps(start, end):
-            began = self._begin(file, start, end, size_min=1)
-            if not began and not file.pages.writing.overlaps(start, end):
+        """Everything dirty in ``[start, end)`` is at the server when this returns. Raises FsError if it refuses
+        some of that, perhaps before all is tried; what it has not taken stays dirty."""
+        failed = file.errors.attempts_failed
+        pages = file.pages
+        while pages.dirty.overlaps(start, end):
+            began = self._begin(file, start, end, size_min=1, again=True)
+            if not began and not pages.writing.overlaps(start, end):
                 await self._slots.park()  # all are in flight for other files
             else:
                 await file.changed()
-            if file.failures != failures:
-                while file.pages.writing.overlaps(start, end):
+            if file.errors.attempts_failed != failed:
+                failed = file.errors.attempts_failed
+                while pages.writing.overlaps(start, end):
                     await file.changed()
-                assert file.failure is not None
-                raise file.failure
+                error = file.refusal()
+                if error is not None and pages.refused.overlaps(start, end):
+                    raise error
+
+    async def write_back_all(self, file: CachedFile, start: int, end: int) -> FsError | None:
+        """As `write_back`, but every dirty byte is tried: the error if any is refused."""
+        try:
+            await self.write_back(file, start, end)
+        except FsError:
+            left = file.pages.dirty.intervals(start, end)
+        else:
+            return None
+        error: FsError | None = None
+        for begin, stop in left:
+            for low in range(begin, stop, IO_SIZE_MAX):
+                try:
+                    await self.write_back(file, low, min(low + IO_SIZE_MAX, stop))
+                except FsError as exc:
+                    error = exc
+        return error
+
+    async def before_truncation(self, file: CachedFile, size: int) -> None:
+        """The file is about to be cut to *size*: everything dirty is at the server when this returns, but what
+        it refuses. Of that, what lies beyond *size* is dropped, or it would undo the truncation. No failure:
+        on a full disk truncating is how programs make room."""
+        try:
+            await self.write_back(file)
+        except FsError as exc:
+            log.warning("%s: is truncated although %d bytes are not written: %s",
+                        file.inode, file.pages.dirty_bytes, exc)  # fmt: skip
+            file.changes(size, RANGE_END)
+            file.pages.drop(size, RANGE_END)
+            file.nothing_refused()
+
+    def closed(self, file: CachedFile) -> None:
+        """Nobody has the file open any more: it is not kept for ever what the server does not take."""
+        if file.pages.refused:
+            assert self._nursery is not None
+            assert self.give_up is not None
+            self._nursery.start_soon(self.give_up, file)
 
     async def everything(self) -> None:
         """Write back all files; failures are logged, as nobody is left to be told."""
@@ -105,14 +185,16 @@ class WriteBack:
             try:
                 await self.write_back(file)
             except FsError as exc:
-                log.error("inode %d: data are lost at the end of the mount: %s", file.inode.node_id, exc)
+                lost = file.pages.dirty_bytes
+                log.error("%s: %d bytes are lost at the end of the mount: %s", file.inode, lost, exc)
 
-    def _begin(self, file: CachedFile, start: int, end: int, size_min: int) -> bool:
-        """Start as many writes as may be in flight, of extents of *size_min* bytes and more; whether any."""
+    def _begin(self, file: CachedFile, start: int, end: int, size_min: int, *, again: bool = False) -> bool:
+        """Start as many writes as may be in flight, of extents of *size_min* bytes and more; whether any.
+        *again*: also of what was refused."""
         assert self._nursery is not None
         began = False
         while self._in_flight < WRITES_IN_FLIGHT_MAX:
-            extent = file.pages.to_write_back(start, end, IO_SIZE_MAX)
+            extent = file.pages.to_write_back(start, end, IO_SIZE_MAX, again=again)
             if extent is None:
                 break
             if extent[1] - extent[0] < size_min:
@@ -132,22 +214,33 @@ class WriteBack:
         def written(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Written)
             file.pages.end_write_back(outgoing, clean=True)
+            self._accepted(file)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
 
         try:
             await self._remote.call(m.Write(file.inode.handle, outgoing.start), outgoing.data, written)
         except FsError as exc:
-            if file.pages.end_write_back(outgoing, clean=False):  # else it was dropped, for another reason
-                log.error(
-                    "inode %d: write-back of %d bytes at %d failed: %s",
-                    file.inode.node_id,
-                    len(outgoing.data),
-                    outgoing.start,
-                    exc,
-                )
-                file.failed(exc)
+            self._refused(file, outgoing, exc)
         finally:
             self._in_flight -= 1
             file.wake()
             self._slots.unpark_all()
+
+    def _accepted(self, file: CachedFile) -> None:
+        """The server has taken something."""
+        if file.pages.refused:
+            file.errors.accepted(trio.current_time())
+        elif file.errors.settled():
+            log.warning("%s: what the server refused before is written", file.inode)
+
+    def _refused(self, file: CachedFile, outgoing: Outgoing, error: FsError) -> None:
+        """The server has refused something."""
+        file.nothing_refused()
+        if not file.pages.end_write_back(outgoing, clean=False):
+            return  # it was dropped meanwhile, for another reason
+        if file.errors.refused(error, trio.current_time()):
+            size, start = len(outgoing.data), outgoing.start
+            log.error("%s: the server refuses %d bytes at %d: %s", file.inode, size, start, error)
+        if file.open_count == 0:
+            self.closed(file)

@@ -41,8 +41,11 @@ class Writer:
     async def write(
         self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
     ) -> int:
-        """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
-        the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page."""
+        """Take *data* in; the bytes taken, always all.  *append*: at the true end, wherever that is. *direct*:
+        the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page.
+
+        Raises FsError. Data of the file that the server has refused are tried first: a program that never asks
+        by fsync learns of a full disk here, and nothing is taken in that may not find room either."""
         entitled: int | None = None
         # The write-back of a page carries what the page holds: no page that is read anew lacks it.
         passed = IntervalSet() if page else file.tokens.watch()
@@ -63,7 +66,7 @@ class Writer:
                     await file.changed()
                 elif page and file.purging:
                     failure = FsError(EIO, "stored before the session was lost")
-                    file.failed(failure)
+                    file.errors.lost(failure)
                     raise failure
                 elif not page and not self._remote.leased(finishing=True):
                     file.used(entitled)
@@ -85,6 +88,12 @@ class Writer:
                     entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
                 elif file.pages.writing.overlaps(offset, end):
                     await file.changed()
+                elif not page and file.pages.refused:
+                    file.used(entitled)
+                    entitled = None  # no recall need wait for the server's disk
+                    await self._write_back.try_again(file)
+                elif page and self._write_back.overflows(file):
+                    raise self._write_back.overflowed(file, len(data))
                 elif not page and not self._write_back.has_room():
                     await self._write_back.room()
                 elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):

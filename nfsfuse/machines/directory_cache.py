@@ -8,7 +8,6 @@ Another client that changes a name recalls its one point; the rest stays.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -87,12 +86,6 @@ class DirectoryCache:
         self._changes += 1
         if not self.learned(name, entry):
             self._entries.pop(name, None)
-
-    def known(self) -> Iterator[tuple[bytes, InodeHandle]]:
-        """The names that are believed to be there, and what they stand for."""
-        for name, entry in self._entries.items():
-            if isinstance(entry, bytes):
-                yield name, entry
 
     # --- the listing ---
 

@@ -17,6 +17,9 @@ from nfsfuse.protocol.types import InodeHandle, Node
 
 NodeId = NewType("NodeId", int)
 
+PATH_DEPTH_MAX: Final = 40
+"""Names in a path that is shown. Directories that were moved into one another may look like a circle."""
+
 ROOT: Final = NodeId(1)
 
 
@@ -30,6 +33,19 @@ class Inode:
     lookups: int = 0
     attributes: AttributeCache = field(default_factory=AttributeCache)
     kernel_size: KernelSize = field(default_factory=KernelSize)
+    found_as: tuple[Inode, bytes] | None = field(default=None, repr=False)
+    """The directory and the name in it by which it was last found."""
+
+    def __str__(self) -> str:
+        """For people: its path in the mount when it was last looked up, which others may have changed since."""
+        names: list[bytes] = []
+        at = self
+        while at.found_as is not None and len(names) < PATH_DEPTH_MAX:
+            at, name = at.found_as
+            names.append(name)
+        if at.node_id == ROOT and names:
+            return b"/".join(reversed(names)).decode("utf-8", "backslashreplace")
+        return f"inode {self.node_id}"
 
 
 class InodeTable:

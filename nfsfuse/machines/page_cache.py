@@ -1,11 +1,13 @@
 """The client's own page cache: file data in anonymous mmap blocks, with a budget and a guard.
 
 Blocks are aligned pieces of a file; which bytes of them mean something is kept as extents per file: *valid*
-(as good as the server's, or newer), *dirty* (newer), *writing* (dirty and on the way to the server). An extent
-under write-back is write-protected, by its state always, and in guard mode by a real mprotect(2): then a store
-that slips past the page lock is a crash in a test and not a lost update in the field. That protects the pages
-that lie wholly in the extent: beside it, in the page where it begins or ends, stores are allowed. A block that
-holds nothing valid is PROT_NONE in guard mode.
+(as good as the server's, or newer), *dirty* (newer), *writing* (dirty and on the way to the server), *refused*
+(dirty, and the server would not have it when it was last asked).
+
+An extent under write-back is write-protected, by its state always, and in guard mode by a real mprotect(2):
+then a store that slips past the page lock is a crash in a test and not a lost update in the field. That
+protects the pages that lie wholly in the extent: beside it, in the page where it begins or ends, stores are
+allowed. A block that holds nothing valid is PROT_NONE in guard mode.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class PageCache:
         self._free: list[Block] = []
         self._next_file = 0
         self.dirty_bytes = 0
+        self.refused_bytes = 0
         self.evicted_blocks = 0
 
     def file(self) -> FilePages:
@@ -144,6 +147,7 @@ class FilePages:
         self.valid = IntervalSet()
         self.dirty = IntervalSet()
         self.writing = IntervalSet()
+        self.refused = IntervalSet()
         self.dirty_since: float | None = None
         self._outgoing: IntervalMap[int] = IntervalMap()  # writing, by number
         self._numbers = itertools.count(1)
@@ -151,7 +155,12 @@ class FilePages:
     @property
     def dirty_bytes(self) -> int:
         """Bytes that the server does not have."""
-        return sum(end - start for start, end in self.dirty.intervals())
+        return _size(self.dirty.intervals())
+
+    @property
+    def refused_bytes(self) -> int:
+        """Bytes that the server would not have."""
+        return _size(self.refused.intervals())
 
     # --- reading ---
 
@@ -186,7 +195,7 @@ class FilePages:
         """Data from a program: newer than the server's."""
         end = offset + len(data)
         assert not self.writing.overlaps(offset, end), "a store into an extent under write-back"
-        before = sum(stop - start for start, stop in self.dirty.intervals(offset, end))
+        before = _size(self.dirty.intervals(offset, end))
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
         self._cache.dirty_bytes += len(data) - before
@@ -231,19 +240,27 @@ class FilePages:
                 self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
                 if clean:
                     self._clean(start, end)
+                else:
+                    self._cache.refused_bytes += _size(self.refused.gaps(start, end))
+                    self.refused.add(start, end)
         return concerned
 
     def _clean(self, start: int, end: int) -> None:
-        self._cache.dirty_bytes -= sum(stop - begin for begin, stop in self.dirty.intervals(start, end))
+        self._cache.dirty_bytes -= _size(self.dirty.intervals(start, end))
         self.dirty.delete(start, end)
+        self._cache.refused_bytes -= _size(self.refused.intervals(start, end))
+        self.refused.delete(start, end)
         if not self.dirty:
             self.dirty_since = None
 
-    def to_write_back(self, start: int, end: int, size_max: int) -> Interval | None:
-        """The first dirty extent of ``[start, end)`` that is not on its way, at most *size_max* bytes of it."""
+    def to_write_back(self, start: int, end: int, size_max: int, *, again: bool = True) -> Interval | None:
+        """The first dirty extent of ``[start, end)`` that is not on its way, at most *size_max* bytes of it.
+        *again*: also of what was refused."""
         for begin, stop in self.dirty.intervals(start, end):
             for low, high in self.writing.gaps(begin, stop):
-                return low, min(high, low + size_max)
+                wanted = [(low, high)] if again else self.refused.gaps(low, high)
+                if wanted:
+                    return wanted[0][0], min(wanted[0][1], wanted[0][0] + size_max)
         return None
 
     # --- dropping ---
@@ -292,6 +309,8 @@ class FilePages:
         """Assert the invariants."""
         for start, end in self.writing.intervals():
             assert self.dirty.covers(start, end), "writing is part of dirty"
+        for start, end in self.refused.intervals():
+            assert self.dirty.covers(start, end), "refused is part of dirty"
         for start, end in self.dirty.intervals():
             assert self.valid.covers(start, end), "dirty is part of valid"
         for start, end in self.valid.intervals():
@@ -301,6 +320,10 @@ class FilePages:
         for start, end, _ in self._outgoing:
             outgoing.add(start, end)
         assert outgoing == self.writing, "what is on its way has a number"
+
+
+def _size(intervals: list[Interval]) -> int:
+    return sum(end - start for start, end in intervals)
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int, int]]:

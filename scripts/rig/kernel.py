@@ -1,4 +1,4 @@
-"""FUSE mounts as the kernel sees them, without touching one: any of them may hang."""
+"""Mounts as the kernel sees them, without touching one: those of FUSE may hang."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,25 +34,43 @@ class FuseMount:
 
     def detach(self) -> None:
         """Unmount now, whoever uses it (``umount --lazy``). To be aborted first if it may hang."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.umount2(os.fsencode(self.target), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
-            number = ctypes.get_errno()
-            if number != errno.EINVAL:  # EINVAL: somebody else has unmounted it
-                raise OSError(number, os.strerror(number), os.fspath(self.target))
+        detach(self.target)
 
 
-def fuse_mounts_below(directory: Path) -> list[FuseMount]:
-    """The FUSE mounts on *directory* or below, the latest first."""
-    found = []
+def detach(target: Path) -> None:
+    """Unmount whatever is mounted on *target* now, whoever uses it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(target), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # EINVAL: somebody else has unmounted it
+            raise OSError(number, os.strerror(number), os.fspath(target))
+
+
+def _mounts_below(directory: Path) -> Iterator[tuple[Path, str, int]]:
+    """What is mounted on *directory* or below: where, the filesystem's type, its device."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         # id parent major:minor root target options [optional ...] - type source super-options
         fields, _, filesystem = line.partition(" - ")
         _, _, device, _, target, *_ = fields.split(" ")
         # mountinfo writes space, tab, newline and backslash as octal numbers.
         path = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), target))
-        if filesystem.startswith("fuse") and path.is_relative_to(directory):
-            found.append(FuseMount(path, os.makedev(*map(int, device.split(":")))))
+        if path.is_relative_to(directory):
+            yield path, filesystem.split(" ")[0], os.makedev(*map(int, device.split(":")))
+
+
+def fuse_mounts_below(directory: Path) -> list[FuseMount]:
+    """The FUSE mounts on *directory* or below, the latest first."""
+    found = [
+        FuseMount(path, device)
+        for path, filesystem, device in _mounts_below(directory)
+        if filesystem.startswith("fuse")
+    ]
     return found[::-1]
+
+
+def memory_disks_below(directory: Path) -> list[Path]:
+    """Where a tmpfs is mounted on *directory* or below, the latest first."""
+    return [path for path, filesystem, _ in _mounts_below(directory) if filesystem == "tmpfs"][::-1]
 
 
 def abort_below(directory: Path) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from nfsfuse.cli import registry
 from scripts.rig.kernel import FuseMount, fuse_mounts_below
 from scripts.rig.processes import Finished, run
 from scripts.rig.sweep import MARK, sweep
@@ -36,6 +37,7 @@ class Server:
 
     def __init__(self, rig: Rig, export: Path, listen: str, arguments: Sequence[str] = ()) -> None:
         self.export = export
+        self.arguments = arguments
         self.log = rig.directory / f"server-{rig.count()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -144,12 +146,22 @@ class Rig:
         result.mkdir()
         return result
 
-    def mount(self, server: Server, options: str = "") -> Path:
-        """Mount what *server* exports; where. The daemon logs to a file beside it. Raises Failed."""
-        mountpoint = self.mountpoint()
+    def restart(self, server: Server) -> Server:
+        """Start *server*, which was killed or stopped, once more: same export, address and state."""
+        assert server.process.poll() is not None
+        again = Server(self, server.export, server.address, server.arguments)
+        self.servers[self.servers.index(server)] = again
+        return again
+
+    def mount(
+        self, server: Server, options: str = "", *, address: str | None = None, mountpoint: Path | None = None
+    ) -> Path:
+        """Mount what *server* exports; where: on a new directory, unless told otherwise. *address* is another
+        way to it. The daemon logs to a file beside it. Raises Failed."""
+        mountpoint = mountpoint or self.mountpoint()
         log = f"log={self.log_of(mountpoint)}"
         options = f"{log},{options}" if options else log
-        mounted = self.command("nfsfuse", "mount", server.address, mountpoint, "-o", options)
+        mounted = self.command("nfsfuse", "mount", address or server.address, mountpoint, "-o", options)
         if mounted.status != 0:
             raise Failed(mounted.errors.strip())
         return mountpoint
@@ -157,6 +169,12 @@ class Rig:
     def log_of(self, mountpoint: Path) -> Path:
         """Where the daemon of a mount made by `mount` logs."""
         return mountpoint.with_suffix(".log")
+
+    def daemon_of(self, mountpoint: Path) -> int:
+        """The process that serves *mountpoint*."""
+        pid = registry.served_by(str(mountpoint))
+        assert pid is not None, f"nobody serves {mountpoint}"
+        return pid
 
     def kernel_mount(self, mountpoint: Path) -> FuseMount | None:
         """The mount on *mountpoint* itself, if there is one."""

@@ -12,7 +12,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from scripts.rig.kernel import abort_below, fuse_mounts_below
+from scripts.rig.kernel import abort_below, detach, fuse_mounts_below, memory_disks_below
 
 MARK = "NFSFUSE_RIG"
 """The environment variable: the rig's directory."""
@@ -77,6 +77,8 @@ def sweep(directory: Path) -> list[str]:
             found.append(f"process {pid} cannot be killed")
     for mount in fuse_mounts_below(directory):
         mount.detach()
+    for disk in memory_disks_below(directory):
+        detach(disk)
     assert not abort_below(directory), "a mount below is left: removing the directory would go through it"
     if directory.exists():
         shutil.rmtree(directory)

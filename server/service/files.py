@@ -154,6 +154,7 @@ def _write(call: Call) -> Handling:
     data = memoryview(call.payload)
     step = Quick if size <= INLINE_WRITE_SIZE_MAX else Slow
     attributes = yield step(lambda: call.storage.write(r.handle, r.offset, data))
+    call.session.sync_errors.wrote(call.session.id, r.handle)
     call.attributes_changed.append(r.handle)
     return m.Written(attributes)
 
@@ -164,7 +165,14 @@ def _fsync(call: Call) -> Handling:
     if stat.S_ISDIR(attributes.mode):
         yield Slow(lambda: call.storage.fsync_dir(r.handle))
     else:
-        yield Slow(lambda: call.storage.fsync(r.handle, r.data_only))
+        errors = call.session.sync_errors
+        try:
+            yield Slow(lambda: call.storage.fsync(r.handle, r.data_only))
+        except FsError as exc:
+            errors.failed(call.session.id, r.handle, exc)
+            raise
+        if (owed := errors.synced(call.session.id, r.handle)) is not None:
+            raise owed
     return m.Done()
 
 

@@ -26,6 +26,7 @@ from nfsfuse.rpc.exchange import Exchange
 from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
 from server.machines.leases import MARGIN, Leases
+from server.machines.sync_errors import SyncErrors
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
@@ -84,6 +85,7 @@ class Service:
         self._nursery: trio.Nursery | None = None
         self.sessions: dict[SessionId, Session] = {}
         self.leases = Leases(options.lease_ms / 1000)
+        self.sync_errors = SyncErrors()
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
         self.locks = Locks()
         self.journal = recovered.journal
@@ -240,7 +242,7 @@ class Service:
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
         """A session of this id, which may be one that the client had before."""
         assert self._nursery is not None
-        session = Session(session_id, ClientId(hello.client_id), hello.client_name)
+        session = Session(session_id, ClientId(hello.client_id), hello.client_name, self.sync_errors)
         requests = Requests(
             session, self._storage, self.driver, self.tokens, self.leases, self.journal, self.recovery
         )
@@ -266,6 +268,7 @@ class Service:
         a slow disk still had to do would otherwise come after those of the next holder."""
         del self.sessions[session.id]
         self.leases.closed(session.id)
+        self.sync_errors.ended(session.id)
         self.journal.forget(session.id)
         self.locks.dropped(session)
         self.tokens.dropped(session)

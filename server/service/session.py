@@ -12,6 +12,7 @@ import trio
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import ClientId, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
+from server.machines.sync_errors import SyncErrors
 
 GRANTS_REMEMBERED_MAX: Final = 4096
 """Inodes: more than a client's requests in flight can be about."""
@@ -25,6 +26,8 @@ class Session:
     id: SessionId
     client_id: ClientId
     client_name: str
+    sync_errors: SyncErrors = field(default_factory=SyncErrors)
+    """Of all sessions."""
     channel: Channel = field(init=False)
     nursery: trio.Nursery = field(init=False)
     started: bool = False

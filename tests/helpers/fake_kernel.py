@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
@@ -139,6 +140,11 @@ class Client:
             await self.fs.files.flush(number)
         finally:
             self.fs.files.release(number)
+
+    async def close_ignoring_errors(self, number: int) -> None:
+        """As programs mostly do."""
+        with suppress(FsError):
+            await self.close(number)
 
     def file(self, number: int) -> CachedFile:
         return self.fs.files[number].file

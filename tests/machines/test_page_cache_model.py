@@ -42,6 +42,7 @@ class Model:
     valid: bytearray = field(default_factory=lambda: bytearray(SIZE))  # 1 where it is certain
     dirty: bytearray = field(default_factory=lambda: bytearray(SIZE))
     writing: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    refused: bytearray = field(default_factory=lambda: bytearray(SIZE))
     outgoing: list[Outgoing] = field(default_factory=list)
 
 
@@ -82,15 +83,19 @@ class PageCacheModel(RuleBasedStateMachine):
                 flags[low:high] = b"\1" * (high - low)
             model.here[low:high] = data
 
-    @rule(number=files, where=ranges, size_max=st.sampled_from((1, 4096, BLOCK_SIZE, SIZE)))
-    def begin_write_back(self, number: int, where: tuple[int, int], size_max: int) -> None:
+    @rule(
+        number=files, where=ranges, size_max=st.sampled_from((1, 4096, BLOCK_SIZE, SIZE)), again=st.booleans()
+    )
+    def begin_write_back(self, number: int, where: tuple[int, int], size_max: int, again: bool) -> None:
         model, (start, end) = self.files[number], where
-        extent = model.pages.to_write_back(start, end, size_max)
+        extent = model.pages.to_write_back(start, end, size_max, again=again)
+        no_matter = bytearray(SIZE)
         wanted = next(
             (
                 (low, high)
-                for run in _runs(model.dirty, start, end, 1)
-                for low, high in _runs(model.writing, *run, 0)
+                for dirty in _runs(model.dirty, start, end, 1)
+                for waiting in _runs(model.writing, *dirty, 0)
+                for low, high in _runs(no_matter if again else model.refused, *waiting, 0)
             ),
             None,
         )
@@ -110,6 +115,7 @@ class PageCacheModel(RuleBasedStateMachine):
         where = slice(outgoing.start, outgoing.end)
         none = bytes(outgoing.end - outgoing.start)
         model.writing[where] = none
+        model.refused[where] = none if clean else b"\1" * len(none)
         if clean:
             model.dirty[where] = none
 
@@ -118,7 +124,7 @@ class PageCacheModel(RuleBasedStateMachine):
         model = self.files[number]
         for low, high in _runs(model.writing, *where, 0):
             model.pages.drop(low, high)
-            for flags in (model.valid, model.dirty):
+            for flags in (model.valid, model.dirty, model.refused):
                 flags[low:high] = bytes(high - low)
 
     @rule(number=files, size=st.sampled_from(POINTS))
@@ -126,7 +132,7 @@ class PageCacheModel(RuleBasedStateMachine):
         """The file is truncated, whatever is on its way. What is left of that is the same extent still."""
         model = self.files[number]
         model.pages.cut(size)
-        for flags in (model.valid, model.dirty, model.writing):
+        for flags in (model.valid, model.dirty, model.writing, model.refused):
             flags[size:] = bytes(SIZE - size)
         kept = [outgoing for outgoing in model.outgoing if outgoing.start < size]
         gone = [outgoing for outgoing in model.outgoing if outgoing.start >= size]
@@ -159,6 +165,7 @@ class PageCacheModel(RuleBasedStateMachine):
             model.valid = left
             assert model.pages.dirty.intervals() == _runs(model.dirty, 0, SIZE, 1)
             assert model.pages.writing.intervals() == _runs(model.writing, 0, SIZE, 1)
+            assert model.pages.refused.intervals() == _runs(model.refused, 0, SIZE, 1)
             assert (model.pages.dirty_since is None) == (1 not in model.dirty)
             for start, end in _runs(model.valid, 0, SIZE, 1):
                 found = model.pages.read(start, end)
@@ -168,8 +175,10 @@ class PageCacheModel(RuleBasedStateMachine):
     @invariant()
     def dirty_bytes_are_exact(self) -> None:
         assert self.cache.dirty_bytes == sum(model.dirty.count(1) for model in self.files)
+        assert self.cache.refused_bytes == sum(model.refused.count(1) for model in self.files)
         for model in self.files:
             assert model.pages.dirty_bytes == model.dirty.count(1)
+            assert model.pages.refused_bytes == model.refused.count(1)
 
     @invariant()
     def memory_is_within_the_budget(self) -> None:
@@ -193,7 +202,7 @@ class PageCacheModel(RuleBasedStateMachine):
                 model.pages.end_write_back(outgoing, clean=True)
             model.pages.drop(0, RANGE_END)
             assert model.pages.valid.intervals() == []
-        assert self.cache.dirty_bytes == 0
+        assert self.cache.dirty_bytes == self.cache.refused_bytes == 0
         assert not self.cache._blocks
 
 
