@@ -26,8 +26,8 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
 def ack_before_write_back(patch: pytest.MonkeyPatch) -> None:
-    async def write_back_page(self: PageProtocol, file: Any, recall: Revocation) -> bool:
-        return True
+    async def write_back_page(self: PageProtocol, file: Any, recall: Revocation) -> None:
+        return None
 
     patch.setattr(PageProtocol, "write_back_page", write_back_page)
     patch.setattr(PageProtocol, "_check_k5", lambda *_: None)

@@ -56,6 +56,9 @@ LONG_CUTS = (20.0, (8.2, 9.3), 400.0, 10.0)
 """How often, for how long, the time that programs then need, and the lease. Past the moment at which caches
 are dropped, but within the lease and its margin, the longest pause between attempts to connect included."""
 
+SHIELD_SECONDS_MAX = 1.0
+"""Simulated seconds from a violation until nothing is shielded any more."""
+
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
 
@@ -137,6 +140,9 @@ class World:
     clients: list[Client] = field(default_factory=list)
     steps: int = 0
     failure: Violation | None = None
+    ended: trio.Event = field(default_factory=trio.Event)
+    played: bool = False  # no program is under way any more, well or not
+    unshielded: bool = False  # what tasks raise since then is of our own making
 
     def __post_init__(self) -> None:
         self.events: deque[tuple[float, str, int | None, str]] = deque(maxlen=EVENTS_KEPT)
@@ -254,6 +260,22 @@ class World:
             self.failure = Violation(text)
             self.failure.add_note(self.story())  # now, while everybody is still there
             self.scope.cancel()
+            self.ended.set()
+
+    async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See to it that the run ends: programs may take so long, and then tasks that are shielded from being
+        cancelled may be what does not go on."""
+        with trio.CancelScope(shield=True):
+            task_status.started()
+            with trio.move_on_after(self.options.finish_seconds):
+                await self.ended.wait()
+            if not self.ended.is_set():
+                self.fail(f"programs have not ended after {self.options.finish_seconds:g} simulated seconds")
+            while not self.played or len(self.nursery.child_tasks) > 1:
+                await trio.sleep(SHIELD_SECONDS_MAX)
+                self.unshielded = self.failure is not None
+                if self.unshielded:
+                    _end_shields(self.nursery.parent_task)
 
     def story(self) -> str:
         """The last events, and where everything stands."""
@@ -305,15 +327,17 @@ def simulate(options: Options, play: Play) -> World:
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(options.finish_seconds) as deadline:
+            await nursery.start(world.watch)
+            try:
                 async with trio.open_nursery() as disturbers:
                     disturbers.start_soon(world.kill_servers)
                     if options.cuts_per_second:
                         disturbers.start_soon(world.cut_links)
                     await play(world)
                     disturbers.cancel_scope.cancel()
-            if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
+            finally:
+                world.played = True
+                world.ended.set()
             conscience.check = None
             nursery.cancel_scope.cancel()
 
@@ -327,7 +351,7 @@ def simulate(options: Options, play: Play) -> World:
         raise failure
     world = worlds[0]
     violation = world.failure
-    if failure is not None:
+    if failure is not None and not (violation is not None and world.unshielded):
         # A task that died is the cause; that a check failed in the same instant is what followed.
         violation = _violation_in(failure)
     if violation is None:
@@ -341,6 +365,17 @@ def simulate(options: Options, play: Play) -> World:
             violation.add_note(world.story())
         raise violation from None
     return world
+
+
+def _end_shields(task: trio.lowlevel.Task) -> None:
+    """Let what is cancelled reach *task* and every task below it, but for the one that sees to this."""
+    status = task._cancel_status
+    while status is not None and task.coro.cr_code is not World.watch.__code__:
+        status._scope.shield = False
+        status = status._parent
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            _end_shields(child)
 
 
 def _violation_in(failure: BaseException) -> Violation:
