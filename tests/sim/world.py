@@ -136,6 +136,7 @@ class World:
     history: History = field(default_factory=History)
     clients: list[Client] = field(default_factory=list)
     steps: int = 0
+    deadline: trio.CancelScope | None = None  # by which the programs have to end
     failure: Violation | None = None
 
     def __post_init__(self) -> None:
@@ -235,7 +236,10 @@ class World:
         """Every invariant, as far as it holds between two steps; the first failure ends the run."""
         self.steps += 1
         if self.failure is not None:
+            _unshield(self.scope)
             return
+        if self.deadline is not None and self.deadline.cancel_called:
+            self.fail(f"programs have not ended after {self.options.finish_seconds:g} simulated seconds")
         if self.steps > STEPS_MAX:
             self.fail(f"programs have not ended after {STEPS_MAX} steps")
         if self.steps % self.options.check_every:
@@ -254,6 +258,7 @@ class World:
             self.failure = Violation(text)
             self.failure.add_note(self.story())  # now, while everybody is still there
             self.scope.cancel()
+            _unshield(self.scope)
 
     def story(self) -> str:
         """The last events, and where everything stands."""
@@ -284,6 +289,18 @@ def _tokens(file: Any) -> str:
     )
 
 
+def _unshield(scope: trio.CancelScope) -> None:
+    """Let the cancellation of *scope* reach what is shielded in it: a run that has deadlocked could not end,
+    and the clock, with nothing to jump to, would spin for ever."""
+    statuses = [scope._cancel_status]
+    while statuses:
+        status = statuses.pop()
+        if status is not None:
+            for child in list(status._children):
+                child._scope.shield = False
+                statuses.append(child)
+
+
 Play = Callable[[World], Awaitable[None]]
 """What the programs of a run do. It returns when they have ended."""
 
@@ -305,15 +322,13 @@ def simulate(options: Options, play: Play) -> World:
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            with trio.move_on_after(options.finish_seconds) as deadline:
+            with trio.move_on_after(options.finish_seconds) as world.deadline:
                 async with trio.open_nursery() as disturbers:
                     disturbers.start_soon(world.kill_servers)
                     if options.cuts_per_second:
                         disturbers.start_soon(world.cut_links)
                     await play(world)
                     disturbers.cancel_scope.cancel()
-            if deadline.cancelled_caught:
-                world.fail(f"programs have not ended after {options.finish_seconds:g} simulated seconds")
             conscience.check = None
             nursery.cancel_scope.cancel()
 
