@@ -47,9 +47,9 @@ def _load(ground: Ground, count: int) -> tuple[float, ...]:
         size = max(ground.sizes.load_bytes // count // MIB, 1) * MIB
         files = max(ground.sizes.files // count, 1)
         cpu = ground.system.server_cpu_seconds()
-        mine = [client / f"load-{i}" for i, client in enumerate(clients)]
-        neighbours = [client / f"load-{(i + 1) % count}" for i, client in enumerate(clients)]
-        trees = [client / f"load-files-{i}" for i, client in enumerate(clients)]
+        mine = [client / f"load-{count}-{i}" for i, client in enumerate(clients)]
+        neighbours = [client / f"load-{count}-{(i + 1) % count}" for i, client in enumerate(clients)]
+        trees = [client / f"load-files-{count}-{i}" for i, client in enumerate(clients)]
         bulk = _together([partial(_data, ground, "write", path, size) for path in mine])
         bulk += _together([partial(_data, ground, "read", path, size) for path in neighbours])
         small = _together([partial(_files, ground, "create", path, files) for path in trees])
