@@ -21,7 +21,11 @@ WORK_SECONDS_MAX = 600.0
 
 
 class NotMeasured(Exception):
-    """A system cannot do this work; the text says why."""
+    """This work was not done; the text says why."""
+
+
+class Cannot(NotMeasured):
+    """This system cannot do it: it is not tried again in later rounds."""
 
 
 @dataclass(frozen=True, slots=True)

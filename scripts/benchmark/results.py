@@ -16,12 +16,13 @@ LOCAL: Final = "local"
 @dataclass(slots=True)
 class Results:
     """The values of a run. *systems* in the order in which they are shown; *notes* say what could not be
-    measured, and why."""
+    measured, and why; what is *impossible* is not tried again."""
 
     figures: dict[str, Figure]
     systems: Sequence[str]
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    impossible: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def peers(self) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from scripts.benchmark.ground import Ground, NotMeasured, Sizes, Work
+from scripts.benchmark.ground import Cannot, Ground, NotMeasured, Sizes, Work
 from scripts.benchmark.progress import Progress
 from scripts.benchmark.results import Results
 from scripts.benchmark.systems import System
@@ -54,10 +54,13 @@ def measure(
 
 def _measure(work: Work, system: str, grounds: dict[str, Ground], results: Results) -> None:
     ground = grounds.get(system)
-    if ground is None:
+    if ground is None or (work.figures[0].name, system) in results.impossible:
         return  # it broke at a work before
     try:
         values = work.measure(ground)
+    except Cannot as exc:
+        results.note(system, work.figures, str(exc))
+        results.impossible |= {(figure.name, system) for figure in work.figures}
     except NotMeasured as exc:
         results.note(system, work.figures, str(exc))
     except (TimedOut, Failed, OSError) as exc:

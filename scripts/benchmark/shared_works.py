@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from scripts.benchmark.figures import Figure, duration, rate
-from scripts.benchmark.ground import MIB, Ground, NotMeasured, Work
+from scripts.benchmark.ground import MIB, Cannot, Ground, NotMeasured, Work
 from scripts.proof.programs import fields
 
 CLIENTS: Final = (1, 2, 4, 8)
@@ -97,7 +97,7 @@ def _only_shared(measure: Callable[[Ground], tuple[float, ...]]) -> Callable[[Gr
         try:
             return measure(ground)
         except NotMeasured as exc:
-            raise NotMeasured(f"cannot: {exc}") from exc
+            raise Cannot(f"cannot: {exc}") from exc
 
     return measured
 

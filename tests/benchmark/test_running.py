@@ -9,7 +9,7 @@ import pytest
 
 from scripts.benchmark import main, rounds
 from scripts.benchmark.figures import rate
-from scripts.benchmark.ground import QUICK, Ground, NotMeasured, Work
+from scripts.benchmark.ground import QUICK, Cannot, Ground, NotMeasured, Work
 from scripts.benchmark.peers import Gluster
 from scripts.benchmark.progress import Progress
 from scripts.benchmark.results import Results
@@ -101,6 +101,20 @@ def test_what_a_system_cannot_do_is_noted_and_it_goes_on():
     results = _run([NotMeasured("no locks"), 2.0])
     assert results.notes == {("f0", "local"): "no locks"}
     assert results.values == {("f1", "local"): [2.0, 2.0]}
+
+
+def test_what_a_system_cannot_do_at_all_is_tried_once() -> None:
+    tried = []
+
+    def measure(ground: Ground) -> tuple[float, ...]:
+        tried.append(ground.system.name)
+        raise Cannot("no shared memory")
+
+    results = Results({FIGURE.name: FIGURE}, ["local"])
+    with Rig() as rig:
+        rounds.measure(rig, [Local], [Work("done", (FIGURE,), measure)], QUICK, 3, results)
+    assert tried == ["local"]
+    assert results.notes == {("done", "local"): "no shared memory"}
 
 
 def test_a_system_that_breaks_is_left_out_until_the_next_round():
