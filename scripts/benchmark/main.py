@@ -121,13 +121,28 @@ def _run(options: argparse.Namespace) -> int:
     results = Results(
         {figure.name: figure for work in works for figure in work.figures}, [system.name for system in systems]
     )
-    with Rig(options.dir) as rig:
-        rig.environment.pop("NFSFUSE_GUARD", None)  # of the tests, and slow
-        rig.environment.update(HOME=str(rig.directory), GIT_CONFIG_NOSYSTEM="1", LC_ALL="C")
-        told = {"rounds": options.rounds, "quick": options.quick, "only": options.only}
-        about = machine.describe(rig.directory, systems, told)
-        print(machine.sentence(about), flush=True)
-        measure(rig, systems, works, QUICK if options.quick else Sizes(), options.rounds, results)
+    about: dict[str, object] = {}
+    interrupted = False
+    try:
+        with Rig(options.dir) as rig:
+            rig.environment.pop("NFSFUSE_GUARD", None)  # of the tests, and slow
+            rig.environment.update(HOME=str(rig.directory), GIT_CONFIG_NOSYSTEM="1", LC_ALL="C")
+            told = {"rounds": options.rounds, "quick": options.quick, "only": options.only}
+            about = machine.describe(rig.directory, systems, told)
+            print(machine.sentence(about), flush=True)
+            measure(rig, systems, works, QUICK if options.quick else Sizes(), options.rounds, results)
+    except KeyboardInterrupt:
+        if not results.values:
+            raise
+        interrupted = True  # half an hour of measurements is not thrown away
+        print("\nbench: interrupted; what had been measured:", file=sys.stderr)
+    _tell(results, about, options)
+    if interrupted:
+        return 130
+    return 1 if any(system == Nfsfuse.name for _, system in results.notes) else 0
+
+
+def _tell(results: Results, about: dict[str, object], options: argparse.Namespace) -> None:
     print(f"\n{report.text(results)}\n\n{report.summary(results)}")
     if options.json:
         options.json.write_text(json.dumps(report.machine_readable(results, about), indent=1) + "\n")
@@ -135,8 +150,6 @@ def _run(options: argparse.Namespace) -> int:
         options.markdown.write_text(report.markdown(results) + "\n")
     if options.plot and not plot.plot(results, options.plot):
         print("bench: no plot: one system alone has no ratios", file=sys.stderr)
-    ours = [system for _, system in results.notes if system == Nfsfuse.name]
-    return 1 if ours else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,26 @@ def test_a_quick_run_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (tmp_path / "out.md").read_text().startswith("| work | unit | nfsfuse | local |")
     assert "round 1/2: " in ran.stderr
     assert sorted(os.listdir(tmp_path)) == ["out.json", "out.md"]
+
+
+def test_an_interrupt_after_a_while_still_tells_what_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "exports").mkdir()
+    out = tmp_path / "out.json"
+    command = [*COMMAND, "--rounds", "1000", "--only", "stat", "--dir", str(tmp_path / "exports")]
+    with subprocess.Popen(
+        [*command, "--json", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        second = re.compile(r"round-([2-9])")
+        poll_until(lambda: any(map(second.fullmatch, _rounds(tmp_path))), 120, "the second round")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors.decode()
+    assert json.loads(out.read_text())["figures"]["stat"]["systems"]["nfsfuse"]["median"] > 0
+    assert not os.listdir(tmp_path / "exports")
+
+
+def _rounds(directory: Path) -> list[str]:
+    return [path.name for path in directory.glob("exports/nfsfuse-*/round-*")]
 
 
 def test_an_interrupt_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
