@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,9 @@ class Unusable(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; the exit status: 0 if everything could be measured on nfsfuse, whatever came out."""
     options = parser().parse_args(argv)
+    # Also where a shell has started this in the background, and with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         return _run(options)
     except (Unusable, Failed) as exc:
