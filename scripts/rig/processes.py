@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -64,7 +65,8 @@ def run(
 
 def _stop(process: subprocess.Popen[str], mounts_below: Path) -> tuple[str, str]:
     """Kill a child and all its own; what it had said."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # an interrupt has Popen itself wait for it, and reap it
+        os.killpg(process.pid, signal.SIGKILL)
     try:
         return process.communicate(timeout=3)
     except subprocess.TimeoutExpired:

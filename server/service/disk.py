@@ -2,13 +2,15 @@
 
 A metadata call on a warm cache takes some 10 microseconds, a hop to a thread and back five times that. So
 calls that do not usually touch the disk (`quick`) run inline, as long as they prove quick: one that took
-longer than INLINE_SECONDS_MAX shows a cold or busy disk, and sends all that follow to threads for
-COLD_SECONDS. Calls that wait for the disk by nature (`slow`: fsync, cold reads, large writes) always go to a
-thread. The event loop is thus held up by one call now and then, never by a queue of them.
+longer than INLINE_SECONDS_MAX, and waited for something, shows a cold or busy disk, and sends all that follow
+to threads for COLD_SECONDS. (One that took long without waiting only had to share its processor, which
+threads would make worse.) Calls that wait for the disk by nature (`slow`: fsync, cold reads, large writes)
+always go to a thread. The event loop is thus held up by one call now and then, never by a queue of them.
 """
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -27,10 +29,16 @@ THREADS_MAX: Final = 16
 T = TypeVar("T")
 
 
-class Disk:
-    """Decides where a storage call runs."""
+def waits_of_this_thread() -> int:
+    """How often this thread has given its processor away to wait: for a disk, in a storage call."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
-    def __init__(self) -> None:
+
+class Disk:
+    """Decides where a storage call runs. *waits* counts how often the calling thread has waited so far."""
+
+    def __init__(self, waits: Callable[[], int] = waits_of_this_thread) -> None:
+        self._waits = waits
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self._cold_until = 0.0
         self.inline_calls = 0
@@ -42,11 +50,12 @@ class Disk:
         if started < self._cold_until:
             return self.slow(call)
         self.inline_calls += 1
+        waits = self._waits()
         try:
             return call()
         finally:
             ended = trio.current_time()
-            if ended - started > INLINE_SECONDS_MAX:
+            if ended - started > INLINE_SECONDS_MAX and self._waits() > waits:
                 self._cold_until = ended + COLD_SECONDS
 
     async def slow(self, call: Callable[[], T]) -> T:

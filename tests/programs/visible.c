@@ -4,12 +4,18 @@
  * open and mapped, and has looked at it right before. All is done TIMES times by one process, so that nothing
  * but the two mounts stands between the action and the look.
  *
- * Prints "ROW looks N late N max_us N": how many times it was looked, how often the first look did not show it,
- * and the longest time from the action's return to the end of the look that showed it. Exit status: 0 if every
+ * Prints "ROW looks N late N median_us X max_us N": how many times it was looked, how often the first look did not
+ * show it, and the median and the longest time from the action's return to the end of the look that showed it. Exit status: 0 if every
  * first look showed it, 1 if not, 3 if it was never seen (the row is then given up after 3 s). */
 #include "views.h"
 
 #define GIVE_UP_NS 3000000000u
+
+static int by_size(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return x < y ? -1 : x > y;
+}
 
 static const char *path1, *path2;
 static struct view one, two;
@@ -76,6 +82,8 @@ int main(int argc, char **argv)
 	path1 = argv[3];
 	path2 = argv[4];
 	uint64_t late = 0, longest = 0, n, times = strtoull(argv[2], NULL, 10);
+	uint64_t *all = calloc(times + 1, sizeof *all);
+	need(all != NULL, "calloc");
 	for (size_t row = 0; row < sizeof ROWS / sizeof *ROWS; row++) {
 		if (strcmp(argv[1], ROWS[row].name) != 0)
 			continue;
@@ -92,6 +100,7 @@ int main(int argc, char **argv)
 			while (!ROWS[row].look(n) && now_ns() - returned < GIVE_UP_NS)
 				looks++;
 			took = now_ns() - returned;
+			all[n - 1] = took;
 			late += looks > 1;
 			longest = took > longest ? took : longest;
 			if (took >= GIVE_UP_NS) {
@@ -99,8 +108,9 @@ int main(int argc, char **argv)
 				return STUCK;
 			}
 		}
-		printf("%s looks %ju late %ju max_us %ju\n", argv[1], (uintmax_t)times, (uintmax_t)late,
-		       (uintmax_t)longest / 1000);
+		qsort(all, times, sizeof *all, by_size);
+		printf("%s looks %ju late %ju median_us %.1f max_us %ju\n", argv[1], (uintmax_t)times, (uintmax_t)late,
+		       (double)all[times / 2] / 1e3, (uintmax_t)longest / 1000);
 		return late ? BROKEN : HELD;
 	}
 	fprintf(stderr, "visible: no row %s\n", argv[1]);

@@ -56,9 +56,6 @@ LONG_CUTS = (20.0, (8.2, 9.3), 400.0, 10.0)
 """How often, for how long, the time that programs then need, and the lease. Past the moment at which caches
 are dropped, but within the lease and its margin, the longest pause between attempts to connect included."""
 
-SHIELD_SECONDS_MAX = 1.0
-"""Simulated seconds from a violation until nothing is shielded any more."""
-
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
 
@@ -139,10 +136,9 @@ class World:
     history: History = field(default_factory=History)
     clients: list[Client] = field(default_factory=list)
     steps: int = 0
+    deadline: trio.CancelScope | None = None  # by which the programs have to end
     failure: Violation | None = None
-    ended: trio.Event = field(default_factory=trio.Event)
-    played: bool = False  # no program is under way any more, well or not
-    unshielded: bool = False  # what tasks raise since then is of our own making
+    stuck: bool = False  # that is the failure; what tasks raise as they are ended is of our own making
 
     def __post_init__(self) -> None:
         self.events: deque[tuple[float, str, int | None, str]] = deque(maxlen=EVENTS_KEPT)
@@ -241,9 +237,14 @@ class World:
         """Every invariant, as far as it holds between two steps; the first failure ends the run."""
         self.steps += 1
         if self.failure is not None:
+            _unshield(self.scope)
             return
+        if self.deadline is not None and self.deadline.cancel_called:
+            self.fail(f"programs have not ended after {self.options.finish_seconds:g} simulated seconds")
+            self.stuck = True
         if self.steps > STEPS_MAX:
             self.fail(f"programs have not ended after {STEPS_MAX} steps")
+            self.stuck = True
         if self.steps % self.options.check_every:
             return
         try:
@@ -260,22 +261,7 @@ class World:
             self.failure = Violation(text)
             self.failure.add_note(self.story())  # now, while everybody is still there
             self.scope.cancel()
-            self.ended.set()
-
-    async def watch(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """See to it that the run ends: programs may take so long, and then tasks that are shielded from being
-        cancelled may be what does not go on."""
-        with trio.CancelScope(shield=True):
-            task_status.started()
-            with trio.move_on_after(self.options.finish_seconds):
-                await self.ended.wait()
-            if not self.ended.is_set():
-                self.fail(f"programs have not ended after {self.options.finish_seconds:g} simulated seconds")
-            while not self.played or len(self.nursery.child_tasks) > 1:
-                await trio.sleep(SHIELD_SECONDS_MAX)
-                self.unshielded = self.failure is not None
-                if self.unshielded:
-                    _end_shields(self.nursery.parent_task)
+            _unshield(self.scope)
 
     def story(self) -> str:
         """The last events, and where everything stands."""
@@ -306,6 +292,18 @@ def _tokens(file: Any) -> str:
     )
 
 
+def _unshield(scope: trio.CancelScope) -> None:
+    """Let the cancellation of *scope* reach what is shielded in it: a run that has deadlocked could not end,
+    and the clock, with nothing to jump to, would spin for ever."""
+    statuses = [scope._cancel_status]
+    while statuses:
+        status = statuses.pop()
+        if status is not None:
+            for child in list(status._children):
+                child._scope.shield = False
+                statuses.append(child)
+
+
 Play = Callable[[World], Awaitable[None]]
 """What the programs of a run do. It returns when they have ended."""
 
@@ -327,17 +325,13 @@ def simulate(options: Options, play: Play) -> World:
             for _ in range(options.clients):
                 await world.start_client()
             conscience.check = world.check
-            await nursery.start(world.watch)
-            try:
+            with trio.move_on_after(options.finish_seconds) as world.deadline:
                 async with trio.open_nursery() as disturbers:
                     disturbers.start_soon(world.kill_servers)
                     if options.cuts_per_second:
                         disturbers.start_soon(world.cut_links)
                     await play(world)
                     disturbers.cancel_scope.cancel()
-            finally:
-                world.played = True
-                world.ended.set()
             conscience.check = None
             nursery.cancel_scope.cancel()
 
@@ -351,7 +345,7 @@ def simulate(options: Options, play: Play) -> World:
         raise failure
     world = worlds[0]
     violation = world.failure
-    if failure is not None and not (violation is not None and world.unshielded):
+    if failure is not None and not world.stuck:
         # A task that died is the cause; that a check failed in the same instant is what followed.
         violation = _violation_in(failure)
     if violation is None:
@@ -365,17 +359,6 @@ def simulate(options: Options, play: Play) -> World:
             violation.add_note(world.story())
         raise violation from None
     return world
-
-
-def _end_shields(task: trio.lowlevel.Task) -> None:
-    """Let what is cancelled reach *task* and every task below it, but for the one that sees to this."""
-    status = task._cancel_status
-    while status is not None and task.coro.cr_code is not World.watch.__code__:
-        status._scope.shield = False
-        status = status._parent
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            _end_shields(child)
 
 
 def _violation_in(failure: BaseException) -> Violation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
 from server.machines.leases import Leases
 from server.service.calls import Acquire, Call, Change, Handling, Hold, Quick, Slow, Unnaming, Use
-from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk
+from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, waits_of_this_thread
 from server.service.driver import Driver
 from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
@@ -248,12 +249,32 @@ async def run(result: Any) -> Any:
     return await result if isinstance(result, Coroutine) else result
 
 
+class Storage:
+    """Calls that take long; those of a cold disk wait meanwhile."""
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        self._clock = clock
+        self.waits = 0
+
+    def cold(self) -> None:
+        self.waits += 1
+        self._clock.jump(INLINE_SECONDS_MAX * 2)
+
+    def preempted(self) -> None:
+        self._clock.jump(INLINE_SECONDS_MAX * 2)
+
+    def failing(self) -> None:
+        self.cold()
+        raise FsError(errno.EIO)
+
+
 async def test_a_long_call_sends_those_that_follow_to_threads_for_a_while(
     mock_clock: trio.testing.MockClock,
 ) -> None:
-    disk = Disk()
+    storage = Storage(mock_clock)
+    disk = Disk(lambda: storage.waits)
     assert disk.quick(lambda: "warm") == "warm"
-    assert disk.quick(lambda: mock_clock.jump(INLINE_SECONDS_MAX * 2)) is None
+    assert disk.quick(storage.cold) is None
     following = disk.quick(lambda: "cold")
     assert isinstance(following, Coroutine)
     assert await following == "cold"
@@ -263,16 +284,28 @@ async def test_a_long_call_sends_those_that_follow_to_threads_for_a_while(
 
 
 async def test_a_long_call_that_fails_counts_too(mock_clock: trio.testing.MockClock) -> None:
-    disk = Disk()
-
-    def fail() -> None:
-        mock_clock.jump(INLINE_SECONDS_MAX * 2)
-        raise FsError(errno.EIO)
-
+    storage = Storage(mock_clock)
+    disk = Disk(lambda: storage.waits)
     with pytest.raises(FsError):
-        disk.quick(fail)
+        disk.quick(storage.failing)
     assert await run(disk.quick(lambda: 1)) == 1
     assert disk.thread_calls == 1
+
+
+async def test_a_long_call_that_waited_for_nothing_says_nothing_of_the_disk(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    storage = Storage(mock_clock)
+    disk = Disk(lambda: storage.waits)
+    disk.quick(storage.preempted)
+    assert disk.quick(lambda: "warm") == "warm"
+    assert disk.thread_calls == 0
+
+
+def test_a_thread_that_waits_is_counted() -> None:
+    before = waits_of_this_thread()
+    time.sleep(0.001)
+    assert waits_of_this_thread() > before
 
 
 async def test_a_slow_call_runs_in_a_thread_and_to_its_end() -> None:
