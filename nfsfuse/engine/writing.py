@@ -41,7 +41,7 @@ class Writer:
     async def write(
         self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
     ) -> int:
-        """Take *data* in; the bytes taken, always all.  *append*: at the true end, wherever that is. *direct*:
+        """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
         the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page.
 
         Raises FsError. Data of the file that the server has refused are tried first: a program that never asks

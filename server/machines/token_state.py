@@ -153,7 +153,7 @@ class ResourceTokens:
         )
 
     def _conflicts_with_held(self, request: Request) -> bool:
-        return bool(self._in_the_way(request))
+        return next(self._in_the_way(request), None) is not None
 
     def waits_in_a_circle(self, request: Request) -> bool:
         """Whether an urgent *request* would wait for what a session holds that cannot give it up, as an urgent
@@ -161,23 +161,22 @@ class ResourceTokens:
         seen: set[SessionId] = set()
         frontier = [request]
         while frontier:
-            for session in self._in_the_way(frontier.pop()) - seen:
+            for session in set(self._in_the_way(frontier.pop())) - seen:
                 if session == request.session:
                     return True
                 seen.add(session)
                 frontier += [r for r in self.waiting.values() if r.urgent and r.session == session]
         return False
 
-    def _in_the_way(self, request: Request) -> set[SessionId]:
-        """Who holds what *request* needs."""
-        return {
-            other
-            for other, holder in self.holders.items()
-            if other != request.session
-            for start, end in request.ranges
-            for _, _, held in holder.tokens.overlapping(start, end)
-            if not COMPATIBLE[request.mode, held]
-        }
+    def _in_the_way(self, request: Request) -> Iterator[SessionId]:
+        """Who holds what *request* needs; one who holds several pieces of it comes several times."""
+        for other, holder in self.holders.items():
+            if other == request.session:
+                continue
+            for start, end in request.ranges:
+                for _, _, held in holder.tokens.overlapping(start, end):
+                    if not COMPATIBLE[request.mode, held]:
+                        yield other
 
     def enqueue(self, request: Request) -> None:
         """Put *request* behind those that wait, or, if it is urgent, behind those that are."""
