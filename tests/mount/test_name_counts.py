@@ -1,15 +1,19 @@
-"""A tree that nobody else changes is as cheap as a local one, counted: requests to the server, and upcalls."""
+"""A tree that nobody else changes is as cheap as a local one, counted: requests to the server, and upcalls.
+
+2,000 files and a directory of 5,000; with ``--soak`` 20,000 and 5,000.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from nfsfuse.engine.directories import ITEMS_MAX
 from scripts.proof.counts import Counts, counts
 from scripts.rig.rig import Rig
 from tests.mount.conftest import TEST_SECONDS_MAX
@@ -17,7 +21,9 @@ from tests.mount.conftest import TEST_SECONDS_MAX
 DIRECTORIES = 20
 
 FILES = 100
-"""In each directory. What is promised of 20,000 files in all does not depend on how many there are."""
+"""In each directory."""
+
+FILES_SOAK = 1000
 
 LARGE = 5000
 """Files in one more directory: more than fit into two pieces of a listing (2048 each)."""
@@ -25,12 +31,17 @@ LARGE = 5000
 TREE = 2 + DIRECTORIES
 """All directories, with the root and the large one."""
 
+ATTEMPTS = 4
+"""At a run that costs nothing (`Trees.run_unless_reclaimed`)."""
+
 
 @dataclass(frozen=True)
 class Trees:
     """One export with a tree in it, and mounts that have not looked at it."""
 
     rig: Rig
+    files: int
+    """In each small directory."""
     export: Path
     cold: Path
     one: Path
@@ -47,20 +58,29 @@ class Trees:
         del done.requests["StatFs"]  # told again for a few seconds only; tests/engine/test_listings.py
         return done
 
+    def run_unless_reclaimed(self, holds: Callable[[Counts], bool], mount: Path, *argv: str | Path) -> None:
+        """Run a program, of which *holds* must be true. The kernel may take back pages and dentries whenever it
+        wants the memory, and then has to ask again; it does not do so every time in `ATTEMPTS`."""
+        tried: list[Counts] = []
+        while not tried or not holds(tried[-1]):
+            assert len(tried) < ATTEMPTS, tried
+            tried.append(self.run(mount, *argv))
+
 
 @pytest.fixture(scope="module")
-def trees() -> Iterator[Trees]:
+def trees(request: pytest.FixtureRequest) -> Iterator[Trees]:
+    files = FILES_SOAK if request.config.getoption("--soak") else FILES
     with Rig() as rig:
         rig.deadline(5 * TEST_SECONDS_MAX)
         server = rig.server()
         for directory in range(DIRECTORIES):
             (server.export / f"d{directory}").mkdir()
-            for number in range(FILES):
+            for number in range(files):
                 (server.export / f"d{directory}" / f"f{number}").write_bytes(bytes(number))
         (server.export / "large").mkdir()
         for number in range(LARGE):
             os.mknod(server.export / "large" / f"f{number}")
-        yield Trees(rig, server.export, *(rig.mount(server) for _ in range(3)))
+        yield Trees(rig, files, server.export, *(rig.mount(server) for _ in range(3)))
 
 
 def test_listing_a_tree_for_the_first_time_costs_a_request_for_each_piece(trees: Trees) -> None:
@@ -78,13 +98,16 @@ def test_listing_a_tree_for_the_first_time_costs_a_request_for_each_piece(trees:
 )
 def test_the_second_time_costs_no_request_and_the_files_no_upcall(trees: Trees, argv: list[str]) -> None:
     trees.run(trees.one, *argv)
-    second = trees.run(trees.one, *argv)
-    assert not second.requests, second
-    assert second.upcalls["lookup"] == second.upcalls["readdir"] == 0, second
-    assert second.upcalls["getattr"] <= TREE, second  # it doubts the atime of what it has listed
-    third = trees.run(trees.one, *argv)
-    assert not third.requests, third
-    assert third.upcalls["lookup"] == third.upcalls["readdir"] == third.upcalls["getattr"] == 0, third
+
+    def second(done: Counts) -> bool:
+        getattrs = done.upcalls["getattr"]  # the kernel doubts the atime of what it has listed
+        return not done.requests and not done.upcalls["lookup"] + done.upcalls["readdir"] and getattrs <= TREE
+
+    def third(done: Counts) -> bool:
+        return second(done) and not done.upcalls["getattr"]
+
+    trees.run_unless_reclaimed(second, trees.one, *argv)
+    trees.run_unless_reclaimed(third, trees.one, *argv)
 
 
 def test_one_change_elsewhere_costs_that_directory(trees: Trees) -> None:
@@ -94,14 +117,14 @@ def test_one_change_elsewhere_costs_that_directory(trees: Trees) -> None:
     done = trees.run(trees.one, "find", ".", "-printf", "%s\n")
     assert done.requests["ReadDir"] == 1, done
     assert done.requests.total() <= 3, done
-    assert done.upcalls["readdir"] <= 2, done
+    assert done.upcalls["readdir"] <= 2 + trees.files // ITEMS_MAX, done
     assert done.upcalls["lookup"] == 0, done
     (trees.two / "d3" / "new").unlink()
 
 
 def test_git_status_costs_no_request(trees: Trees) -> None:
     """Without its lock file, that is, which it makes each time unless it is told not to."""
-    repository = trees.one / "d5"
+    repository = trees.one if trees.files == FILES_SOAK else trees.one / "d5"  # half a minute is too long
     settings = ["-c", "user.name=n", "-c", "user.email=e"]
     for arguments in (["init", "-q"], ["add", "."], [*settings, "commit", "-qm", "all"], ["status"]):
         trees.run(trees.one, "git", "-C", repository, *arguments, HOME=str(trees.rig.directory))
