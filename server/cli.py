@@ -18,6 +18,7 @@ from pathlib import Path
 import trio
 
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
+from nfsfuse.rpc.collector import collect_rarely
 from nfsfuse.rpc.streams import SocketByteStream
 from server.service.direct import DirectChanges
 from server.service.service import Service, ServiceOptions
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (Refusal, StorageError, StateError, WatchError) as exc:
             print(f"nfsfuse-server: {exc}", file=sys.stderr)
             return 1
+        collect_rarely()
         trio.run(_serve, service, listener, address, watcher)
     return 0
 

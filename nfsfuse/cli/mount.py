@@ -29,6 +29,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.types import ClientId, Node, SessionId
 from nfsfuse.rpc.address import Address, connect, parse_address
+from nfsfuse.rpc.collector import collect_rarely
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def serve_mount(
         replaces = remove_dead_mounts(mountpoint, str(address))
         check_mountpoint(mountpoint)
         guardian = Guardian(partial(logs.set_up, log_target, options.log_level))
+        collect_rarely()
         try:
             trio.run(_Mount(address, mountpoint, options, launch, guardian).run, replaces)
         finally:

@@ -95,6 +95,9 @@ class IntervalMap(Generic[V]):
         if start >= end:
             return
         starts, ends, values = self._starts, self._ends, self._values
+        if not starts:  # so it is for most inodes
+            self._replace(0, 0, [(start, end, value)])
+            return
         # A neighbour that merely touches is taken in too, in case it can be merged.
         low = bisect_left(ends, start)
         high = bisect_right(starts, end)

@@ -208,6 +208,8 @@ class ResourceTokens:
         """The largest range around ``[start, end)`` in which *session* can hold *mode* beside the others: it
         does not reach into what a waiting request is about to get, nor into what *session* is losing."""
         low, high = 0, RANGE_END
+        if len(self.holders) == 1 and not (self.transients or self.waiting or self.holders[session].recalls):
+            return low, high  # nobody else is here
         for begin, stop in self._fixed_obstacles(session, mode):
             if begin < start:
                 low = max(low, min(stop, start))

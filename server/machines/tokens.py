@@ -56,11 +56,11 @@ class TokenManager(TokenTable):
         assert ticket not in self._tickets, self.story(handle)
         assert mode is not TokenMode.NONE
         assert transient or not (also or urgent)
-        wanted = IntervalSet()
-        for low, high in ((start, end), *also):
-            assert _is_range(resource, low, high), (resource, low, high)
-            wanted.add(low, high)
-        request = Request(ticket, session, tuple(wanted.intervals()), mode, transient, urgent)
+        ranges: tuple[Interval, ...] = ((start, end), *also)
+        assert all(_is_range(resource, *wanted) for wanted in ranges), (resource, ranges)
+        if also:
+            ranges = _united(ranges)
+        request = Request(ticket, session, ranges, mode, transient, urgent)
         self._note(handle, request)
         state = self._state((handle, resource))
         held = not transient and state.is_held_already(request)
@@ -126,7 +126,8 @@ class TokenManager(TokenTable):
         for request in state.waiting.values():
             effects += self._recall_for(state, request, {session: holder})
         effects += self._trim(state, session)
-        self._forget_idle(state)
+        if not holder:
+            self._forget_idle(state)
         return effects
 
     def finish(self, ticket: int) -> list[Effect]:
@@ -292,6 +293,13 @@ class TokenManager(TokenTable):
         self._note(key[0], (how, ticket))
         del self._tickets[ticket]
         return state
+
+
+def _united(ranges: Iterable[Interval]) -> tuple[Interval, ...]:
+    union = IntervalSet()
+    for start, end in ranges:
+        union.add(start, end)
+    return tuple(union.intervals())
 
 
 def _is_range(resource: Resource, start: int, end: int) -> bool:

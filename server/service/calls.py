@@ -40,6 +40,16 @@ class Acquire:
 
 
 @dataclass(frozen=True, slots=True)
+class AcquireRun:
+    """A step: get a token of all of *resource* for each of *handles*, in this order (ascending), up to the
+    first for which the session would have to wait; how many it got. Never waits."""
+
+    handles: tuple[InodeHandle, ...]
+    resource: Resource
+    mode: TokenMode
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
     `TokenManager.acquire`; the step gives None if that is refused. The name at the point *removes* is to be
@@ -121,7 +131,7 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | Hold | Clear | Use | Unnaming | Locking | Quick | Slow | Change
+Step = Acquire | AcquireRun | Hold | Clear | Use | Unnaming | Locking | Quick | Slow | Change
 Handling = Generator[Step, Any, Reply]
 
 

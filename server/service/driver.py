@@ -12,6 +12,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import SessionId
 from server.service.calls import (
     Acquire,
+    AcquireRun,
     Call,
     Change,
     Clear,
@@ -105,6 +106,8 @@ class Driver:
                 return self._change(call, step)
             case Acquire():
                 got = self._tokens.acquire(call, step)
+            case AcquireRun():
+                return self._tokens.acquire_run(call, step)
             case Hold():
                 got = self._tokens.hold(call, step)
             case Clear():

@@ -16,6 +16,7 @@ from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
 from server.service.calls import (
     Acquire,
+    AcquireRun,
     Call,
     Change,
     Clear,
@@ -28,7 +29,7 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import Renamed, Storage
+from server.storage.interface import Listed, Renamed, Storage
 
 ATTR: Final = Resource.ATTR
 DIR: Final = Resource.DIR
@@ -240,28 +241,44 @@ def _rename(call: Call) -> Handling:
     return m.Done(tuple(affected), tokens)
 
 
+_Told = tuple[Node, bool]
+"""An inode with its attributes, and whether it has no extended ones."""
+
+
 def _readdir(call: Call) -> Handling:
     request: m.ReadDir = call.message
     limit = max(1, min(request.limit, LISTING_ENTRIES_MAX))
     tokens: tuple[Token, ...] = yield Acquire(request.handle, DIR, SHARED)
-    listed: list[DirEntry]
-    listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit, True))
+    listed: list[Listed]
+    listed, end = yield Slow(lambda: call.storage.readdir(request.handle, request.cookie, limit))
     # Attributes are true only under their token, and the order of handles is the one that cannot deadlock.
-    handles = sorted({entry.node.handle for entry in listed if entry.node is not None})
-    told: dict[InodeHandle, tuple[Attributes, bool]] = {}
-    yield Clear(tuple(handles), ATTR, SHARED)
+    handles = tuple(sorted({entry.handle for entry in listed if entry.handle is not None}))
+    yield Clear(handles, ATTR, SHARED)
+    taken = 0
+    while taken < len(handles):
+        taken += yield AcquireRun(handles[taken:], ATTR, SHARED)
+        if taken < len(handles):
+            yield Acquire(handles[taken], ATTR, SHARED)
+            taken += 1
+    told: dict[InodeHandle, _Told] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
+    return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens)
+
+
+def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> dict[InodeHandle, _Told]:
+    """What a listing tells of each of *handles* that is still there."""
+    told: dict[InodeHandle, _Told] = {}
     for handle in handles:
-        yield Acquire(handle, ATTR, SHARED)
         try:
-            told[handle] = yield Quick(partial(_told_in_a_listing, call.storage, handle))
+            attributes, bare = _with_bare(storage, handle)
         except FsError as exc:
             if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
                 raise
-    return m.Listing(tuple(_as_now(entry, told) for entry in listed), end, tokens)
+        else:
+            told[handle] = Node(handle, attributes), bare
+    return told
 
 
-def _told_in_a_listing(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
-    """An inode's attributes, and whether it has no extended ones."""
+def _with_bare(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
     attributes = storage.getattr(handle)
     try:
         return attributes, not storage.listxattr(handle)
@@ -271,15 +288,13 @@ def _told_in_a_listing(storage: Storage, handle: InodeHandle) -> tuple[Attribute
         raise
 
 
-def _as_now(entry: DirEntry, told: dict[InodeHandle, tuple[Attributes, bool]]) -> DirEntry:
+def _entry(entry: Listed, told: dict[InodeHandle, _Told]) -> DirEntry:
     """*entry* with what was read under its token; without a node if it is gone."""
-    if entry.node is None:
-        return entry
-    now = told.get(entry.node.handle)
+    now = told.get(entry.handle) if entry.handle is not None else None
     if now is None:
-        return replace(entry, node=None)
-    attributes, bare = now
-    return replace(entry, node=Node(entry.node.handle, attributes), bare=bare)
+        return DirEntry(entry.name, entry.cookie, None)
+    node, bare = now
+    return DirEntry(entry.name, entry.cookie, node, bare)
 
 
 def _has_xattr(call: Call) -> Any:

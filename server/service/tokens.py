@@ -19,7 +19,7 @@ from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.leases import Leases
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
-from server.service.calls import Acquire, Call, Clear, Hold, Use
+from server.service.calls import Acquire, AcquireRun, Call, Clear, Hold, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,18 @@ class Tokens:
             wait=step.wait,
         )  # fmt: skip
         return self._begun(ticket, effects, call.granted)
+
+    def acquire_run(self, call: Call, step: AcquireRun) -> int:
+        """Carry out an AcquireRun step."""
+        for count, handle in enumerate(step.handles):
+            ticket = next(self._tickets)
+            effects = self.manager.acquire(
+                ticket, call.session.id, handle, step.resource, 0, RANGE_END, step.mode, wait=False
+            )
+            if self._begun(ticket, effects, call.granted) is None:
+                return count
+            call.granted_handles.append(handle)
+        return len(step.handles)
 
     def hold(self, call: Call, step: Hold) -> tuple[Token, ...] | Waiting | None:
         """Carry out a Hold step."""

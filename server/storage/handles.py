@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import InodeHandle, Node
+from nfsfuse.protocol.types import InodeHandle
 from server.storage.descriptors import Descriptor, DescriptorCache, OpenInode
 from server.storage.interface import StorageError
 from server.storage.syscalls import (
@@ -142,8 +142,8 @@ class Locator(ABC):
         """The inode of a handle that is not in the cache. ESTALE."""
 
     @abstractmethod
-    def peek(self, dir_fd: int, name: bytes) -> Node:
-        """What `find` would find, for a listing: keeps nothing open that can be opened again."""
+    def handle_at(self, dir_fd: int, name: bytes) -> InodeHandle:
+        """The handle of what `find` would find, for a listing: opens nothing unless it must. ENOENT, EXDEV."""
 
     def find(self, dir_fd: int, name: bytes) -> OpenInode:
         """The inode called *name*, symbolic links not followed. ENOENT, EXDEV.
@@ -191,6 +191,9 @@ class PersistentLocator(Locator):
         self._signer = HandleSigner(secret, raw)
 
     def find_cached(self, dir_fd: int, name: bytes) -> OpenInode | None:
+        return self._cache.get(self.handle_at(dir_fd, name))
+
+    def handle_at(self, dir_fd: int, name: bytes) -> InodeHandle:
         try:
             raw, mount_id = name_to_handle(dir_fd, name)
         except OSError as exc:
@@ -199,7 +202,7 @@ class PersistentLocator(Locator):
             raise
         if mount_id != self._mount_id:
             raise FsError(errno.EXDEV, "another filesystem is mounted there")
-        return self._cache.get(self._signer.sign(raw))
+        return self._signer.sign(raw)
 
     def adopt(self, path: Descriptor) -> OpenInode:
         removals = self._cache.removals
@@ -216,8 +219,10 @@ class PersistentLocator(Locator):
     def open(self, handle: InodeHandle) -> OpenInode:
         removals = self._cache.removals
         path = Descriptor(self._open_raw(self._signer.verify(handle)))
-        attributes = attributes_of(path.number)
-        if attributes.nlink == 0:
+        identity = identity_of(path.number)
+        attributes = identity.attributes
+        # A listing may have told the handle of a btrfs subvolume: its mount is the export's.
+        if attributes.nlink == 0 or self._place_of(identity) != self._place:
             raise FsError(errno.ESTALE)
         return self._cache.add(OpenInode(handle, stat.S_IFMT(attributes.mode), path), removals)
 
@@ -233,12 +238,6 @@ class PersistentLocator(Locator):
                     raise
                 time.sleep(attempt * OPEN_PAUSE_SECONDS)
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-    def peek(self, dir_fd: int, name: bytes) -> Node:
-        path = Descriptor(os.open(name, _OPEN_PATH, dir_fd=dir_fd))
-        attributes = self._identify(path).attributes
-        raw, _ = name_to_handle(path.number, b"")
-        return Node(self._signer.sign(raw), attributes)
 
 
 class VolatileLocator(Locator):
@@ -278,9 +277,8 @@ class VolatileLocator(Locator):
     def open(self, handle: InodeHandle) -> OpenInode:
         raise FsError(errno.ESTALE)
 
-    def peek(self, dir_fd: int, name: bytes) -> Node:
-        inode = self.find(dir_fd, name)
-        return Node(inode.handle, attributes_of(inode.path.number))
+    def handle_at(self, dir_fd: int, name: bytes) -> InodeHandle:
+        return self.find(dir_fd, name).handle
 
     def forget(self, inode: OpenInode) -> None:
         """The inode left the cache (whose lock is held)."""

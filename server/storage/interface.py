@@ -26,13 +26,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Attributes,
     Credentials,
-    DirEntry,
     FilesystemStatistics,
     InodeHandle,
     Node,
@@ -51,6 +50,16 @@ ORPHANS_NAME: Final = b".nfsfuse-orphans"
 
 class StorageError(Exception):
     """The storage cannot be used at all; the text says why and what the administrator can do."""
+
+
+class Listed(NamedTuple):
+    """One name of a listing. *cookie* is where the listing goes on after it, stable while the directory changes
+    (the d_off of getdents64(2)); *handle* is None for a name that vanished meanwhile, or where another
+    filesystem is mounted."""
+
+    name: bytes
+    cookie: int
+    handle: InodeHandle | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +136,12 @@ class Storage(ABC):
         ENOTEMPTY, EINVAL (into its own subtree; other flags), EBUSY (a filesystem is mounted there)."""
 
     @abstractmethod
-    def readdir(
-        self, handle: InodeHandle, cookie: int, limit: int, with_nodes: bool = False
-    ) -> tuple[list[DirEntry], bool]:
+    def readdir(self, handle: InodeHandle, cookie: int, limit: int) -> tuple[list[Listed], bool]:
         """Up to *limit* (at least 1) entries after *cookie* (0: from the start), and whether the end is
         reached.
 
         "." and ".." are left out. A name that exists from the first call to the last is listed exactly once,
-        whatever else changes. Without *with_nodes* every entry's node is None. ENOENT for a pinned directory
-        that was removed.
+        whatever else changes. ENOENT for a pinned directory that was removed.
         """
 
     # Attributes. Volatile until `fsync` of the inode.

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import OFFSET_MAX, DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle
 from server.storage.descriptors import OpenInode
-from server.storage.interface import ORPHANS_NAME
+from server.storage.interface import ORPHANS_NAME, Listed
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import RawEntry, getdents
 
@@ -33,16 +32,12 @@ class LocalListing(LocalBase):
     """`Storage.readdir`."""
 
     @translated
-    def readdir(
-        self, handle: InodeHandle, cookie: int, limit: int, with_nodes: bool = False
-    ) -> tuple[list[DirEntry], bool]:
+    def readdir(self, handle: InodeHandle, cookie: int, limit: int) -> tuple[list[Listed], bool]:
         if limit < 1 or not 0 <= cookie <= OFFSET_MAX:
             raise FsError(errno.EINVAL, "readdir")
         directory = self._directory(handle)
         found, eof = self._names(directory, cookie, limit)
-        if not with_nodes:
-            return [DirEntry(entry.name, entry.cookie, None) for entry in found], eof
-        return [DirEntry(entry.name, entry.cookie, self._peek(directory, entry.name)) for entry in found], eof
+        return [Listed(name, after, self._handle(directory, name)) for name, after in found], eof
 
     def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
         file = self._lister(directory)
@@ -58,15 +53,10 @@ class LocalListing(LocalBase):
                 found += [entry for entry in entries if entry.name not in hidden]
         return found[:limit], False
 
-    def _peek(self, directory: OpenInode, name: bytes) -> Node | None:
+    def _handle(self, directory: OpenInode, name: bytes) -> InodeHandle | None:
         """The entry's inode; None if it vanished meanwhile or another filesystem is mounted there."""
         try:
-            inode = self._locator.find_cached(directory.path.number, name)
-            if inode is not None:
-                return self._node(inode)
-            with self._lock(directory):  # as in _find: it may be in the middle of being created
-                node = self._locator.peek(directory.path.number, name)
-            return replace(node, attributes=self._orphans.told(node.handle, node.attributes))
+            return self._locator.handle_at(directory.path.number, name)
         except (OSError, FsError) as exc:
             if exc.errno in _NO_NODE:
                 return None

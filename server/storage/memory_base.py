@@ -174,7 +174,10 @@ class MemoryBase:
         return inode
 
     def _node(self, inode: MemoryInode) -> Node:
-        return Node(InodeHandle(_HANDLE_PREFIX + inode.ino.to_bytes(8, "big")), inode.attributes())
+        return Node(self._handle(inode.ino), inode.attributes())
+
+    def _handle(self, ino: int) -> InodeHandle:
+        return InodeHandle(_HANDLE_PREFIX + ino.to_bytes(8, "big"))
 
     def _check_name(self, parent: InodeHandle, name: bytes, reserved: int) -> None:
         """Whether *name* may be used in *parent*; *reserved* is the errno for the server's own name there."""

@@ -6,9 +6,9 @@ import errno
 import stat
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import OFFSET_MAX, Credentials, DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import OFFSET_MAX, Credentials, InodeHandle, Node
 from server.storage.checks import check_credentials, check_rename_flags, check_target
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Renamed
+from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Listed, Renamed
 from server.storage.memory_base import ROOT_INO, MemoryBase, operation
 from server.storage.memory_inode import Entries, MemoryInode
 
@@ -136,19 +136,14 @@ class MemoryNames(MemoryBase):
         return Renamed(self._node(moved), self._removed(other))
 
     @operation
-    def readdir(
-        self, handle: InodeHandle, cookie: int, limit: int, with_nodes: bool = False
-    ) -> tuple[list[DirEntry], bool]:
+    def readdir(self, handle: InodeHandle, cookie: int, limit: int) -> tuple[list[Listed], bool]:
         if limit < 1 or not 0 <= cookie <= OFFSET_MAX:
             raise FsError(errno.EINVAL, "readdir")
         directory, entries = self._directory(handle)
         if directory.meta.nlink == 0:
             raise FsError(errno.ENOENT)
         found, eof = entries.after(cookie, limit)
-        return [
-            DirEntry(name, place, self._node(self._inodes[ino]) if with_nodes else None)
-            for name, place, ino in found
-        ], eof
+        return [Listed(name, place, self._handle(ino)) for name, place, ino in found], eof
 
     def _check_rename(
         self,

@@ -55,7 +55,7 @@ class Orphans:
             if claimable:
                 for name in os.listdir(directory.number):
                     entry = os.fsencode(name)
-                    self._names[locator.peek(directory.number, entry).handle] = entry
+                    self._names[locator.handle_at(directory.number, entry)] = entry
         except OSError as exc:
             log.warning(
                 "no directory for unlinked files that are open (%s): a restart loses them", exc.strerror

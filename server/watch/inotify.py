@@ -18,7 +18,8 @@ from typing import Final
 import trio
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import InodeHandle, Node
+from server.storage.interface import Listed
 from server.watch.interface import (
     PAUSE_SECONDS,
     AttributesChanged,
@@ -149,16 +150,16 @@ class InotifyWatcher(Watcher):
             directory = pending.pop()
             for entry in self._entries(directory):
                 yield NameChanged(directory, entry.name)
-                if entry.node is not None and stat.S_ISDIR(entry.node.attributes.mode):
-                    self._children[directory, entry.name] = entry.node.handle
-                    if self._watch(entry.node.handle):
-                        pending.append(entry.node.handle)
+                if entry.handle is not None and self._is_directory(entry.handle):
+                    self._children[directory, entry.name] = entry.handle
+                    if self._watch(entry.handle):
+                        pending.append(entry.handle)
 
-    def _entries(self, directory: InodeHandle) -> Iterator[DirEntry]:
+    def _entries(self, directory: InodeHandle) -> Iterator[Listed]:
         cookie, end = 0, False
         while not end:
             try:
-                entries, end = self._storage.readdir(directory, cookie, LISTED_AT_ONCE, True)
+                entries, end = self._storage.readdir(directory, cookie, LISTED_AT_ONCE)
             except FsError as exc:
                 if exc.errno in _GONE:
                     return
@@ -166,6 +167,14 @@ class InotifyWatcher(Watcher):
             for entry in entries:
                 cookie = entry.cookie
                 yield entry
+
+    def _is_directory(self, handle: InodeHandle) -> bool:
+        try:
+            return stat.S_ISDIR(self._storage.getattr(handle).mode)
+        except FsError as exc:
+            if exc.errno in _GONE:
+                return False
+            raise
 
     def _watch(self, handle: InodeHandle) -> bool:
         """Whether it is watched now and was not before."""

@@ -146,7 +146,7 @@ def test_without_a_server_connections_are_reset() -> None:
     with (
         Rig() as rig,
         Proxy(rig, address) as proxy,
+        pytest.raises(ConnectionResetError),  # by connect(2) already, if the proxy is quick
         connected(proxy) as connection,
-        pytest.raises(ConnectionResetError),
     ):
         connection.recv(1)

@@ -138,23 +138,24 @@ def without_times(attributes: Attributes) -> tuple[int, ...]:
 def shown(storage: Storage, handle: InodeHandle | None = None) -> dict[bytes, Any]:
     """Everything below a directory, without times and inode numbers."""
     tree: dict[bytes, Any] = {}
-    entries, end = storage.readdir(handle or storage.root().handle, 0, 1000, True)
+    entries, end = storage.readdir(handle or storage.root().handle, 0, 1000)
     assert end
     for entry in entries:
-        assert entry.node is not None
+        assert entry.handle is not None
+        attributes = storage.getattr(entry.handle)
         inner: Any = None
-        mode = entry.node.attributes.mode
+        mode = attributes.mode
         if stat.S_ISDIR(mode):
-            inner = shown(storage, entry.node.handle)
+            inner = shown(storage, entry.handle)
         elif stat.S_ISREG(mode):
-            inner = storage.read(entry.node.handle, 0, 1 << 20)
+            inner = storage.read(entry.handle, 0, 1 << 20)
         elif stat.S_ISLNK(mode):
-            inner = storage.readlink(entry.node.handle)
+            inner = storage.readlink(entry.handle)
         xattrs = []
         if stat.S_ISREG(mode):
-            names = storage.listxattr(entry.node.handle)
-            xattrs = [(name, storage.getxattr(entry.node.handle, name)) for name in names]
-        tree[entry.name] = (without_times(entry.node.attributes), xattrs, inner)
+            names = storage.listxattr(entry.handle)
+            xattrs = [(name, storage.getxattr(entry.handle, name)) for name in names]
+        tree[entry.name] = (without_times(attributes), xattrs, inner)
     return tree
 
 

@@ -139,6 +139,6 @@ def test_two_runs_are_alike() -> None:
         nodes = [create(memory, b"%d" % number) for number in range(5)]
         memory.unlink(memory.root().handle, b"3")
         memory.append(nodes[1].handle, b"x")
-        return [*memory.readdir(memory.root().handle, 0, 9, True)[0], *nodes, memory.statfs()]
+        return [*memory.readdir(memory.root().handle, 0, 9)[0], *nodes, memory.statfs()]
 
     assert run() == run()
