@@ -10,10 +10,15 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
+from nfsfuse.machines.point_index import PointIndex
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, name_point
 from nfsfuse.protocol.types import InodeHandle
+
+GONE_MAX: Final = 64
+"""Names that may stay in an index although they are forgotten, besides as many as are remembered."""
 
 
 class Unknown(Enum):
@@ -44,12 +49,13 @@ class DirectoryCache:
     """The entries of one directory. *pending* counts the kernel's unanswered operations in it: each may hold
     the directory's lock, which an invalidation of an entry would wait for."""
 
-    __slots__ = ("_changes", "_entries", "_listing", "_revoking", "held", "pending")
+    __slots__ = ("_changes", "_entries", "_index", "_listing", "_revoking", "held", "pending")
 
     def __init__(self) -> None:
         self.held = IntervalSet()
         self.pending = 0
         self._entries: dict[bytes, Entry] = {}
+        self._index = PointIndex()  # of the entries' names, and of some that are gone
         self._revoking: list[Interval] = []
         self._listing: dict[int, _Piece] = {}
         self._changes = 0
@@ -77,15 +83,25 @@ class DirectoryCache:
         """The server told what *name* stands for; whether the kernel may believe it until told otherwise."""
         if not self.holds(name):
             return False
-        self._entries[name] = entry
+        self._put(name, entry)
         return True
+
+    def _put(self, name: bytes, entry: Entry) -> None:
+        if name not in self._entries:
+            self._index.add(name)
+        self._entries[name] = entry
+
+    def _drop(self, name: bytes) -> None:
+        self._entries.pop(name, None)
+        if len(self._index) > 2 * len(self._entries) + GONE_MAX:
+            self._index.replace(self._entries)
 
     def changed(self, name: bytes, entry: Entry) -> None:
         """This client has changed *name*."""
         self._listing.clear()
         self._changes += 1
         if not self.learned(name, entry):
-            self._entries.pop(name, None)
+            self._drop(name)
 
     # --- the listing ---
 
@@ -97,7 +113,8 @@ class DirectoryCache:
     def listed(self, cookie: int, entries: tuple[Listed, ...], end: bool, changes: int) -> None:
         """The server listed what follows *cookie*, asked for when `changes` was *changes*."""
         if self.holds_all() and changes == self._changes:
-            self._entries.update((name, handle) for name, _, handle in entries)
+            for name, _, handle in entries:
+                self._put(name, handle)
             cookies = array("q", [after for _, after, _ in entries])
             self._listing[cookie] = _Piece(tuple(name for name, _, _ in entries), cookies, end)
 
@@ -129,19 +146,22 @@ class DirectoryCache:
         self._revoking.append((start, end))
         self._listing.clear()
         self._changes += 1
+        if end == start + 1:  # somebody changes one name
+            return [name for name in dict.fromkeys(self._index.at(start)) if name in self._entries]
         points = map(name_point, self._entries)
         return [name for name, point in zip(self._entries, points, strict=True) if start <= point < end]
 
     def revoked(self, start: int, end: int, names: list[bytes]) -> None:
         """The kernel has dropped *names*: the recall may be acknowledged."""
         for name in names:
-            self._entries.pop(name, None)
+            self._drop(name)
         self._revoking.remove((start, end))
         self.held.delete(start, end)
 
     def forget(self) -> None:
         """What was learned may not be so any more; the tokens stay."""
         self._entries.clear()
+        self._index.replace(())
         self._listing.clear()
         self._changes += 1
 
@@ -157,3 +177,4 @@ class DirectoryCache:
         for name in self._entries:
             point = name_point(name)
             assert self.held.covers(point, point + 1), f"K4: {name!r} is believed without a token"
+            assert name in self._index.at(point)
