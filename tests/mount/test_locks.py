@@ -231,8 +231,8 @@ def test_closing_a_file_that_was_never_locked_costs_no_round_trip(mounts: Mounts
 
 
 def test_a_killed_daemons_locks_are_free(rig: Rig, start: Start) -> None:
-    """When its connection drops; a client that only falls silent has its lease."""
-    server = rig.server()
+    """With its lease: it might come back until then."""
+    server = rig.server(arguments=["--lease", "2"])
     one, two = rig.mount(server), rig.mount(server)
     (server.export / "file").touch()
     holder, waiter = start(one / "file"), start(two / "file")
