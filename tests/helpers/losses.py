@@ -73,7 +73,8 @@ class Losses:
     def sync_begins(self, account: Account) -> Syncing:
         """fsync(2) or close(2) of a file that is open for writing."""
         unsynced = self._unsynced[account.client, account.file]
-        return Syncing(account, [each for each in unsynced if each.end != NEVER], account.owed)
+        safe = [each for each in unsynced if each.end != NEVER and each not in self._lost_at]
+        return Syncing(account, safe, account.owed)
 
     def synced(self, sync: Syncing, *, on_disk: bool) -> None:
         """It has returned 0; *on_disk*: it was an fsync. Raises Violation if it should have told an error."""
@@ -113,7 +114,7 @@ class Losses:
         unsynced = self._unsynced[client, file]
         gone = [each for each in unsynced if start <= self._offsets[each] < end]
         self._lost_at.update(dict.fromkeys(gone, now))
-        # One that is not answered yet may be taken in only now, and lost another time.
+        # One that is not answered yet may be taken in only now: it stays in doubt, and may be lost again.
         unsynced[:] = [each for each in unsynced if each not in gone or each.end == NEVER]
         for account in self._of(client, file):
             account.may_be_told = True

@@ -24,7 +24,6 @@ from nfsfuse.machines.page_cache import FilePages
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
-from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle
 from tests.helpers.history import Operation, Violation
 from tests.helpers.kernel_model import WORD_SIZE, Descriptor, Mapping
@@ -52,6 +51,14 @@ class _Opened:
 
 
 @dataclass(slots=True)
+class LongestWait:
+    """Of a program for the return of one call, in simulated seconds. Who is killed while waiting waits no
+    more."""
+
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class _Program:
     """One process. It goes on until it has made *steps* bursts of calls and nothing goes wrong any more."""
 
@@ -62,6 +69,7 @@ class _Program:
     faults: Faults
     losses: Losses
     refusals: Counter[tuple[str, str]]
+    longest_wait: LongestWait
 
     @property
     def _rng(self) -> Random:
@@ -84,18 +92,27 @@ class _Program:
     async def _use(self, name: bytes) -> None:
         flags = os.O_RDWR if self._rng.random() < 0.8 else os.O_RDONLY
         account = self.losses.opening(self._client.name, name.decode())
-        opened = _Opened(await self._client.kernel.open(name, flags), account, name.decode())
+        with self._timed():
+            opened = _Opened(await self._client.kernel.open(name, flags), account, name.decode())
         account.opened = True
         mapping = await self._client.kernel.map(opened.descriptor) if self._rng.random() < 0.5 else None
         for _ in range(self._rng.randint(1, 6)):
-            if mapping is not None and self._rng.random() < 0.6:
-                await self._touch(opened, mapping)
-            else:
-                await self._call(opened)
+            with self._timed():
+                if mapping is not None and self._rng.random() < 0.6:
+                    await self._touch(opened, mapping)
+                else:
+                    await self._call(opened)
             await self._idle()
-        await self._close(opened)
+        with self._timed():
+            await self._close(opened)
         if mapping is not None:
             await self._client.kernel.unmap(mapping)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begin = trio.current_time()
+        yield
+        self.longest_wait.seconds = max(self.longest_wait.seconds, trio.current_time() - begin)
 
     def _refusals(self, opened: _Opened) -> int:
         return self.refusals[self._client.name, opened.name]
@@ -170,11 +187,13 @@ class _Program:
             content[at - offset : at - offset + WORD_SIZE] = operation.value.to_bytes(WORD_SIZE)
             operations.append(operation)
         self._note(opened, f"pwrite {offset:#x}+{size:#x} begins: {_told(offset, content)}")
-        refused = self._refusals(opened)
+        refused = sum(self.refusals.values())
+        was_refused = any(file.refusal() for file in self._client.fs.holdings.files())
         try:
             await self._client.kernel.write(opened.descriptor, offset, bytes(content))
         except FsError as exc:
-            if self._refusals(opened) == refused:
+            # It may be for want of room: data of another file, which the server refuses, fill all there is.
+            if sum(self.refusals.values()) == refused and not was_refused:
                 raise Violation(f"{self.name}: write failed, and nothing was refused: {exc}") from exc
             self.losses.told += 1
             self._note(opened, f"pwrite {offset:#x}+{size:#x}: {exc}")
@@ -233,10 +252,12 @@ class FaultPrograms:
     handles: dict[bytes, InodeHandle] = field(default_factory=dict)
     refusals: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often a client was told that data of a file are refused."""
+    longest_wait: LongestWait = field(default_factory=LongestWait)
 
     async def __call__(self, world: World) -> None:
         for name in FILES:
             self.handles[name] = world.make_file(name, bytes(SIZE))
+            world.storage.fsync(self.handles[name], False)
         self.losses = Losses(world.history)
         with pytest.MonkeyPatch.context() as patch:
             self._listen(world, patch)
@@ -260,8 +281,9 @@ class FaultPrograms:
                 for number in range(self.processes):
                     name = f"{machine.client.name} process {number + 1}"
                     program = _Program(
-                        world, machine, name, self.steps, self.faults, self.losses, self.refusals
-                    )
+                        world, machine, name, self.steps, self.faults, self.losses, self.refusals,
+                        self.longest_wait,
+                    )  # fmt: skip
                     nursery.start_soon(program.run)
 
     def _listen(self, world: World, patch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ class RefusingDisk:
 @dataclass(eq=False)
 class Machine:
     """One client, and what becomes of it. *programs* is the scope that its programs run in; *stale*: its kernel
-    may serve what is not true any more, as its daemon could not tell it (docs/recovery.md, "What cannot be")."""
+    may serve what is not true any more: its daemon could not tell it (docs/recovery.md, "What cannot be")."""
 
     client: Client
     freezer: Freezer
@@ -108,6 +108,8 @@ class Faults:
     struck: Counter[Kind] = field(default_factory=Counter)
     fences: int = 0
     over: bool = False
+    server_lives: trio.Lock = field(default_factory=trio.Lock)
+    """Held by who needs the server to live on for a while, and by who kills it."""
 
     @property
     def _rng(self) -> Random:
@@ -170,12 +172,13 @@ class Faults:
         self.world.note("server", None, "its disk takes data again")
 
     async def _restart(self) -> None:
-        self.world.note("server", None, "killed")
-        self.world.server.kill()
-        await trio.sleep(self._rng.choice((0.0, self._rng.random() * LEASE_SECONDS)))
-        await self.world.server.restart()
-        self.world.restarts += 1
-        self.world.note("server", None, "started again")
+        async with self.server_lives:
+            self.world.note("server", None, "killed")
+            self.world.server.kill()
+            await trio.sleep(self._rng.choice((0.0, self._rng.random() * LEASE_SECONDS)))
+            await self.world.server.restart()
+            self.world.restarts += 1
+            self.world.note("server", None, "started again")
         await self.world.service.recovery.granting.wait()
 
     # --- clients ---
@@ -245,4 +248,6 @@ class Faults:
             self.world.clients.remove(client)
             self.losses.died(client.name)
         if self._rng.random() < 0.5:
-            self.arrived(self.adopt(await self.world.start_client()))
+            async with self.server_lives:  # there is no mount without a server
+                client = await self.world.start_client()
+            self.arrived(self.adopt(client))
