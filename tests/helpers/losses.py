@@ -107,10 +107,11 @@ class Losses:
         for account in self._of(client, file):
             account.may_be_told = True
 
-    def lost(self, client: str, file: str, start: int, end: int) -> None:
-        """*client* has dropped dirty data of the bytes ``[start, end)`` of *file*."""
+    def lost(self, client: str, file: str, start: int, end: int, *, stays: bool = False) -> None:
+        """*client* has dropped dirty data of the bytes ``[start, end)`` of *file*. *stays*: its kernel has not,
+        and its own programs may go on seeing them."""
         self.losses += 1
-        now = self.history.now()
+        now = NEVER if stays else self.history.now()
         unsynced = self._unsynced[client, file]
         gone = [each for each in unsynced if start <= self._offsets[each] < end]
         self._lost_at.update(dict.fromkeys(gone, now))

@@ -311,8 +311,8 @@ class FaultPrograms:
             try:
                 return await write(writer, file, offset, data, page=page, **how)
             except FsError:
-                if page:
-                    self._lost(world, [(offset, offset + len(data))], lambda each: each is file)
+                if page:  # the kernel has the page clean from now on, until it is told to drop it
+                    self._lost(world, [(offset, offset + len(data))], lambda each: each is file, stays=True)
                 raise
 
         patch.setattr(WriteErrors, "_report", on_report)
@@ -320,11 +320,13 @@ class FaultPrograms:
         patch.setattr(FilePages, "drop", on_drop)
         patch.setattr(Writer, "write", on_write)
 
-    def _lost(self, world: World, dropped: list[Interval], is_it: Callable[[CachedFile], bool]) -> None:
+    def _lost(
+        self, world: World, dropped: list[Interval], is_it: Callable[[CachedFile], bool], *, stays: bool = False
+    ) -> None:
         for start, end in dropped:
             client, name = self._whose(world, is_it)
             world.note(client, None, f"has lost [{start:#x}, {end:#x}) of {name}")
-            self.losses.lost(client, name, start, end)
+            self.losses.lost(client, name, start, end, stays=stays)
 
     def _whose(self, world: World, is_it: Callable[[CachedFile], bool]) -> tuple[str, str]:
         """The client and the file that it is."""
