@@ -1,13 +1,19 @@
 """Grace: the time after a restart in which sessions take back what they held, and nothing new is granted.
 
-A pure machine: events and `now` in, decisions out. It begins with the sessions that the last epoch has left.
+A pure machine: events and `now` in, decisions out. It begins with the sessions that earlier epochs have left.
 
 =============  ==========================================================================================
-ABSENT         known, and not heard of. At the deadline it is forgotten
+ABSENT         known, and not heard of. Once servers have waited for it for the whole time, in all the epochs
+               since it was last there, it is forgotten
 RECLAIMING     it has returned with its Hello, and has as long again from there. Then it is forgotten: not
                sooner, as it may believe for a lease that it holds what others would be granted
 FORGOTTEN      it is too late; but its forgetting is not durable yet
 =============  ==========================================================================================
+
+That what earlier epochs have waited counts bounds the pause: were it forgotten, a dead client would delay
+everybody anew with each restart, for ever if restarts come fast enough. It is sound: whoever has not been
+there since has had no lease renewed, and what servers have waited is no more than the time that has passed,
+on whatever clock. It is fair: only time in which it could have come back counts, not that without a server.
 
 All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
 forgetting has to be durable before anything is granted: else the next restart would let it reclaim what
@@ -17,7 +23,7 @@ others hold by then. (The Linux server waits as long again for clients that are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from nfsfuse.protocol.types import SessionId
@@ -32,12 +38,13 @@ class Returning(Enum):
 
 
 class Grace:
-    """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for."""
+    """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for. *known*: for
+    how many seconds each has been waited for already."""
 
-    def __init__(self, known: Iterable[SessionId], now: float, seconds: float) -> None:
+    def __init__(self, known: Mapping[SessionId, float], now: float, seconds: float) -> None:
         self._seconds = seconds
         self._waits_for = dict.fromkeys(known, Returning.ABSENT)
-        self._until = dict.fromkeys(self._waits_for, now + seconds)
+        self._until = {session: now + seconds - waited for session, waited in known.items()}
 
     @property
     def over(self) -> bool:
@@ -74,6 +81,14 @@ class Grace:
         )
         self._waits_for.update(dict.fromkeys(forgotten, Returning.FORGOTTEN))
         return forgotten
+
+    def waited(self, now: float) -> dict[SessionId, float]:
+        """For how many seconds each session that is still absent has been waited for, in all."""
+        return {
+            session: self._seconds - (self._until[session] - now)
+            for session, state in self._waits_for.items()
+            if state is Returning.ABSENT
+        }
 
     def stood_still(self, seconds: float) -> None:
         """The server itself did nothing for so long: nobody could come back."""

@@ -56,7 +56,9 @@ class Recovery:
 
     def begin(self, now: float, seconds: float) -> None:
         """The service begins to serve."""
-        self._grace = Grace(self._known, now, seconds)
+        self._grace = Grace(
+            {session.id: session.waited_seconds for session in self._known.values()}, now, seconds
+        )
         if self.in_grace:
             log.warning(
                 "grace: %d sessions of an earlier epoch have up to %g s to come back", len(self._known), seconds
@@ -148,6 +150,10 @@ class Recovery:
         """The server itself did nothing for so long."""
         if self._grace is not None:
             self._grace.stood_still(seconds)
+
+    def waited(self, now: float) -> dict[SessionId, float]:
+        """For how many seconds each session that is still absent has been waited for, in all epochs."""
+        return {} if self._grace is None else self._grace.waited(now)
 
     def expired(self, now: float) -> tuple[SessionId, ...]:
         """It is *now*: the sessions to be forgotten, durably, and then to be told to `forgotten`."""

@@ -27,6 +27,7 @@ from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
 from server.machines.leases import MARGIN, Leases
 from server.machines.sync_errors import SyncErrors
+from server.service.absences import Absences
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
@@ -80,6 +81,7 @@ class Service:
         self._epoch = recovered.start.epoch
         self._registry = recovered.registry
         self._disk = disk or Disk()
+        self._absences = Absences(recovered.start.sessions, recovered.registry, self._disk)
         self._random_bytes = random_bytes
         self._root = storage.root()
         self._nursery: trio.Nursery | None = None
@@ -115,6 +117,7 @@ class Service:
                     self.recovery.stood_still(late)
                 self._fence_expired()
                 await self._forget_late()
+                await self._absences.note(lambda: self.recovery.waited(trio.current_time()))
 
     # --- connections ---
 
@@ -226,7 +229,8 @@ class Service:
             raise ProtocolError("this session has come back already")
         # Else the client has not seen the Welcome that it was sent first.
         self.recovery.returned(session, trio.current_time())
-        return session
+        await self._absences.returned(session.id)  # before it is told, which renews its lease
+        return None if session.over.is_set() else session
 
     async def _new(self, hello: m.Hello) -> Session:
         """A new session; a restarted server will know of it."""

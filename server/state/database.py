@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,15 +16,19 @@ from typing import Final
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
 from server.state.interface import KnownSession, Registry, Start, StateError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Kept in the database's ``user_version``; 0 is an empty one."""
 
-_SCHEMA: Final = """
+_WAITED: Final = "ALTER TABLE sessions ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0;"
+"""What version 2 has more than version 1."""
+
+_SCHEMA: Final = f"""
 CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
 INSERT INTO server VALUES (0, '');
 CREATE TABLE sessions (
     id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
+{_WAITED}
 """
 
 
@@ -46,6 +50,8 @@ class Database(Registry):
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+        elif version == 1:
+            self._connection.executescript(f"BEGIN; {_WAITED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         elif version != SCHEMA_VERSION:
             self._connection.close()
             raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
@@ -70,11 +76,11 @@ class Database(Registry):
             epoch, last_boot_id = connection.execute("SELECT epoch, boot_id FROM server").fetchone()
             connection.execute("UPDATE server SET epoch = ?, boot_id = ?", (epoch + 1, boot_id))
             rows = connection.execute(
-                "SELECT id, client_id, client_name, epoch FROM sessions ORDER BY epoch, id"
+                "SELECT id, client_id, client_name, epoch, waited_seconds FROM sessions ORDER BY epoch, id"
             ).fetchall()
         known = tuple(
-            KnownSession(SessionId(number), ClientId(client), name, Epoch(opened))
-            for number, client, name, opened in rows
+            KnownSession(SessionId(number), ClientId(client), name, Epoch(opened), waited)
+            for number, client, name, opened, waited in rows
         )
         rebooted = bool(last_boot_id and boot_id) and last_boot_id != boot_id
         return Start(Epoch(epoch + 1), known, rebooted)
@@ -82,13 +88,20 @@ class Database(Registry):
     def add(self, session: KnownSession) -> None:
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?)",
-                (session.id, session.client_id, session.client_name, session.epoch),
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
+                (session.id, session.client_id, session.client_name, session.epoch, session.waited_seconds),
             )
 
     def remove(self, sessions: Iterable[SessionId]) -> None:
         with self._transaction() as connection:
             connection.executemany("DELETE FROM sessions WHERE id = ?", [(number,) for number in sessions])
+
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE sessions SET waited_seconds = ? WHERE id = ?",
+                [(seconds, number) for number, seconds in sessions.items()],
+            )
 
     def close(self) -> None:
         """Release the file."""

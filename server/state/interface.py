@@ -12,7 +12,7 @@ death of this process, not a power failure, as the operations of which they tell
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,12 +25,14 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session that may hold something. *epoch* is the one that it was opened in."""
+    """A session that may hold something. *epoch* is the one that it was opened in. *waited_seconds*: for how
+    long servers have waited for it to come back, in all the epochs since it was last there."""
 
     id: SessionId
     client_id: ClientId
     client_name: str
     epoch: Epoch
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,11 @@ class Registry(ABC):
     @abstractmethod
     def remove(self, sessions: Iterable[SessionId]) -> None:
         """*sessions* hold nothing any more and cannot reclaim. Those that are not known do not matter.
+        StateError if that cannot be written."""
+
+    @abstractmethod
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        """For how many seconds each of *sessions* has been waited for. Those that are not known do not matter.
         StateError if that cannot be written."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from nfsfuse.protocol.types import Epoch, SessionId
@@ -35,6 +36,11 @@ class MemoryRegistry(Registry):
     def remove(self, sessions: Iterable[SessionId]) -> None:
         for number in sessions:
             self._sessions.pop(number, None)
+
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        for number, seconds in sessions.items():
+            if number in self._sessions:
+                self._sessions[number] = replace(self._sessions[number], waited_seconds=seconds)
 
 
 class MemoryLog(Log):
