@@ -15,7 +15,9 @@ everybody anew with each restart, for ever if restarts come fast enough. It is s
 there since has had no lease renewed, and what servers have waited is no more than the time that has passed,
 on whatever clock. It is fair: only time in which it could have come back counts, not that without a server.
 
-All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
+All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. Nor
+does it for those that *hold nothing*, as nothing was granted since they were opened (the server died before
+its grace was over): these may come back as long as all others, and keep nobody waiting. The
 forgetting has to be durable before anything is granted: else the next restart would let it reclaim what
 others hold by then. (The Linux server waits as long again for clients that are still reclaiming, too:
 `clients_still_reclaiming` in fs/nfsd/nfs4state.c.)
@@ -39,17 +41,24 @@ class Returning(Enum):
 
 class Grace:
     """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for. *known*: for
-    how many seconds each has been waited for already."""
+    how many seconds each has been waited for already. *hold_nothing*: those of them that do."""
 
-    def __init__(self, known: Mapping[SessionId, float], now: float, seconds: float) -> None:
+    def __init__(
+        self,
+        known: Mapping[SessionId, float],
+        now: float,
+        seconds: float,
+        hold_nothing: Iterable[SessionId] = (),
+    ) -> None:
         self._seconds = seconds
+        self._hold_nothing = frozenset(hold_nothing)
         self._waits_for = dict.fromkeys(known, Returning.ABSENT)
         self._until = {session: now + seconds - waited for session, waited in known.items()}
 
     @property
     def over(self) -> bool:
         """Whether anything may be granted."""
-        return not self._waits_for
+        return self._waits_for.keys() <= self._hold_nothing
 
     def may_return(self, session: SessionId) -> bool:
         """Whether *session* is waited for, and may say Hello (again)."""

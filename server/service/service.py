@@ -92,9 +92,7 @@ class Service:
         self.locks = Locks()
         self.journal = recovered.journal
         self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
-        self.recovery = Recovery(
-            recovered.start.sessions, storage, self.tokens, self.locks, self._grace_over
-        )
+        self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
@@ -286,12 +284,17 @@ class Service:
         """A restarted server will not know of *sessions*. Until that is certain nothing that they held may be
         granted to others, however long it takes."""
         sessions = list(sessions)
+        why = "sessions that are over cannot be removed: others wait for them"
+        await self._written(lambda: self._registry.remove(sessions), why)
+
+    async def _written(self, change: Callable[[], None], otherwise: str) -> None:
+        """Carry out a *change* of the registry, however long it takes; the log says what is *otherwise*."""
         while True:
             try:
-                await self._disk.slow(lambda: self._registry.remove(sessions))
+                await self._disk.slow(change)
                 return
             except StateError as exc:
-                log.critical("sessions that are over cannot be removed: others wait for them: %s", exc)
+                log.critical("%s: %s", otherwise, exc)
                 await trio.sleep(FORGET_RETRY_SECONDS)
 
     async def _forget_late(self) -> None:
@@ -309,9 +312,24 @@ class Service:
         self.recovery.forgotten(late)
 
     def _grace_over(self) -> None:
+        """Nobody is waited for any more."""
+        assert self._nursery is not None
+        if self._start.sessions:
+            self._nursery.start_soon(self._end_grace)
+        else:
+            self._begin_granting()  # which the registry knows
+
+    async def _end_grace(self) -> None:
+        """Grant, once the next start will know of it: those who have come since, too, may hold something then."""
+        why = "nothing is granted, as that cannot be written down"
+        await self._written(lambda: self._registry.granting(), why)
+        self._begin_granting()
+
+    def _begin_granting(self) -> None:
         """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
         assert self._nursery is not None
         self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
+        self.recovery.end()
 
     def _acknowledged(self, session_id: SessionId) -> int:
         session = self.sessions.get(session_id)

@@ -19,8 +19,12 @@ from server.state.interface import KnownSession, Registry, Start, StateError
 SCHEMA_VERSION: Final = 2
 """Kept in the database's ``user_version``; 0 is an empty one."""
 
-_WAITED: Final = "ALTER TABLE sessions ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0;"
-"""What version 2 has more than version 1."""
+_VERSION_2: Final = """
+ALTER TABLE sessions ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE server ADD COLUMN granted_epoch INTEGER NOT NULL DEFAULT 0;
+UPDATE server SET granted_epoch = epoch;
+"""
+"""What it has more than version 1. Of that it is not known in which epochs something was granted."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
@@ -28,8 +32,10 @@ INSERT INTO server VALUES (0, '');
 CREATE TABLE sessions (
     id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
-{_WAITED}
+{_VERSION_2}
 """
+
+_GRANTING: Final = "UPDATE server SET granted_epoch = epoch"
 
 
 class Database(Registry):
@@ -51,7 +57,7 @@ class Database(Registry):
         if version == 0:
             self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         elif version == 1:
-            self._connection.executescript(f"BEGIN; {_WAITED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            self._connection.executescript(f"BEGIN; {_VERSION_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
         elif version != SCHEMA_VERSION:
             self._connection.close()
             raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
@@ -73,17 +79,25 @@ class Database(Registry):
 
     def start(self, boot_id: str) -> Start:
         with self._transaction() as connection:
-            epoch, last_boot_id = connection.execute("SELECT epoch, boot_id FROM server").fetchone()
+            epoch, last_boot_id, granted_epoch = connection.execute(
+                "SELECT epoch, boot_id, granted_epoch FROM server"
+            ).fetchone()
             connection.execute("UPDATE server SET epoch = ?, boot_id = ?", (epoch + 1, boot_id))
             rows = connection.execute(
                 "SELECT id, client_id, client_name, epoch, waited_seconds FROM sessions ORDER BY epoch, id"
             ).fetchall()
+            if not rows:
+                connection.execute(_GRANTING)
         known = tuple(
             KnownSession(SessionId(number), ClientId(client), name, Epoch(opened), waited)
             for number, client, name, opened, waited in rows
         )
         rebooted = bool(last_boot_id and boot_id) and last_boot_id != boot_id
-        return Start(Epoch(epoch + 1), known, rebooted)
+        return Start(Epoch(epoch + 1), known, rebooted, Epoch(granted_epoch))
+
+    def granting(self) -> None:
+        with self._transaction() as connection:
+            connection.execute(_GRANTING)
 
     def add(self, session: KnownSession) -> None:
         with self._transaction() as connection:

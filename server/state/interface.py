@@ -38,11 +38,13 @@ class KnownSession:
 @dataclass(frozen=True, slots=True)
 class Start:
     """What a start of the server finds. *epoch* is its own, never used before; *sessions* are those that
-    earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost."""
+    earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost.
+    *granted_epoch* is the last before it in which anything was granted."""
 
     epoch: Epoch
     sessions: tuple[KnownSession, ...]
     rebooted: bool
+    granted_epoch: Epoch = Epoch(0)
 
 
 class Registry(ABC):
@@ -52,7 +54,11 @@ class Registry(ABC):
     @abstractmethod
     def start(self, boot_id: str) -> Start:
         """Begin a new epoch, on the machine's boot *boot_id* (empty where that is unknown: then nothing is
-        said of reboots). Once, before anything else."""
+        said of reboots). Once, before anything else. If no session is known, `granting` is part of it."""
+
+    @abstractmethod
+    def granting(self) -> None:
+        """From now on something may be granted in this epoch. StateError if that cannot be written."""
 
     @abstractmethod
     def add(self, session: KnownSession) -> None:

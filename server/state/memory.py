@@ -20,6 +20,7 @@ class MemoryRegistry(Registry):
 
     def __init__(self) -> None:
         self._epoch = 0
+        self._granted_epoch = 0
         self._boot_id = ""
         self._sessions: dict[SessionId, KnownSession] = {}
 
@@ -27,7 +28,13 @@ class MemoryRegistry(Registry):
         rebooted = bool(self._boot_id and boot_id) and self._boot_id != boot_id
         self._epoch += 1
         self._boot_id = boot_id
-        return Start(Epoch(self._epoch), tuple(self._sessions.values()), rebooted)
+        granted_epoch = Epoch(self._granted_epoch)
+        if not self._sessions:
+            self.granting()
+        return Start(Epoch(self._epoch), tuple(self._sessions.values()), rebooted, granted_epoch)
+
+    def granting(self) -> None:
+        self._granted_epoch = self._epoch
 
     def add(self, session: KnownSession) -> None:
         assert session.id not in self._sessions

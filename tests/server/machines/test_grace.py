@@ -134,6 +134,21 @@ def test_over_any_number_of_restarts_a_dead_client_is_waited_for_once() -> None:
         assert served == 12.0, seed
 
 
+def test_nobody_waits_for_those_that_hold_nothing_and_they_may_come_back_all_the_same() -> None:
+    grace = Grace({ONE: 0.0, TWO: 0.0, THREE: 0.0}, 100.0, 12.0, hold_nothing=[TWO, THREE])
+    assert not grace.over
+    grace.ended(ONE)
+    assert grace.over
+    assert grace.may_return(TWO)
+    grace.returned(TWO, 105.0)
+    grace.ended(TWO)
+    assert grace.expired(111.0) == ()
+    assert grace.expired(112.0) == (THREE,)
+    assert not grace.may_return(THREE)
+    grace.forgotten([THREE])
+    assert Grace({TWO: 0.0}, 100.0, 12.0, hold_nothing=[TWO]).over
+
+
 def test_without_time_everybody_is_forgotten_at_once() -> None:
     grace = Grace({ONE: 0.0, TWO: 0.0}, 5.0, 0.0)
     assert grace.expired(5.0) == (ONE, TWO)

@@ -484,6 +484,79 @@ async def test_who_has_come_back_is_waited_for_anew_after_the_next_restart(autoj
         await two.ask(m.GetAttr(w.root))
 
 
+async def test_who_came_in_grace_and_died_in_it_is_waited_for_by_nobody(autojump_clock):
+    """It was granted nothing. Else clients that come and die would keep a server that restarts in grace."""
+    async with world() as w:
+        dead, two = await w.client(), await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        began = trio.current_time()
+        for _ in range(5):
+            await trio.sleep(0.15 * GRACE)
+            another = await w.client()
+            another.connector.reachable = False
+            await w.crash()
+        await two.ask(m.GetToken(w.file, EXCLUSIVE, *WHOLE, TokenMode.NONE))
+        assert GRACE <= trio.current_time() - began < 1.4 * GRACE, "for the first alone"
+
+
+async def test_who_came_in_grace_goes_on_over_the_next_restart(autojump_clock):
+    async with world() as w:
+        dead = await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        another = await w.client()
+        session = another.session.session_id
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(another.ask, m.MkDir(w.root, b"new", 0o755, ME))
+            await trio.sleep(1.0)
+            another.connector.delay_seconds = 4.0
+            await w.crash()
+            w.server.registry.remove([dead.session.session_id])
+            await w.crash()
+            await wait_all_tasks_blocked()
+            assert not w.server.service.recovery.in_grace, "it does not wait"
+            await (await w.client()).ask(m.GetAttr(w.root))
+        assert w.names() == [b"file", b"new"], "done once, although the session was not waited for"
+        assert another.session.session_id == session
+        await w.crash()
+        assert w.server.service.recovery.in_grace, "by now it may hold something"
+
+
+async def test_who_came_in_grace_opens_nothing_before_it_is_over(autojump_clock):
+    """An open file would be the first that it holds."""
+    async with world() as w:
+        dead = await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        another = await w.client()
+        with trio.move_on_after(1.0) as scope:
+            await another.ask(m.Open(w.file, os.O_RDWR, False))
+        assert scope.cancelled_caught
+        await w.crash()
+        await another.ask(m.Open(w.file, os.O_RDWR, False))
+        assert trio.current_time() >= GRACE
+
+
+async def test_nothing_is_granted_before_the_registry_knows(autojump_clock, caplog):
+    async with world() as w:
+        one = await w.client()
+        w.server.kill()
+        granting = w.server.registry.granting
+
+        def fails() -> None:
+            raise StateError("disk full")
+
+        w.server.registry.granting = fails  # type: ignore[method-assign]
+        await w.server.restart()
+        with trio.move_on_after(3.0) as scope:
+            await one.ask(m.GetAttr(w.root))
+        assert scope.cancelled_caught
+        assert "nothing is granted, as that cannot be written down: disk full" in caplog.text
+        w.server.registry.granting = granting  # type: ignore[method-assign]
+        await one.ask(m.GetAttr(w.root))
+
+
 async def test_a_client_that_was_away_while_there_was_no_server_either_has_its_time(autojump_clock):
     async with world() as w:
         one = await w.client()

@@ -70,6 +70,18 @@ def test_how_long_a_session_was_waited_for_is_kept(reopen: Reopen) -> None:
     assert [each.waited_seconds for each in known] == [2.5, 0.0]
 
 
+def test_in_which_epoch_something_was_granted_last_is_kept(reopen: Reopen) -> None:
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 0
+    registry.add(session(1))
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 1, "nobody was known: it may grant from the start"
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 1, "it had to wait for the session"
+    registry.granting()
+    assert reopen().start("boot").granted_epoch == 3
+
+
 def test_a_reboot_is_told_once(reopen: Reopen) -> None:
     assert not reopen().start("one").rebooted, "nothing was there before"
     assert not reopen().start("one").rebooted
@@ -108,7 +120,7 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
     connection.close()
     database = Database(path)
     start = database.start("boot")
-    assert (start.epoch, start.sessions) == (8, (known,))
+    assert (start.epoch, start.sessions, start.granted_epoch) == (8, (known,), 7)
     database.waited({known.id: 1.5})
     database.close()
     database = Database(path)
