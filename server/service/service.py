@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -27,7 +27,6 @@ from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
 from server.machines.leases import MARGIN, Leases
 from server.machines.sync_errors import SyncErrors
-from server.service.absences import Absences
 from server.service.disk import Disk
 from server.service.driver import Driver
 from server.service.locks import Locks
@@ -35,8 +34,9 @@ from server.service.orphans import sweep_orphans
 from server.service.recovery import Recovery
 from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
+from server.service.session_records import SessionRecords
 from server.service.tokens import Tokens
-from server.state.interface import KnownSession, StateError
+from server.state.interface import KnownSession
 from server.state.recover import Recovered
 from server.storage.interface import Storage
 
@@ -47,9 +47,6 @@ HELLO_SECONDS_MAX: Final = 10.0
 
 IDENTITY_SIZE: Final = 16
 """Bytes in a client's and a session's id."""
-
-FORGET_RETRY_SECONDS: Final = 1.0
-"""Pause before the registry of sessions is written again after that has failed."""
 
 LEASE_CHECKS: Final = 20
 """How often leases are looked at while one of them runs."""
@@ -79,9 +76,8 @@ class Service:
         self._options = options
         self._start = recovered.start
         self._epoch = recovered.start.epoch
-        self._registry = recovered.registry
         self._disk = disk or Disk()
-        self._absences = Absences(recovered.start.sessions, recovered.registry, self._disk)
+        self._records = SessionRecords(recovered.start.sessions, recovered.registry, self._disk)
         self._random_bytes = random_bytes
         self._root = storage.root()
         self._nursery: trio.Nursery | None = None
@@ -115,7 +111,7 @@ class Service:
                     self.recovery.stood_still(late)
                 self._fence_expired()
                 await self._forget_late()
-                await self._absences.note(lambda: self.recovery.waited(trio.current_time()))
+                await self._records.note_waits(lambda: self.recovery.waited(trio.current_time()))
 
     # --- connections ---
 
@@ -199,7 +195,7 @@ class Service:
             log.warning("%s: ended, its client has come back without it", replaced)
             replaced.end("replaced")
         elif self.recovery.is_absent(session_id):
-            await self._forget([session_id])
+            await self._records.forget([session_id])
             self.journal.forget(session_id)
             self.recovery.replaced(session_id)
 
@@ -227,7 +223,7 @@ class Service:
             raise ProtocolError("this session has come back already")
         # Else the client has not seen the Welcome that it was sent first.
         self.recovery.returned(session, trio.current_time())
-        await self._absences.returned(session.id)  # before it is told, which renews its lease
+        await self._records.returned(session.id)  # before it is told, which renews its lease
         return None if session.over.is_set() else session
 
     async def _new(self, hello: m.Hello) -> Session:
@@ -235,10 +231,7 @@ class Service:
         known = KnownSession(
             SessionId(self._random_bytes(IDENTITY_SIZE)), hello.client_id, hello.client_name, self._epoch
         )
-        try:
-            await self._disk.slow(lambda: self._registry.add(known))
-        except StateError as exc:
-            raise FsError(errno.EIO, f"the server cannot keep a session: {exc}") from exc
+        await self._records.add(known)
         return await self._open(hello, known.id)
 
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
@@ -262,7 +255,7 @@ class Service:
             task_status.started()
             await session.over.wait()
             nursery.cancel_scope.cancel()
-        await self._forget([session.id])
+        await self._records.forget([session.id])
         self._release(session)
 
     def _release(self, session: Session) -> None:
@@ -280,23 +273,6 @@ class Service:
         log.info("%s: session closed", session)
         self.recovery.gone(session)
 
-    async def _forget(self, sessions: Iterable[SessionId]) -> None:
-        """A restarted server will not know of *sessions*. Until that is certain nothing that they held may be
-        granted to others, however long it takes."""
-        sessions = list(sessions)
-        why = "sessions that are over cannot be removed: others wait for them"
-        await self._written(lambda: self._registry.remove(sessions), why)
-
-    async def _written(self, change: Callable[[], None], otherwise: str) -> None:
-        """Carry out a *change* of the registry, however long it takes; the log says what is *otherwise*."""
-        while True:
-            try:
-                await self._disk.slow(change)
-                return
-            except StateError as exc:
-                log.critical("%s: %s", otherwise, exc)
-                await trio.sleep(FORGET_RETRY_SECONDS)
-
     async def _forget_late(self) -> None:
         """End grace for those that have not come back in time."""
         late = self.recovery.expired(trio.current_time())
@@ -306,7 +282,7 @@ class Service:
             session = self.sessions.get(session_id)
             if session is not None:  # it did, and has never completed its reclaims
                 session.end("it has not reclaimed in time")
-        await self._forget(late)
+        await self._records.forget(late)
         for session_id in late:
             self.journal.forget(session_id)
         self.recovery.forgotten(late)
@@ -320,9 +296,7 @@ class Service:
             self._begin_granting()  # which the registry knows
 
     async def _end_grace(self) -> None:
-        """Grant, once the next start will know of it: those who have come since, too, may hold something then."""
-        why = "nothing is granted, as that cannot be written down"
-        await self._written(lambda: self._registry.granting(), why)
+        await self._records.grant()
         self._begin_granting()
 
     def _begin_granting(self) -> None:

@@ -55,12 +55,15 @@ class Database(Registry):
     def _prepare(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            self._run(_SCHEMA)
         elif version == 1:
-            self._connection.executescript(f"BEGIN; {_VERSION_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            self._run(_VERSION_2)
         elif version != SCHEMA_VERSION:
             self._connection.close()
             raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
+
+    def _run(self, script: str) -> None:
+        self._connection.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -44,7 +44,7 @@ class Start:
     epoch: Epoch
     sessions: tuple[KnownSession, ...]
     rebooted: bool
-    granted_epoch: Epoch = Epoch(0)
+    granted_epoch: Epoch
 
 
 class Registry(ABC):
