@@ -29,9 +29,9 @@ def test_seeds_that_have_found_something(seed: int) -> None:
 @pytest.mark.parametrize("kind", [Kind.CUT_OFF, Kind.FREEZE, Kind.KILL, Kind.RESTART])
 def test_refused_beside_something_else(kind: Kind) -> None:
     refused = 0
-    for seed in range(300, 303):
-        programs = FaultPrograms(strikes(Kind.REFUSE, kind, times=1), processes=1)
-        simulate(options(seed, 2), programs)
+    for seed in range(300, 302):
+        programs = FaultPrograms(strikes(Kind.REFUSE, kind))
+        simulate(options(seed), programs)
         refused += programs.faults.disk.refused
     assert refused > 0, "else the seeds show nothing"
 
