@@ -104,7 +104,8 @@ class CachedFile:
         is asked for again, as it may have been these data's."""
         self.errors.lost(error)
         self.nothing_refused()
-        self.attributes.changed_here = bool(self.pages.dirty)
+        # What is left does not make it the holder of the size again, if a recall has just taken that.
+        self.attributes.changed_here &= bool(self.pages.dirty)
         self.attributes.forget_value()
         self.wake()
 

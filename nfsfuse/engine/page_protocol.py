@@ -56,8 +56,12 @@ class PageProtocol:
         if refusal and kept:
             await self.gather_all_mmap_users(file, recall)  # what is lost must not stay in the kernel
             kept = TokenMode.NONE
+        while file.pages.writing.overlaps(recall.start, recall.end):
+            await file.changed()  # somebody else (an fsync, the background) tries once more what was refused
+        lost = sum(end - start for start, end in file.pages.dirty.intervals(recall.start, recall.end))
         self.clear_page_uptodate(file, recall, kept)
-        if refusal:
+        if refusal and lost:
+            log.error("%s: %d bytes are recalled and refused, the data are lost: %s", file.inode, lost, refusal)
             file.lost(refusal)
         self._check_k5(file, recall, kept)
         self.unlock_page(file, recall)
@@ -100,11 +104,7 @@ class PageProtocol:
     async def write_back_page(self, file: CachedFile, recall: Revocation) -> FsError | None:
         """What is dirty goes to the server, which takes it from the holder that is being recalled. The error if
         it refuses: that is lost, and its file's next fsync or close says so."""
-        error = await self._write_back.write_back_all(file, recall.start, recall.end)
-        if error is not None:
-            lost = sum(end - start for start, end in file.pages.dirty.intervals(recall.start, recall.end))
-            log.error("%s: %d bytes are recalled and refused, the data are lost: %s", file.inode, lost, error)
-        return error
+        return await self._write_back.write_back_all(file, recall.start, recall.end)
 
     def clear_page_uptodate(self, file: CachedFile, recall: Revocation, kept: TokenMode) -> None:
         """The daemon's own copy goes too, or stays as a clean one."""

@@ -1,15 +1,23 @@
 """Grace: the time after a restart in which sessions take back what they held, and nothing new is granted.
 
-A pure machine: events and `now` in, decisions out. It begins with the sessions that the last epoch has left.
+A pure machine: events and `now` in, decisions out. It begins with the sessions that earlier epochs have left.
 
 =============  ==========================================================================================
-ABSENT         known, and not heard of. At the deadline it is forgotten
+ABSENT         known, and not heard of. Once servers have waited for it for the whole time, in all the epochs
+               since it was last there, it is forgotten
 RECLAIMING     it has returned with its Hello, and has as long again from there. Then it is forgotten: not
                sooner, as it may believe for a lease that it holds what others would be granted
 FORGOTTEN      it is too late; but its forgetting is not durable yet
 =============  ==========================================================================================
 
-All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. The
+That what earlier epochs have waited counts bounds the pause: were it forgotten, a dead client would delay
+everybody anew with each restart, for ever if restarts come fast enough. It is sound: whoever has not been
+there since has had no lease renewed, and what servers have waited is no more than the time that has passed,
+on whatever clock. It is fair: only time in which it could have come back counts, not that without a server.
+
+All others - complete, gone, forgotten for good - grace does not wait for: it ends when there are no more. Nor
+does it for those that *hold nothing*, as nothing was granted since they were opened (the server died before
+its grace was over): these may come back as long as all others, and keep nobody waiting. The
 forgetting has to be durable before anything is granted: else the next restart would let it reclaim what
 others hold by then. (The Linux server waits as long again for clients that are still reclaiming, too:
 `clients_still_reclaiming` in fs/nfsd/nfs4state.c.)
@@ -17,7 +25,7 @@ others hold by then. (The Linux server waits as long again for clients that are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from nfsfuse.protocol.types import SessionId
@@ -32,17 +40,25 @@ class Returning(Enum):
 
 
 class Grace:
-    """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for."""
+    """The grace of one epoch, of *seconds* from *now*; none if there are no sessions to wait for. *known*: for
+    how many seconds each has been waited for already. *hold_nothing*: those of them that do."""
 
-    def __init__(self, known: Iterable[SessionId], now: float, seconds: float) -> None:
+    def __init__(
+        self,
+        known: Mapping[SessionId, float],
+        now: float,
+        seconds: float,
+        hold_nothing: Iterable[SessionId] = (),
+    ) -> None:
         self._seconds = seconds
+        self._hold_nothing = frozenset(hold_nothing)
         self._waits_for = dict.fromkeys(known, Returning.ABSENT)
-        self._until = dict.fromkeys(self._waits_for, now + seconds)
+        self._until = {session: now + seconds - waited for session, waited in known.items()}
 
     @property
     def over(self) -> bool:
         """Whether anything may be granted."""
-        return not self._waits_for
+        return self._waits_for.keys() <= self._hold_nothing
 
     def may_return(self, session: SessionId) -> bool:
         """Whether *session* is waited for, and may say Hello (again)."""
@@ -74,6 +90,14 @@ class Grace:
         )
         self._waits_for.update(dict.fromkeys(forgotten, Returning.FORGOTTEN))
         return forgotten
+
+    def waited(self, now: float) -> dict[SessionId, float]:
+        """For how many seconds each session that is still absent has been waited for, in all."""
+        return {
+            session: self._seconds - (self._until[session] - now)
+            for session, state in self._waits_for.items()
+            if state is Returning.ABSENT
+        }
 
     def stood_still(self, seconds: float) -> None:
         """The server itself did nothing for so long: nobody could come back."""

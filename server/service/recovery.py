@@ -24,7 +24,7 @@ from server.machines.grace import Grace
 from server.service.locks import Locks
 from server.service.session import Session
 from server.service.tokens import Tokens
-from server.state.interface import KnownSession
+from server.state.interface import Start
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
@@ -34,41 +34,46 @@ ADMITTED: Final = (m.Write, m.Fsync, m.Release, m.FlushLocks, m.ReleaseLocks, m.
 
 
 class Recovery:
-    """The grace of a service. *over* is called once it is, before what was held back is begun."""
+    """The grace of a service. *over* is called when nobody is waited for any more: `end` then ends it."""
 
     def __init__(
         self,
-        known: Iterable[KnownSession],
+        start: Start,
         storage: Storage,
         tokens: Tokens,
         locks: Locks,
         over: Callable[[], None],
     ) -> None:
-        self._known = {session.id: session for session in known}
+        self._known = {session.id: session for session in start.sessions}
+        self._hold_nothing = {each.id for each in start.sessions if each.epoch > start.granted_epoch}
         self._storage = storage
         self._tokens = tokens
         self._locks = locks
         self._over = over
         self._grace: Grace | None = None
+        self._ending = False
         self._held_back: dict[tuple[SessionId, RequestId], Callable[[], None]] = {}
         self.granting = trio.Event()
         """Grace is over, or there was none."""
 
     def begin(self, now: float, seconds: float) -> None:
         """The service begins to serve."""
-        self._grace = Grace(self._known, now, seconds)
-        if self.in_grace:
+        self._grace = Grace(
+            {session.id: session.waited_seconds for session in self._known.values()},
+            now,
+            seconds,
+            self._hold_nothing,
+        )
+        if not self._grace.over:
             log.warning(
                 "grace: %d sessions of an earlier epoch have up to %g s to come back", len(self._known), seconds
             )
-        else:
-            self.granting.set()
-            self._over()
+        self._end_if_over()
 
     @property
     def in_grace(self) -> bool:
         """Whether nothing new may be granted."""
-        return self._grace is not None and not self._grace.over
+        return self._grace is not None and not self.granting.is_set()
 
     # --- sessions that come back ---
 
@@ -149,6 +154,10 @@ class Recovery:
         if self._grace is not None:
             self._grace.stood_still(seconds)
 
+    def waited(self, now: float) -> dict[SessionId, float]:
+        """For how many seconds each session that is still absent has been waited for, in all epochs."""
+        return {} if self._grace is None else self._grace.waited(now)
+
     def expired(self, now: float) -> tuple[SessionId, ...]:
         """It is *now*: the sessions to be forgotten, durably, and then to be told to `forgotten`."""
         late = () if self._grace is None else self._grace.expired(now)
@@ -166,30 +175,39 @@ class Recovery:
         return f"{self._known[session].client_name} (session {session.hex()[:8]})"
 
     def _ended(self, session: SessionId) -> None:
-        if self._grace is not None and not self._grace.over:
+        if self._grace is not None:
             self._grace.ended(session)
             self._end_if_over()
 
     def _end_if_over(self) -> None:
-        if not self.in_grace:
-            log.warning("grace is over")
-            self.granting.set()
+        assert self._grace is not None
+        if self._grace.over and not self._ending:
+            self._ending = True
             self._over()
-            held_back, self._held_back = self._held_back, {}
-            for begin in held_back.values():
-                begin()
+
+    def end(self) -> None:
+        """A restart would know that something may have been granted in this epoch: now it may."""
+        if self._known:
+            log.warning("grace is over")
+        self.granting.set()
+        held_back, self._held_back = self._held_back, {}
+        for begin in held_back.values():
+            begin()
 
     # --- requests ---
 
-    def admits(self, message: Message) -> bool:
-        """Whether *message* may be handled now."""
+    def admits(self, session: Session, message: Message) -> bool:
+        """Whether *message* of *session* may be handled now. A file is opened only for a client that holds
+        something, and may have to give that up: to others it would be the first that they hold, and the next
+        restart would not wait for them."""
         if not self.in_grace or isinstance(message, ADMITTED):
             return True
         match message:
             case m.SetLock(mode=LockMode.UNLOCK):
                 return True
             case m.Open(want=False, flags=flags):
-                return not flags & os.O_TRUNC
+                holds = session.id in self._known and session.id not in self._hold_nothing
+                return holds and not flags & os.O_TRUNC
         return False
 
     def hold_back(self, session: Session, request: RequestId, begin: Callable[[], None]) -> None:

@@ -70,7 +70,7 @@ class Requests:
         outcome = self._journal.outcome(session.id, event.id)
         if outcome is not None:
             self._answer_again(event.id, outcome)
-        elif self._recovery.admits(event.message):
+        elif self._recovery.admits(session, event.message):
             self._begin(event)
         else:
             self._recovery.hold_back(session, event.id, lambda: self._begin_late(event))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -34,8 +34,9 @@ from server.service.orphans import sweep_orphans
 from server.service.recovery import Recovery
 from server.service.requests import MAY_ASK, Requests
 from server.service.session import Session
+from server.service.session_records import SessionRecords
 from server.service.tokens import Tokens
-from server.state.interface import KnownSession, StateError
+from server.state.interface import KnownSession
 from server.state.recover import Recovered
 from server.storage.interface import Storage
 
@@ -46,9 +47,6 @@ HELLO_SECONDS_MAX: Final = 10.0
 
 IDENTITY_SIZE: Final = 16
 """Bytes in a client's and a session's id."""
-
-FORGET_RETRY_SECONDS: Final = 1.0
-"""Pause before the registry of sessions is written again after that has failed."""
 
 LEASE_CHECKS: Final = 20
 """How often leases are looked at while one of them runs."""
@@ -78,8 +76,8 @@ class Service:
         self._options = options
         self._start = recovered.start
         self._epoch = recovered.start.epoch
-        self._registry = recovered.registry
         self._disk = disk or Disk()
+        self._records = SessionRecords(recovered.start.sessions, recovered.registry, self._disk)
         self._random_bytes = random_bytes
         self._root = storage.root()
         self._nursery: trio.Nursery | None = None
@@ -90,9 +88,7 @@ class Service:
         self.locks = Locks()
         self.journal = recovered.journal
         self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
-        self.recovery = Recovery(
-            recovered.start.sessions, storage, self.tokens, self.locks, self._grace_over
-        )
+        self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
@@ -115,6 +111,7 @@ class Service:
                     self.recovery.stood_still(late)
                 self._fence_expired()
                 await self._forget_late()
+                await self._records.note_waits(lambda: self.recovery.waited(trio.current_time()))
 
     # --- connections ---
 
@@ -198,7 +195,7 @@ class Service:
             log.warning("%s: ended, its client has come back without it", replaced)
             replaced.end("replaced")
         elif self.recovery.is_absent(session_id):
-            await self._forget([session_id])
+            await self._records.forget([session_id])
             self.journal.forget(session_id)
             self.recovery.replaced(session_id)
 
@@ -226,17 +223,15 @@ class Service:
             raise ProtocolError("this session has come back already")
         # Else the client has not seen the Welcome that it was sent first.
         self.recovery.returned(session, trio.current_time())
-        return session
+        await self._records.returned(session.id)  # before it is told, which renews its lease
+        return None if session.over.is_set() else session
 
     async def _new(self, hello: m.Hello) -> Session:
         """A new session; a restarted server will know of it."""
         known = KnownSession(
             SessionId(self._random_bytes(IDENTITY_SIZE)), hello.client_id, hello.client_name, self._epoch
         )
-        try:
-            await self._disk.slow(lambda: self._registry.add(known))
-        except StateError as exc:
-            raise FsError(errno.EIO, f"the server cannot keep a session: {exc}") from exc
+        await self._records.add(known)
         return await self._open(hello, known.id)
 
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
@@ -260,7 +255,7 @@ class Service:
             task_status.started()
             await session.over.wait()
             nursery.cancel_scope.cancel()
-        await self._forget([session.id])
+        await self._records.forget([session.id])
         self._release(session)
 
     def _release(self, session: Session) -> None:
@@ -278,18 +273,6 @@ class Service:
         log.info("%s: session closed", session)
         self.recovery.gone(session)
 
-    async def _forget(self, sessions: Iterable[SessionId]) -> None:
-        """A restarted server will not know of *sessions*. Until that is certain nothing that they held may be
-        granted to others, however long it takes."""
-        sessions = list(sessions)
-        while True:
-            try:
-                await self._disk.slow(lambda: self._registry.remove(sessions))
-                return
-            except StateError as exc:
-                log.critical("sessions that are over cannot be removed: others wait for them: %s", exc)
-                await trio.sleep(FORGET_RETRY_SECONDS)
-
     async def _forget_late(self) -> None:
         """End grace for those that have not come back in time."""
         late = self.recovery.expired(trio.current_time())
@@ -299,15 +282,28 @@ class Service:
             session = self.sessions.get(session_id)
             if session is not None:  # it did, and has never completed its reclaims
                 session.end("it has not reclaimed in time")
-        await self._forget(late)
+        await self._records.forget(late)
         for session_id in late:
             self.journal.forget(session_id)
         self.recovery.forgotten(late)
 
     def _grace_over(self) -> None:
+        """Nobody is waited for any more."""
+        assert self._nursery is not None
+        if self._start.sessions:
+            self._nursery.start_soon(self._end_grace)
+        else:
+            self._begin_granting()  # which the registry knows
+
+    async def _end_grace(self) -> None:
+        await self._records.grant()
+        self._begin_granting()
+
+    def _begin_granting(self) -> None:
         """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
         assert self._nursery is not None
         self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
+        self.recovery.end()
 
     def _acknowledged(self, session_id: SessionId) -> int:
         session = self.sessions.get(session_id)

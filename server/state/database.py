@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,16 +16,26 @@ from typing import Final
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
 from server.state.interface import KnownSession, Registry, Start, StateError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Kept in the database's ``user_version``; 0 is an empty one."""
 
-_SCHEMA: Final = """
+_VERSION_2: Final = """
+ALTER TABLE sessions ADD COLUMN waited_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE server ADD COLUMN granted_epoch INTEGER NOT NULL DEFAULT 0;
+UPDATE server SET granted_epoch = epoch;
+"""
+"""What it has more than version 1. Of that it is not known in which epochs something was granted."""
+
+_SCHEMA: Final = f"""
 CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
 INSERT INTO server VALUES (0, '');
 CREATE TABLE sessions (
     id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
+{_VERSION_2}
 """
+
+_GRANTING: Final = "UPDATE server SET granted_epoch = epoch"
 
 
 class Database(Registry):
@@ -45,10 +55,15 @@ class Database(Registry):
     def _prepare(self) -> None:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            self._run(_SCHEMA)
+        elif version == 1:
+            self._run(_VERSION_2)
         elif version != SCHEMA_VERSION:
             self._connection.close()
             raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
+
+    def _run(self, script: str) -> None:
+        self._connection.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -67,28 +82,43 @@ class Database(Registry):
 
     def start(self, boot_id: str) -> Start:
         with self._transaction() as connection:
-            epoch, last_boot_id = connection.execute("SELECT epoch, boot_id FROM server").fetchone()
+            epoch, last_boot_id, granted_epoch = connection.execute(
+                "SELECT epoch, boot_id, granted_epoch FROM server"
+            ).fetchone()
             connection.execute("UPDATE server SET epoch = ?, boot_id = ?", (epoch + 1, boot_id))
             rows = connection.execute(
-                "SELECT id, client_id, client_name, epoch FROM sessions ORDER BY epoch, id"
+                "SELECT id, client_id, client_name, epoch, waited_seconds FROM sessions ORDER BY epoch, id"
             ).fetchall()
+            if not rows:
+                connection.execute(_GRANTING)
         known = tuple(
-            KnownSession(SessionId(number), ClientId(client), name, Epoch(opened))
-            for number, client, name, opened in rows
+            KnownSession(SessionId(number), ClientId(client), name, Epoch(opened), waited)
+            for number, client, name, opened, waited in rows
         )
         rebooted = bool(last_boot_id and boot_id) and last_boot_id != boot_id
-        return Start(Epoch(epoch + 1), known, rebooted)
+        return Start(Epoch(epoch + 1), known, rebooted, Epoch(granted_epoch))
+
+    def granting(self) -> None:
+        with self._transaction() as connection:
+            connection.execute(_GRANTING)
 
     def add(self, session: KnownSession) -> None:
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?)",
-                (session.id, session.client_id, session.client_name, session.epoch),
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?)",
+                (session.id, session.client_id, session.client_name, session.epoch, session.waited_seconds),
             )
 
     def remove(self, sessions: Iterable[SessionId]) -> None:
         with self._transaction() as connection:
             connection.executemany("DELETE FROM sessions WHERE id = ?", [(number,) for number in sessions])
+
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE sessions SET waited_seconds = ? WHERE id = ?",
+                [(seconds, number) for number, seconds in sessions.items()],
+            )
 
     def close(self) -> None:
         """Release the file."""

@@ -12,7 +12,7 @@ death of this process, not a power failure, as the operations of which they tell
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,22 +25,26 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KnownSession:
-    """A session that may hold something. *epoch* is the one that it was opened in."""
+    """A session that may hold something. *epoch* is the one that it was opened in. *waited_seconds*: for how
+    long servers have waited for it to come back, in all the epochs since it was last there."""
 
     id: SessionId
     client_id: ClientId
     client_name: str
     epoch: Epoch
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """What a start of the server finds. *epoch* is its own, never used before; *sessions* are those that
-    earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost."""
+    earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost.
+    *granted_epoch* is the last before it in which anything was granted."""
 
     epoch: Epoch
     sessions: tuple[KnownSession, ...]
     rebooted: bool
+    granted_epoch: Epoch
 
 
 class Registry(ABC):
@@ -50,7 +54,11 @@ class Registry(ABC):
     @abstractmethod
     def start(self, boot_id: str) -> Start:
         """Begin a new epoch, on the machine's boot *boot_id* (empty where that is unknown: then nothing is
-        said of reboots). Once, before anything else."""
+        said of reboots). Once, before anything else. If no session is known, `granting` is part of it."""
+
+    @abstractmethod
+    def granting(self) -> None:
+        """From now on something may be granted in this epoch. StateError if that cannot be written."""
 
     @abstractmethod
     def add(self, session: KnownSession) -> None:
@@ -59,6 +67,11 @@ class Registry(ABC):
     @abstractmethod
     def remove(self, sessions: Iterable[SessionId]) -> None:
         """*sessions* hold nothing any more and cannot reclaim. Those that are not known do not matter.
+        StateError if that cannot be written."""
+
+    @abstractmethod
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        """For how many seconds each of *sessions* has been waited for. Those that are not known do not matter.
         StateError if that cannot be written."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from nfsfuse.protocol.types import Epoch, SessionId
@@ -19,6 +20,7 @@ class MemoryRegistry(Registry):
 
     def __init__(self) -> None:
         self._epoch = 0
+        self._granted_epoch = 0
         self._boot_id = ""
         self._sessions: dict[SessionId, KnownSession] = {}
 
@@ -26,7 +28,13 @@ class MemoryRegistry(Registry):
         rebooted = bool(self._boot_id and boot_id) and self._boot_id != boot_id
         self._epoch += 1
         self._boot_id = boot_id
-        return Start(Epoch(self._epoch), tuple(self._sessions.values()), rebooted)
+        granted_epoch = Epoch(self._granted_epoch)
+        if not self._sessions:
+            self.granting()
+        return Start(Epoch(self._epoch), tuple(self._sessions.values()), rebooted, granted_epoch)
+
+    def granting(self) -> None:
+        self._granted_epoch = self._epoch
 
     def add(self, session: KnownSession) -> None:
         assert session.id not in self._sessions
@@ -35,6 +43,11 @@ class MemoryRegistry(Registry):
     def remove(self, sessions: Iterable[SessionId]) -> None:
         for number in sessions:
             self._sessions.pop(number, None)
+
+    def waited(self, sessions: Mapping[SessionId, float]) -> None:
+        for number, seconds in sessions.items():
+            if number in self._sessions:
+                self._sessions[number] = replace(self._sessions[number], waited_seconds=seconds)
 
 
 class MemoryLog(Log):

@@ -33,6 +33,7 @@ def recover(
     journal = Journal(records)
     if not reclaimable:
         registry.remove(known)
+        registry.granting()
         journal.begin(())
         return Recovered(replace(start, sessions=()), registry, journal)
     for intent in journal.load():

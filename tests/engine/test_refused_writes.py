@@ -11,9 +11,12 @@ import trio.testing
 
 from nfsfuse.engine.filesystem import CacheOptions
 from nfsfuse.engine.write_back import DIRTY_AGE_SECONDS_MAX
+from nfsfuse.machines.inodes import NodeId
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, InodeHandle
-from tests.helpers.fake_kernel import Client, Rig, rig
+from tests.helpers.fake_kernel import Client, FakeKernel, Rig, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -340,6 +343,70 @@ async def test_a_recall_loses_what_is_refused_and_the_size_it_had(caplog: pytest
         assert await one.read(number, 0, P) == b""
         assert (await one.fs.names.getattr(await one.node(b"file"))).size == 0
         assert await error_of(one, "fsync", number) == errno.ENOSPC
+        assert await error_of(one, "fsync", number) == 0
+        await one.close(number)
+
+
+async def test_a_loss_while_the_attributes_are_recalled_leaves_them_to_the_others() -> None:
+    """What is still dirty then does not make this client the holder of the size again."""
+    goes_on = trio.Event()
+
+    class SlowKernel(FakeKernel):
+        async def invalidate_attributes(self, node_id: NodeId) -> bool:
+            await goes_on.wait()
+            return True
+
+    disk = Disk()
+    async with rig(2, fault=disk, make_kernel=SlowKernel) as world:
+        one, number = await refused(world, disk, b"n" * 3 * P)
+        one.file(number).attributes.kernel_trusts = True
+        other = world.clients[1]
+        node = await other.node(b"file")
+        handle = one.file(number).inode.handle
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.fs.names.getattr, node)
+            await trio.testing.wait_all_tasks_blocked()
+            await other.remote.session.call(m.GetToken(handle, TokenMode.SHARED, 0, P, TokenMode.NONE))
+            assert one.file(number).pages.dirty.intervals() == [(P, 3 * P)]
+            goes_on.set()
+        assert not one.file(number).attributes.changed_here
+        assert await error_of(one, "fsync", number) == errno.ENOSPC
+        disk.error = 0
+        assert await error_of(one, "fsync", number) == 0
+        assert world.content(b"file") == bytes(P) + b"n" * 2 * P
+        await one.close(number)
+
+
+@pytest.mark.parametrize("has_room", [False, True])
+async def test_a_recall_waits_for_who_tries_once_more_what_was_refused(
+    has_room: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The recall has tried the first of two requests, and waits for the answer to the other, when a program's
+    fsync tries the first again."""
+    disk = Disk()
+    async with rig(2, fault=disk, link_seconds=lambda: 0.001) as world:
+        one, number = await refused(world, disk, b"n" * 2 * MIB)
+        other = world.clients[1]
+        elsewhere = await other.open(b"file", os.O_RDWR)
+        pages = one.file(number).pages
+
+        async def sync_in_between() -> None:
+            while pages.writing.intervals() != [(MIB, 2 * MIB)]:  # noqa: ASYNC110 - nothing tells of it
+                await trio.sleep(0.0001)
+            await trio.sleep(0.0004)
+            nursery.start_soon(error_of, one, "fsync", number)
+            await trio.sleep(0.0008)
+            if has_room:
+                disk.error = 0  # the second was refused, the first is not there yet
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync_in_between)
+            await other.fs.ranges.fallocate(other.file(elsewhere), 0, 4 * MIB, P)
+        lost = MIB if has_room else 2 * MIB
+        assert f"{lost} bytes are recalled and refused, the data are lost" in caplog.text
+        assert world.content(b"file")[:MIB] == (b"n" * MIB if has_room else bytes(MIB))
+        disk.error = 0
+        assert await error_of(one, "fsync", number) == errno.ENOSPC, "of the loss"
         assert await error_of(one, "fsync", number) == 0
         await one.close(number)
 

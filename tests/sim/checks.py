@@ -24,7 +24,7 @@ def check_client(fs: Filesystem, kernel: KernelModel) -> None:
         fs.check()
     for file in fs.holdings.files():
         inode = kernel.inodes.get(file.inode.node_id)
-        if inode is not None:
+        if inode is not None and not file.purging:  # then its pages are of a session that is over
             _check_kernel(file, inode)
 
 

@@ -1,4 +1,5 @@
-"""python -m tests.sim.soak MINUTES [--first SEED]: seed after seed, each with a world of its own (`swarm`).
+"""python -m tests.sim.soak MINUTES [--faults] [--first SEED]: seed after seed, each with a world of its own
+(`swarm`; with --faults `fault_swarm`).
 
 Prints the first seed, a line of progress every ten seconds, and for a violation the command that repeats it.
 The exit status is 1 if there was one.
@@ -7,21 +8,26 @@ The exit status is 1 if there was one.
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
 import time
+from collections.abc import Callable
 from itertools import count
 
 from tests.helpers.history import Violation
+from tests.sim.fault_swarm import drawn_with_faults
 from tests.sim.swarm import drawn
-from tests.sim.world import simulate
+from tests.sim.world import Options, Play, simulate
+
+Draw = Callable[[int], tuple[Options, Play]]
 
 PROGRESS_SECONDS = 10.0
 
 
-def run_one(seed: int) -> int:
+def run_one(seed: int, draw: Draw) -> int:
     """One seed, told in full; the exit status."""
-    options, programs = drawn(seed)
+    options, programs = draw(seed)
     try:
         world = simulate(options, programs)
     except Violation as exc:
@@ -37,9 +43,14 @@ def main() -> int:
     parser.add_argument("minutes", type=float, nargs="?", default=1.0)
     parser.add_argument("--first", type=int, default=random.SystemRandom().randrange(1 << 32), metavar="SEED")
     parser.add_argument("--only", type=int, metavar="SEED", help="this one alone, with its story if it fails")
+    parser.add_argument("--faults", action="store_true", help="things go wrong: see tests/sim/faults.py")
     arguments = parser.parse_args()
+    draw: Draw = drawn
+    if arguments.faults:
+        draw = drawn_with_faults
+        logging.disable(logging.CRITICAL)  # every fault is told by every client
     if arguments.only is not None:
-        return run_one(arguments.only)
+        return run_one(arguments.only, draw)
     print(f"soak: seeds from {arguments.first}, for {arguments.minutes:g} minutes", flush=True)
     started = told = time.monotonic()
     steps, failed, seed = 0, list[int](), arguments.first
@@ -51,13 +62,14 @@ def main() -> int:
         if now - told >= PROGRESS_SECONDS:
             told = now
             print(f"soak: {done}", flush=True)
-        options, programs = drawn(seed)
+        options, programs = draw(seed)
         try:
             steps += simulate(options, programs).steps
         except Violation as exc:
             failed.append(seed)
             print(f"soak: seed {seed}: {exc}", flush=True)
-            print(f"soak: repeat it with: scripts/soak --only {seed}", flush=True)
+            how = " --faults" if arguments.faults else ""
+            print(f"soak: repeat it with: scripts/soak{how} --only {seed}", flush=True)
     print(f"soak: {done}{''.join(f', seed {number} failed' for number in failed)}")
     return 1 if failed else 0
 

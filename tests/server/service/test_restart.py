@@ -30,6 +30,7 @@ from nfsfuse.protocol.types import (
 )
 from server.service.requests import HANDLERS
 from server.service.service import ServiceOptions
+from server.state.interface import StateError
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
@@ -426,6 +427,175 @@ async def test_a_dead_daemons_session_is_not_waited_for_when_it_is_replaced(auto
         await w._nursery.start(session.run)
         await session.call(m.GetAttr(w.root))
         assert trio.current_time() - began < 1.0
+
+
+async def test_a_dead_client_costs_one_grace_over_any_number_of_restarts(autojump_clock):
+    """Restarts that come faster than that would else keep everybody waiting for ever."""
+    async with world() as w:
+        dead, two = await w.client(), await w.client()
+        dead.connector.reachable = False
+        dead.connector.cut()
+        began = trio.current_time()
+        served = 0.0
+        async with trio.open_nursery() as nursery:
+            asked = trio.Event()
+
+            async def ask() -> None:
+                await two.ask(m.GetToken(w.file, EXCLUSIVE, *WHOLE, TokenMode.NONE))
+                asked.set()
+
+            await w.crash()
+            nursery.start_soon(ask)
+            while not asked.is_set():
+                lived_from = trio.current_time()
+                with trio.move_on_after(3.0):
+                    await asked.wait()
+                served += trio.current_time() - lived_from
+                if not asked.is_set():
+                    w.server.kill()
+                    await trio.sleep(20.0)  # nobody could come back: it does not count
+                    await w.server.restart()
+        assert GRACE <= served < GRACE + 3.0, "what is not written down when it dies is waited again"
+        assert trio.current_time() - began > 3 * 20.0
+
+
+async def test_who_has_come_back_is_waited_for_anew_after_the_next_restart(autojump_clock):
+    """Its lease was renewed when it came back: it may believe in what it holds for as long as any other."""
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        token = Token(w.file, Resource.DATA, *WHOLE, EXCLUSIVE)
+        await one.ask(m.GetToken(w.file, EXCLUSIVE, *WHOLE, TokenMode.NONE))
+        one.claims = [claim(token)]
+        one.connector.reachable = False
+        await w.crash()
+        await trio.sleep(0.7 * GRACE)
+        one.connector.reachable = True
+        await one.ask(m.Heartbeat())
+        one.connector.reachable = False
+        await w.crash()
+        await trio.sleep(0.8 * GRACE)
+        assert w.server.service.recovery.in_grace
+        one.connector.reachable = True
+        await one.ask(m.Heartbeat())
+        await wait_all_tasks_blocked()
+        assert not w.server.service.recovery.in_grace
+        assert one.refused == []
+        assert w.server.service.tokens.manager.tokens_of(one.session.session_id) == (token,)
+        await two.ask(m.GetAttr(w.root))
+
+
+async def test_who_came_in_grace_and_died_in_it_is_waited_for_by_nobody(autojump_clock):
+    """It was granted nothing. Else clients that come and die would keep a server that restarts in grace."""
+    async with world() as w:
+        dead, two = await w.client(), await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        began = trio.current_time()
+        for _ in range(5):
+            await trio.sleep(0.15 * GRACE)
+            another = await w.client()
+            another.connector.reachable = False
+            await w.crash()
+        await two.ask(m.GetToken(w.file, EXCLUSIVE, *WHOLE, TokenMode.NONE))
+        assert GRACE <= trio.current_time() - began < 1.4 * GRACE, "for the first alone"
+
+
+async def test_who_came_in_grace_goes_on_over_the_next_restart(autojump_clock):
+    async with world() as w:
+        dead = await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        another = await w.client()
+        session = another.session.session_id
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(another.ask, m.MkDir(w.root, b"new", 0o755, ME))
+            await trio.sleep(1.0)
+            another.connector.delay_seconds = 4.0
+            await w.crash()
+            w.server.registry.remove([dead.session.session_id])
+            await w.crash()
+            await wait_all_tasks_blocked()
+            assert not w.server.service.recovery.in_grace, "it does not wait"
+            await (await w.client()).ask(m.GetAttr(w.root))
+        assert w.names() == [b"file", b"new"], "done once, although the session was not waited for"
+        assert another.session.session_id == session
+        await w.crash()
+        assert w.server.service.recovery.in_grace, "by now it may hold something"
+
+
+async def test_who_came_in_grace_opens_nothing_before_it_is_over(autojump_clock):
+    """An open file would be the first that it holds."""
+    async with world() as w:
+        dead = await w.client()
+        dead.connector.reachable = False
+        await w.crash()
+        another = await w.client()
+        with trio.move_on_after(1.0) as scope:
+            await another.ask(m.Open(w.file, os.O_RDWR, False))
+        assert scope.cancelled_caught
+        await w.crash()
+        await another.ask(m.Open(w.file, os.O_RDWR, False))
+        assert trio.current_time() >= GRACE
+
+
+async def test_nothing_is_granted_before_the_registry_knows(autojump_clock, caplog):
+    async with world() as w:
+        one = await w.client()
+        w.server.kill()
+        granting = w.server.registry.granting
+
+        def fails() -> None:
+            raise StateError("disk full")
+
+        w.server.registry.granting = fails  # type: ignore[method-assign]
+        await w.server.restart()
+        with trio.move_on_after(3.0) as scope:
+            await one.ask(m.GetAttr(w.root))
+        assert scope.cancelled_caught
+        assert "nothing is granted, as that cannot be written down: disk full" in caplog.text
+        w.server.registry.granting = granting  # type: ignore[method-assign]
+        await one.ask(m.GetAttr(w.root))
+
+
+async def test_a_client_that_was_away_while_there_was_no_server_either_has_its_time(autojump_clock):
+    async with world() as w:
+        one = await w.client()
+        one.claims = [claim(Token(w.file, Resource.DATA, *WHOLE, EXCLUSIVE))]
+        for _ in range(2):
+            w.server.kill()
+            await trio.sleep(10 * GRACE)
+            one.connector.reachable = False
+            await w.server.restart()
+            await trio.sleep(0.3 * GRACE)
+        one.connector.reachable = True
+        await one.ask(m.Heartbeat())
+        assert one.refused == []
+
+
+async def test_a_session_cannot_come_back_before_that_is_written_down(autojump_clock, caplog):
+    """Else the next restart would wait too short for it: it believes in what it holds from its Welcome on."""
+    async with world() as w:
+        one = await w.client()
+        one.connector.reachable = False
+        await w.crash()
+        await trio.sleep(0.2 * GRACE)
+        registry = w.server.registry
+        waited = registry.waited
+
+        def fails(sessions: object) -> None:
+            raise StateError("disk full")
+
+        registry.waited = fails  # type: ignore[method-assign]
+        one.connector.reachable = True
+        with trio.move_on_after(0.3 * GRACE) as scope:
+            await one.ask(m.Heartbeat())
+        assert scope.cancelled_caught
+        assert "the server cannot take a session back: disk full" in caplog.text
+        registry.waited = waited  # type: ignore[method-assign]
+        await one.ask(m.Heartbeat())
+        w.server.kill()
+        assert [each.waited_seconds for each in w.server.registry.start("").sessions] == [0.0]
+        await w.server.restart()
 
 
 async def test_the_reboot_of_the_servers_machine_is_told(autojump_clock):

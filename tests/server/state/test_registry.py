@@ -59,6 +59,29 @@ def test_sessions_are_known_until_they_are_removed(reopen: Reopen) -> None:
     assert reopen().start("boot").sessions == (session(1), session(3), session(4, epoch=2))
 
 
+def test_how_long_a_session_was_waited_for_is_kept(reopen: Reopen) -> None:
+    registry = reopen()
+    registry.start("boot")
+    for number in (1, 2):
+        registry.add(session(number))
+    registry.waited({session(1).id: 2.5, session(2).id: 7.0, session(9).id: 1.0})
+    registry.waited({session(2).id: 0.0})
+    known = reopen().start("boot").sessions
+    assert [each.waited_seconds for each in known] == [2.5, 0.0]
+
+
+def test_in_which_epoch_something_was_granted_last_is_kept(reopen: Reopen) -> None:
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 0
+    registry.add(session(1))
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 1, "nobody was known: it may grant from the start"
+    registry = reopen()
+    assert registry.start("boot").granted_epoch == 1, "it had to wait for the session"
+    registry.granting()
+    assert reopen().start("boot").granted_epoch == 3
+
+
 def test_a_reboot_is_told_once(reopen: Reopen) -> None:
     assert not reopen().start("one").rebooted, "nothing was there before"
     assert not reopen().start("one").rebooted
@@ -76,6 +99,33 @@ def test_threads_take_turns(reopen: Reopen) -> None:
     for thread in threads:
         thread.join()
     assert len(reopen().start("boot").sessions) == 20
+
+
+def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript("""
+            CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
+            INSERT INTO server VALUES (7, 'boot');
+            CREATE TABLE sessions (
+                id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
+            ) WITHOUT ROWID;
+            PRAGMA user_version = 1;
+        """)
+        known = session(1)
+        connection.execute(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?)",
+            (known.id, known.client_id, known.client_name, known.epoch),
+        )
+    connection.close()
+    database = Database(path)
+    start = database.start("boot")
+    assert (start.epoch, start.sessions, start.granted_epoch) == (8, (known,), 7)
+    database.waited({known.id: 1.5})
+    database.close()
+    database = Database(path)
+    assert [each.waited_seconds for each in database.start("boot").sessions] == [1.5]
+    database.close()
 
 
 def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
