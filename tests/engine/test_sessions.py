@@ -175,6 +175,38 @@ async def test_caches_are_dropped_before_the_lease_has_run_out_and_what_is_held_
         assert made.content(b"file")[:6] == b"mapped"
 
 
+async def test_a_mapped_page_is_dropped_in_time_although_what_it_held_before_is_on_its_way(autojump_clock):
+    """Found by the simulator: the kernel locks such a page and waits for its write-back, and that waited for
+    the server, which could not be reached. The page, and all behind it, could be read past the lease."""
+    async with rig(1, lease_seconds=LEASE) as made:
+        (one,) = made.clients
+        made.make_file(b"file", b"x" * 8192)
+        number = await one.open(b"file", os.O_RDWR)
+        for page in range(2):
+            await one.fs.files.read(number, page * 4096, 4096, cached=True)
+        dropped = trio.Event()
+
+        async def store_through_a_mapping(start: int, end: int) -> None:
+            assert one.file(number).pages.writing
+            await one.fs.files.write(number, 0, b"newer!" + b"x" * 4090, page=True)
+            dropped.set()
+            one.kernel.during_invalidation = None
+
+        one.kernel.during_invalidation = store_through_a_mapping
+        async with trio.open_nursery() as nursery:
+            one.connector.reachable = False
+            one.connector.cut()
+            await one.fs.files.write(number, 0, b"mapped" + b"x" * 4090, page=True)
+            nursery.start_soon(one.fs.files.fsync, number, False)
+            await trio.sleep(LEASE * SUSPEND_AT + 0.5)
+            in_time = dropped.is_set()
+            one.connector.reachable = True
+        assert in_time
+        assert await one.read(number, 0, 6) == b"newer!"
+        await one.close(number)
+        assert made.content(b"file")[:6] == b"newer!"
+
+
 async def test_a_daemon_that_was_stopped_past_its_lease_serves_nothing_when_it_goes_on(autojump_clock):
     """Its timers have not run: only the clock that it asks can tell."""
     async with rig(1, lease_seconds=LEASE) as made:
