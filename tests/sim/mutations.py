@@ -4,6 +4,7 @@ the checkers can fail. Those called after a deadlock rule of docs/coherence.md s
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.session import Session
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
+from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
 from nfsfuse.protocol.tokens import Token, TokenMode
@@ -286,3 +288,17 @@ class _Forgetful(Channel):
                 case ReplyEnvelope(id=number) | FailureEnvelope(id=number):
                     forgotten.append(number)
         return forgotten
+
+
+# --- names: found by the simulators in tests/engine, which have the kernel's dentries and locks ---
+
+
+def rule_6_a_name_is_invalidated_whoever_has_its_directory_locked(patch: pytest.MonkeyPatch) -> None:
+    """No new epoch is made instead: neither for an operation that is pending, nor after a while."""
+    patch.setattr(DirectoryCache, "pending", property(lambda _: 0, lambda *_: None), raising=False)
+    patch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
+
+
+def rule_7_a_recall_waits_until_the_kernel_knows_the_inode(patch: pytest.MonkeyPatch) -> None:
+    """However long it takes in a listing, which may be stuck at a name that another program looks up."""
+    patch.setattr("nfsfuse.engine.distrust.UNKNOWN_SECONDS_MAX", math.inf)
