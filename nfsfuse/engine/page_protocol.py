@@ -87,7 +87,14 @@ class PageProtocol:
         """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
         FUSE_WRITEs that are taken at once) and drops it. Operations are parked from the instant it has
         returned; what those that ran meanwhile have put there is taken in a further pass."""
-        while cached := file.tokens.invalidate(recall):
+        while True:
+            if file.tokens.follow(recall):
+                file.wake()
+                while file.tokens.follow(recall):
+                    await file.changed()
+            cached = file.tokens.invalidate(recall)
+            if not cached:
+                break
             file.wake()  # whoever was parked since the last pass may be what this one is going to wait for
             await self._invalidate(file, recall, cached)
         file.wake()

@@ -86,7 +86,7 @@ class Writer:
                     file.used(entitled)
                     entitled = None  # while it waits for the server nobody may wait for it (K6)
                     entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
-                elif file.pages.writing.overlaps(offset, end):
+                elif file.pages.writing.overlaps(offset, end) and not self._may_write_over(page):
                     await file.changed()
                 elif not page and file.pages.refused:
                     file.used(entitled)
@@ -104,7 +104,8 @@ class Writer:
                     ):
                         break
                 else:
-                    self._absorb(file, offset, data, keeps=not (direct or page))
+                    over = self._may_write_over(page)
+                    self._absorb(file, offset, data, keeps=not (direct or page), over=over)
                     break
         finally:
             file.used(entitled)
@@ -196,11 +197,19 @@ class Writer:
             return False
         return not file.tokens.invalidating(start_page, end_page)
 
-    def _absorb(self, file: CachedFile, offset: int, data: bytes, *, keeps: bool) -> None:
+    def _may_write_over(self, page: bool) -> bool:
+        """Whether what is on its way to the server may change here. A mapped page that is dropped with the
+        lease must not wait for the server, which cannot be reached: it, and the pages behind it, could be
+        read and loaded past the lease (promise 8)."""
+        return page and not self._remote.leased()
+
+    def _absorb(
+        self, file: CachedFile, offset: int, data: bytes, *, keeps: bool, over: bool = False
+    ) -> None:
         end = offset + len(data)
         assert file.tokens.holds(*pages_of(offset, len(data)), TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
-        file.pages.write(offset, data, trio.current_time())
+        file.pages.write(offset, data, trio.current_time(), over=over)
         if file.attributes.may_change_here():
             file.attributes.written(end, self._wall_clock())
         else:

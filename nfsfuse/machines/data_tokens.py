@@ -8,7 +8,8 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
   its first invalidation has returned, and during every further invalidation (an operation that arrives then
   may hold the very folio lock that the invalidation waits for); at all other times they are parked.
 * Recalls of one page are carried out one after the other (`may_begin`): an invalidation takes pages off the
-  books before the kernel has dropped them, so that a second recall would take them for gone.
+  books before the kernel has dropped them, so that a second recall would take them for gone. Only the end of
+  the lease waits for no recall (`suspend`): one that it overtakes between two passes follows it (`follow`).
 * An operation whose token was just granted is *entitled*: recalls of that range wait for it, so that whoever
   asked for a page gets to use it once. An entitled operation never waits for the server to grant something.
 * An entitled operation may itself have to take pages from the kernel (`flush`): before the recalls that wait
@@ -30,6 +31,7 @@ class Phase(Enum):
 
     PENDING = "it waits for the operations that were granted what it takes, and for earlier recalls of it"
     INVALIDATING = "an invalidation is under way in the kernel"
+    FOLLOWING = "another recall's invalidation of its pages is under way in the kernel"
     CLOSED = "operations are parked"
 
 
@@ -84,7 +86,9 @@ class DataTokens:
     def invalidating(self, start: int, end: int) -> bool:
         """Whether an invalidation of some of ``[start, end)`` is under way in the kernel."""
         return any(
-            revocation.phase is Phase.INVALIDATING and revocation.start < end and start < revocation.end
+            revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING)
+            and revocation.start < end
+            and start < revocation.end
             for revocation in self.revocations
         )
 
@@ -174,6 +178,20 @@ class DataTokens:
             for r in earlier
         )
         return not revocation.waits_for and not overlapping
+
+    def follow(self, revocation: Revocation) -> bool:
+        """Whether the kernel is dropping some of its pages for another recall, which *revocation* has to wait
+        for: they are off the books already. Operations may run meanwhile, as in an invalidation of its own."""
+        follows = any(
+            other.phase is Phase.INVALIDATING
+            and other is not revocation
+            and other.start < revocation.end
+            and revocation.start < other.end
+            for other in self.revocations
+        )
+        if follows:
+            revocation.phase = Phase.FOLLOWING
+        return follows
 
     def invalidate(self, revocation: Revocation) -> list[Interval]:
         """What has to be invalidated in the kernel now; nothing, and the revocation closed, if nothing is

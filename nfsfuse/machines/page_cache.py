@@ -7,7 +7,8 @@ Blocks are aligned pieces of a file; which bytes of them mean something is kept 
 An extent under write-back is write-protected, by its state always, and in guard mode by a real mprotect(2):
 then a store that slips past the page lock is a crash in a test and not a lost update in the field. That
 protects the pages that lie wholly in the extent: beside it, in the page where it begins or ends, stores are
-allowed. A block that holds nothing valid is PROT_NONE in guard mode.
+allowed. So is one that cannot wait for the server (`FilePages.write`, *over*): what it changes stays dirty when
+the extent has arrived. A block that holds nothing valid is PROT_NONE in guard mode.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class FilePages:
         self.refused = IntervalSet()
         self.dirty_since: float | None = None
         self._outgoing: IntervalMap[int] = IntervalMap()  # writing, by number
+        self._rewritten = IntervalSet()  # the part of it that has changed since
         self._numbers = itertools.count(1)
 
     @property
@@ -191,10 +193,17 @@ class FilePages:
             for begin, stop in except_for.gaps(start, end):
                 self._store(begin, view[begin - offset : stop - offset])
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview, now: float) -> None:
-        """Data from a program: newer than the server's."""
+    def write(
+        self, offset: int, data: bytes | bytearray | memoryview, now: float, *, over: bool = False
+    ) -> None:
+        """Data from a program: newer than the server's. *over*: perhaps newer than what is on its way there,
+        too. That goes on as it was, and these are to be written back after it."""
         end = offset + len(data)
-        assert not self.writing.overlaps(offset, end), "a store into an extent under write-back"
+        assert over or not self.writing.overlaps(offset, end), "a store into an extent under write-back"
+        for begin, stop in self.writing.intervals(offset, end):
+            self._rewritten.add(begin, stop)
+            first, last = begin // PAGE_SIZE * PAGE_SIZE, -(-stop // PAGE_SIZE) * PAGE_SIZE
+            self._protect(first, last, mmap.PROT_READ | mmap.PROT_WRITE)
         before = _size(self.dirty.intervals(offset, end))
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
@@ -217,7 +226,7 @@ class FilePages:
     # --- write-back ---
 
     def begin_write_back(self, start: int, end: int) -> Outgoing:
-        """Dirty ``[start, end)`` is on its way: the bytes, which cannot change until `end_write_back`."""
+        """Dirty ``[start, end)`` is on its way until `end_write_back`: the bytes, as of now."""
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
         number = next(self._numbers)
@@ -239,10 +248,12 @@ class FilePages:
                 self._outgoing.delete(start, end)
                 self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
                 if clean:
-                    self._clean(start, end)
+                    for low, high in self._rewritten.gaps(start, end):
+                        self._clean(low, high)
                 else:
                     self._cache.refused_bytes += _size(self.refused.gaps(start, end))
                     self.refused.add(start, end)
+                self._rewritten.delete(start, end)
         return concerned
 
     def _clean(self, start: int, end: int) -> None:
@@ -291,6 +302,7 @@ class FilePages:
         for start, end in self.writing.intervals(size):
             self.writing.delete(start, end)
             self._outgoing.delete(start, end)
+            self._rewritten.delete(start, end)
             # From the page of the new end on, although the extent goes on below it.
             self._protect(start // PAGE_SIZE * PAGE_SIZE, end, mmap.PROT_READ | mmap.PROT_WRITE)
         self.drop(size, RANGE_END)
@@ -320,6 +332,8 @@ class FilePages:
         for start, end, _ in self._outgoing:
             outgoing.add(start, end)
         assert outgoing == self.writing, "what is on its way has a number"
+        for start, end in self._rewritten.intervals():
+            assert self.writing.covers(start, end), "what has changed is still on its way"
 
 
 def _size(intervals: list[Interval]) -> int:

@@ -18,6 +18,7 @@ from nfsfuse.protocol.errors import FsError
 from scripts.proof.names_model import EMPTY, PATHS, Call, Done, State, Unexplained, check
 from tests.helpers.dentries import DentryKernel, Place
 from tests.helpers.fake_kernel import ME, Rig, rig
+from tests.sim import mutations as the
 
 CALLS = 40
 """Of each program."""
@@ -133,10 +134,27 @@ async def test_names_that_are_not_dropped_are_found(monkeypatch: pytest.MonkeyPa
         await play(0, monkeypatch, Forgetful)
 
 
-async def test_an_invalidation_that_is_waited_for_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+SEEDS_MAX = 10
+
+
+async def test_an_invalidation_that_is_waited_for_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deadlock 6, with all of its remedy switched off."""
+    the.rule_6_a_name_is_invalidated_whoever_has_its_directory_locked(monkeypatch)
+    with pytest.RaisesGroup(trio.TooSlowError, allow_unwrapped=True, flatten_subgroups=True):
+        for seed in range(SEEDS_MAX):
+            with capsys.disabled():
+                print(f" [rule 6: seed {seed}]", end="")
+            await play(seed, monkeypatch)
+
+
+async def test_an_invalidation_that_only_a_pending_operation_keeps_from_waiting_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The deadlock that the stress of real mounts found: no operation was pending in the directory, and yet it
     was locked."""
     monkeypatch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
     with pytest.RaisesGroup(trio.TooSlowError, allow_unwrapped=True, flatten_subgroups=True):
-        for seed in range(10):
+        for seed in range(SEEDS_MAX):
             await play(seed, monkeypatch)

@@ -12,13 +12,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.engine.locks import LockRequest
-from nfsfuse.machines.inodes import ROOT
+from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.machines.lease import SUSPEND_AT
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import OFFSET_MAX, LockOwner
 from server.machines.leases import MARGIN
-from tests.helpers.fake_kernel import ME, Client, Rig, rig
+from tests.helpers.fake_kernel import ME, Client, FakeKernel, Rig, rig
 
 LEASE = 10.0
 FENCED_AFTER = LEASE * (1 + MARGIN)
@@ -173,6 +173,77 @@ async def test_caches_are_dropped_before_the_lease_has_run_out_and_what_is_held_
         assert await one.read(number, 0, 6) == b"mapped", "resumed: nothing is lost"
         await one.close(number)
         assert made.content(b"file")[:6] == b"mapped"
+
+
+async def test_a_mapped_page_is_dropped_in_time_although_what_it_held_before_is_on_its_way(autojump_clock):
+    """Found by the simulator: the kernel locks such a page and waits for its write-back, and that waited for
+    the server, which could not be reached. The page, and all behind it, could be read past the lease."""
+    async with rig(1, lease_seconds=LEASE) as made:
+        (one,) = made.clients
+        made.make_file(b"file", b"x" * 8192)
+        number = await one.open(b"file", os.O_RDWR)
+        for page in range(2):
+            await one.fs.files.read(number, page * 4096, 4096, cached=True)
+        dropped = trio.Event()
+
+        async def store_through_a_mapping(start: int, end: int) -> None:
+            assert one.file(number).pages.writing
+            await one.fs.files.write(number, 0, b"newer!" + b"x" * 4090, page=True)
+            dropped.set()
+            one.kernel.during_invalidation = None
+
+        one.kernel.during_invalidation = store_through_a_mapping
+        async with trio.open_nursery() as nursery:
+            one.connector.reachable = False
+            one.connector.cut()
+            await one.fs.files.write(number, 0, b"mapped" + b"x" * 4090, page=True)
+            nursery.start_soon(one.fs.files.fsync, number, False)
+            await trio.sleep(LEASE * SUSPEND_AT + 0.5)
+            in_time = dropped.is_set()
+            one.connector.reachable = True
+        assert in_time
+        assert await one.read(number, 0, 6) == b"newer!"
+        await one.close(number)
+        assert made.content(b"file")[:6] == b"newer!"
+
+
+class _SlowKernel(FakeKernel):
+    """It takes its time to drop pages, and to tell the event loop that it has."""
+
+    dropping = 0
+
+    async def invalidate_pages(
+        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+    ) -> None:
+        self.dropping += 1
+        await trio.sleep(0.1)
+        self.dropping -= 1
+        if on_returned is not None:
+            on_returned()
+        await trio.sleep(0.1)
+
+
+async def test_a_recall_is_not_over_while_its_pages_are_dropped_with_the_lease(autojump_clock):
+    """Found by exploration: a page that was read while a recall had it dropped was to be dropped once more;
+    just then the lease was about to run out, and that took the page off the books. The recall took it for
+    gone."""
+    async with rig(2, lease_seconds=LEASE, make_kernel=_SlowKernel) as made:
+        one, two = made.clients
+        made.make_file(b"file", b"x" * 4096)
+        number, other = await one.open(b"file"), await two.open(b"file", os.O_RDWR)
+        await one.touch(number, 0, 4096)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(two.write, other, 0, b"new")
+            await trio.sleep(0.05)
+            await one.touch(number, 0, 4096)
+            await trio.sleep(0.1)
+            one.fs.suspended()
+        assert isinstance(one.kernel, _SlowKernel)
+        assert one.kernel.dropping == 0, "the other has written, and the page may still be mapped"
+        one.fs.resumed()
+        assert await one.read(number, 0, 3) == b"new"
+        await one.close(number)
+        await two.close(other)
 
 
 async def test_a_daemon_that_was_stopped_past_its_lease_serves_nothing_when_it_goes_on(autojump_clock):

@@ -12,13 +12,15 @@ import gc
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nfsfuse.protocol.types import PAGE_SIZE
+from tests.explore.connected import ConnectedWorld
 from tests.explore.programs import NAME, Process, SmallWorld
 from tests.explore.runner import Choice, Runner
+from tests.explore.stand_in import without_trio
 from tests.explore.state import fingerprint
-from tests.explore.world import World, without_trio
+from tests.explore.world import World
 from tests.helpers.history import Violation
 
 SETUP_STEPS_MAX = 500
@@ -57,10 +59,18 @@ class Run:
     story: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.world = World(self.runner, self.small.clients)
+        self.world = self._make_world()
         self.world.handle = self.world.make_file(NAME, bytes(self.small.pages * PAGE_SIZE))
         self.processes = self.small.processes(self.world)
         self._start()
+        if isinstance(self.world, ConnectedWorld):
+            self.world.calm = False
+
+    def _make_world(self) -> World:
+        disturbances = self.small.disturbances
+        if disturbances is None:
+            return World(self.runner, self.small.clients)
+        return ConnectedWorld(self.runner, self.small.clients, replace(disturbances))
 
     def _start(self) -> None:
         """Open everywhere, in one way; or have that explored, too."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nfsfuse.protocol.types import PAGE_SIZE
-from tests.explore.world import Client, World
+from tests.explore.connected import Disturbances
+from tests.explore.world import World
 from tests.helpers.kernel_model import WORD_SIZE, Descriptor, Mapping
 
 NAME: Final = b"file"
@@ -22,7 +23,7 @@ class Process:
     if it is to load or store, mapped, and when it has done *before*."""
 
     world: World
-    client: Client
+    client: Any
     name: str
     flags: int
     mapped: bool
@@ -152,13 +153,15 @@ class Script:
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Who does what. *opens_late*: opening is explored, too. *crashes*: clients that may die at any moment."""
+    """Who does what. *opens_late*: opening is explored, too. *crashes*: clients that may die at any moment.
+    *disturbances*: what else goes wrong; then clients have real sessions (`tests.explore.connected`)."""
 
     scripts: tuple[Script, ...]
     pages: int = 1
     crashes: tuple[int, ...] = ()
     opens_late: bool = False
     clients: int = 2
+    disturbances: Disturbances | None = None
 
     def processes(self, world: World) -> list[Process]:
         return [

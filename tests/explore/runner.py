@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+import outcome
 import trio
 
 CLOSES_MAX = 10
@@ -27,14 +28,15 @@ class _Park:
 
 
 class Task:
-    """A coroutine under way, of *group*: a client, or the server."""
+    """A coroutine under way, of *group*: a client, or the server. *result* is what it is woken up with."""
 
-    __slots__ = ("coroutine", "group", "name")
+    __slots__ = ("coroutine", "group", "name", "result")
 
     def __init__(self, name: str, group: object, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.name = name
         self.group = group
         self.coroutine = coroutine
+        self.result: outcome.Outcome[Any] | None = None
 
 
 class Choice:
@@ -55,8 +57,10 @@ class Runner:
         self.tasks: list[Task] = []
         self.current: Task | None = None
         self.waiting: list[Choice] = []
+        self.now = 0.0  # seconds
         self._ready: deque[Task] = deque()
         self._dead: list[Task] = []
+        self.nurseries: list[OpenNursery] = []
 
     def spawn(self, name: str, group: object, coroutine: Coroutine[Any, Any, Any]) -> Task:
         task = Task(name, group, coroutine)
@@ -79,8 +83,13 @@ class Runner:
                 task.coroutine.send(None)
             except StopIteration:
                 self.tasks.remove(task)
+                self._ended(task)
             finally:
                 self.current = None
+
+    def _ended(self, task: Task) -> None:
+        for nursery in self.nurseries:
+            nursery.ended(task)
 
     async def choose(self, label: str) -> None:
         """Wait until somebody chooses that this happens."""
@@ -107,15 +116,22 @@ class Runner:
 
     def cancel(self, group: object) -> None:
         """Whatever *group* was doing is cancelled, and ends as it does then: at once."""
-        for task in [task for task in self.tasks if task.group == group]:
+        self.cancel_tasks([task for task in self.tasks if task.group == group])
+
+    def cancel_tasks(self, tasks: list[Task]) -> None:
+        """Whatever these were doing is cancelled."""
+        before = self.current
+        for task in tasks:
             self.tasks.remove(task)
+            self.waiting = [choice for choice in self.waiting if choice.task is not task]
             self.current = task
             try:
                 task.coroutine.throw(trio.Cancelled._create(source="explicit"))
             except (trio.Cancelled, StopIteration):
+                self._ended(task)
                 continue
             finally:
-                self.current = None
+                self.current = before
             raise AssertionError(f"{task.name} goes on although it is cancelled")
 
     def close(self) -> None:
@@ -143,6 +159,11 @@ class ParkingLot:
         assert self._runner.current is not None
         self.parked.append(self._runner.current)
         await _Park()
+
+    def unpark(self) -> None:
+        """The first of those who wait, if any do."""
+        if self.parked:
+            self._runner.ready(self.parked.pop(0))
 
     def unpark_all(self) -> None:
         parked, self.parked = self.parked, []
@@ -226,6 +247,67 @@ class Nursery:
         self._runner.spawn(f"{self._group} {function.__name__}", self._group, function(*arguments))
 
 
+    async def start(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+        """trio.Nursery.start, of what starts with nothing to tell."""
+        started = Event(self._runner)
+        status = SimpleNamespace(started=started.set)
+        coroutine = function(*arguments, task_status=status)
+        self._runner.spawn(f"{self._group} {function.__name__}", self._group, coroutine)
+        await started.wait()
+
+
+class OpenNursery:
+    """trio.open_nursery(). What it starts belongs to the group of the task that opened it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._tasks: list[Task] = []
+        self._lot = ParkingLot(runner)
+        self.cancel_scope = SimpleNamespace(cancel=self._cancel)
+
+    async def __aenter__(self) -> OpenNursery:
+        assert self._runner.current is not None
+        self._group = self._runner.current.group
+        self._runner.nurseries.append(self)
+        return self
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> None:
+        name = f"{self._group} {function.__name__}"
+        self._tasks.append(self._runner.spawn(name, self._group, function(*arguments)))
+
+    def ended(self, task: Task) -> None:
+        """A task of somebody's has ended."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            self._lot.unpark_all()
+
+    def _cancel(self) -> None:
+        self._runner.cancel_tasks(list(self._tasks))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while kind is None and self._tasks:
+            await self._lot.park()
+        self._runner.nurseries.remove(self)
+
+
+class CapacityLimiter:
+    """trio.CapacityLimiter, in worlds too small to need one."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    async def __aenter__(self) -> None:
+        self._left -= 1
+        assert self._left >= 0, "somebody would have to wait"
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left += 1
+
+
 async def _checkpoint() -> None:
     """trio.lowlevel.checkpoint: nothing else runs at it here; what matters is chosen elsewhere."""
 
@@ -236,6 +318,18 @@ def trio_of(runner: Runner) -> SimpleNamespace:
     async def sleep(seconds: float) -> None:
         await runner.choose("a while passes")
 
+    async def wait_task_rescheduled(abandon: Callable[..., object]) -> Any:
+        task = runner.current
+        assert task is not None
+        while task.result is None:
+            await _Park()
+        result, task.result = task.result, None
+        return result.unwrap()
+
+    def reschedule(task: Task, result: outcome.Outcome[Any]) -> None:
+        task.result = result
+        runner.ready(task)
+
     sleep_of: Callable[[float], Awaitable[None]] = sleep
     return SimpleNamespace(
         Cancelled=trio.Cancelled,
@@ -243,7 +337,15 @@ def trio_of(runner: Runner) -> SimpleNamespace:
         Event=lambda: Event(runner),
         Lock=lambda: Lock(runner),
         Nursery=Nursery,
-        current_time=lambda: 0.0,
+        CapacityLimiter=CapacityLimiter,
+        current_time=lambda: runner.now,
+        open_nursery=lambda: OpenNursery(runner),
         sleep=sleep_of,
-        lowlevel=SimpleNamespace(ParkingLot=lambda: ParkingLot(runner), checkpoint=_checkpoint),
+        lowlevel=SimpleNamespace(
+            ParkingLot=lambda: ParkingLot(runner),
+            checkpoint=_checkpoint,
+            current_task=lambda: runner.current,
+            wait_task_rescheduled=wait_task_rescheduled,
+            reschedule=reschedule,
+        ),
     )

@@ -26,18 +26,25 @@ from types import (
 )
 from typing import Any, Final
 
+from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.names import Names
 from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
+from nfsfuse.engine.session import Session as ClientSession
+from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import FilePages, PageCache
 from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
+from nfsfuse.rpc.channel import Asked, Channel
+from nfsfuse.rpc.exchange import RequestArrived
 from server.service.driver import Driver
 from server.service.recovery import Recovery
 from server.service.requests import Requests
@@ -46,8 +53,10 @@ from server.service.session import Session
 from server.service.tokens import Tokens
 from server.state.journal import Journal
 from server.storage.memory import MemoryStorage
+from tests.explore.connected import ConnectedClient, ConnectedWorld
 from tests.explore.programs import Process
-from tests.explore.runner import Nursery, Runner
+from tests.explore.runner import Nursery, OpenNursery, Runner
+from tests.explore.wire import End, Wire
 from tests.explore.world import Client, World
 from tests.helpers.kernel_model import KernelModel
 
@@ -56,6 +65,8 @@ LEFT_OUT: Final[tuple[type, ...]] = (
     Filesystem, Files, Holdings, Names, PageProtocol, Reader, Recalls, Writer, WriteBack, InodeTable,
     KernelModel, Driver, Requests, Session, Service, Journal, Recovery, Tokens, MemoryStorage,
     World, Client, Process,
+    ConnectedWorld, ConnectedClient, Wire, End, OpenNursery, ClientSession, Channel, Suspension, Directories,
+    Locks, Ranges,
 )  # fmt: skip
 FIELDS_LEFT_OUT: Final = frozenset(
     {
@@ -156,6 +167,12 @@ class _Walk:
         self.visit(thing.func)
         self._items(thing.args)
 
+    def _asked(self, asked: Asked) -> None:
+        self._items((asked.message, asked.posted, asked.apply, asked.failed))
+
+    def _arrived(self, arrived: RequestArrived) -> None:
+        self._items((arrived.message, arrived.payload))
+
     def _suspended(self, thing: Any) -> None:
         """A coroutine or generator, and what it waits for in turn."""
         while True:
@@ -204,6 +221,8 @@ _HOW: Final[dict[type, Callable[[_Walk, Any], None]]] = {
     CellType: _Walk._cell,
     BuiltinMethodType: _Walk._builtin,
     partial: _Walk._partial,
+    Asked: _Walk._asked,
+    RequestArrived: _Walk._arrived,
 }
 
 

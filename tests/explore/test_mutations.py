@@ -34,6 +34,7 @@ def told(mutation: Mutation, exc: Violation) -> str:
         (the.operations_are_not_parked, STORE_LOAD_AND_STORE),
         (the.rule_2_operations_are_parked_while_the_kernel_invalidates, TWO_STORES),
         (the.rule_4_notifications_on_the_event_loop, STORE_AND_LOAD),
+        (the.the_lease_never_runs_out, SMALL["a client with a dirty page that is cut off, and a load"]),
         (the.rule_5_shared_tokens_while_open_for_writing, TWO_STORES),
     ],
 )

@@ -8,20 +8,17 @@ is a queue of messages in each direction, in order), threads, time.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, Node, RequestId, SessionId
 from nfsfuse.rpc.exchange import RequestArrived
 from server.service.disk import Disk
 from server.service.requests import Requests
@@ -31,35 +28,13 @@ from server.state.memory import MemoryLog, MemoryRegistry
 from server.state.recover import recover
 from server.storage.memory import MemoryStorage
 from tests.explore.register import Register
-from tests.explore.runner import Choice, Nursery, ParkingLot, Runner, trio_of
+from tests.explore.runner import Choice, Nursery, ParkingLot, Runner
 from tests.helpers.kernel_model import WORD_SIZE, KernelModel
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
 
-_PLACES: Final = ("nfsfuse.engine.", "server.service.", "tests.helpers.kernel_")
-_USE_TRIO: Final[tuple[ModuleType, ...]] = tuple(
-    module
-    for name, module in sorted(sys.modules.items())
-    if name.startswith(_PLACES) and hasattr(module, "trio")
-)
-
-
-@contextmanager
-def without_trio(runner: Runner) -> Iterator[None]:
-    """What is made and run meanwhile waits by *runner*."""
-    before = [(module, module.trio) for module in _USE_TRIO]
-    stand_in = trio_of(runner)
-    for module, _ in before:
-        module.trio = stand_in  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for module, real in before:
-            module.trio = real  # type: ignore[attr-defined]
-
-
-class _InlineDisk(Disk):
+class InlineDisk(Disk):
     def __init__(self) -> None:
         self.inline_calls = self.thread_calls = 0
 
@@ -217,6 +192,25 @@ class _ServerChannel:
         self._send(f"the {_short(message)}", lambda: client.fs.recalls.arrived(message, acknowledge))
 
 
+class _Kernel(KernelModel):
+    """Without dentries: how long it takes to distrust them makes no difference."""
+
+    async def distrust_entries(self) -> None:
+        pass
+
+
+def make_engine(client: Any, remote: Any, root: Node, runner: Runner) -> None:
+    """Its kernel and its engine, which asks *remote*."""
+    client.kernel = _Kernel(cast(Any, _Delays(runner)), lambda node, text: None)
+    client.fs = client.kernel.fs = Filesystem(
+        remote, root, client.kernel, CacheOptions(1 << 20, 1 << 20), lambda: 1
+    )
+    client.fs.files.write_directly = True
+    nursery = Nursery(runner, client)
+    for part in (client.fs, client.fs.recalls, client.fs.write_back):
+        part._nursery = nursery
+
+
 class World:
     """The whole of it. *words* are the registers that programs use, by file and offset."""
 
@@ -224,15 +218,21 @@ class World:
         self.runner = runner
         ticks = itertools.count(1)
         self.storage = MemoryStorage(lambda: next(ticks))
-        recovered = recover(self.storage, MemoryRegistry(), MemoryLog(), "")
-        disk = _InlineDisk()
-        self.service = Service(self.storage, ServiceOptions(), recovered, lambda size: bytes(size), disk)
-        self.service._nursery = cast(Any, Nursery(self.runner, "server"))
-        self.service.recovery.begin(0.0, 0.0)
+        self.service = self._make_service()
         self.words: dict[int, Register] = {}
-        self.clients = [self._connect(number + 1) for number in range(clients)]
+        self.clients: list[Any] = []
+        for number in range(clients):
+            self.clients.append(self._connect(number + 1))
 
-    def _connect(self, number: int) -> Client:
+    def _make_service(self) -> Service:
+        recovered = recover(self.storage, MemoryRegistry(), MemoryLog(), "")
+        disk = InlineDisk()
+        service = Service(self.storage, ServiceOptions(), recovered, lambda size: bytes(size), disk)
+        service._nursery = cast(Any, Nursery(self.runner, "server"))
+        service.recovery.begin(0.0, 0.0)
+        return service
+
+    def _connect(self, number: int) -> Any:
         client = Client(f"client {number}", self.runner)
         identity = ClientId(bytes([number]) * 16)
         session = client.session = Session(SessionId(identity), identity, client.name)
@@ -245,16 +245,7 @@ class World:
         )  # fmt: skip
         service.sessions[session.id] = session
         service.leases.opened(session.id, 0.0)
-        delays = _Delays(self.runner)
-        client.kernel = KernelModel(cast(Any, delays), lambda node, text: None)
-        root = self.storage.root()
-        client.fs = client.kernel.fs = Filesystem(
-            cast(Any, client), root, client.kernel, CacheOptions(1 << 20, 1 << 20), lambda: 1
-        )
-        client.fs.files.write_directly = True
-        nursery = Nursery(self.runner, client)
-        for part in (client.fs, client.fs.recalls, client.fs.write_back):
-            part._nursery = nursery  # type: ignore[attr-defined]
+        make_engine(client, client, self.storage.root(), self.runner)
         return client
 
     def make_file(self, name: bytes, content: bytes) -> InodeHandle:
@@ -309,10 +300,7 @@ class World:
 
     def crash(self, client: Client) -> None:
         """The client is gone, its session over: what only it had is lost."""
-        for offset, word in self.words.items():
-            if self._has_dirty(client, offset):
-                stored = self.storage.read(self.handle, offset, WORD_SIZE)
-                word.lose(int.from_bytes(stored))
+        self._lose(client)
         client.alive = False
         client.up.clear()
         client.down.clear()
@@ -321,9 +309,16 @@ class World:
         self.runner.cancel(f"server for {client}")
         self.service._release(client.session)
 
+    def _lose(self, client: Any) -> None:
+        """What only *client* has is lost."""
+        for offset, word in self.words.items():
+            if self._has_dirty(client, offset):
+                stored = self.storage.read(self.handle, offset, WORD_SIZE)
+                word.lose(int.from_bytes(stored))
+
     handle: InodeHandle
 
-    def _has_dirty(self, client: Client, offset: int) -> bool:
+    def _has_dirty(self, client: Any, offset: int) -> bool:
         file = client.fs.holdings.existing_file(self.handle)
         return file is not None and file.tokens.held.at(offset) == 2
 
@@ -340,19 +335,26 @@ class World:
     def parts(self) -> tuple[Any, ...]:
         """All that makes a world what it is."""
         clients = [self._parts_of(client) if client.alive else None for client in self.clients]
-        file = (self.storage.getattr(self.handle), self.storage.read(self.handle, 0, 1 << 16))
-        server = (self.service.tokens.manager, self.service.tokens._waiting, file)
+        server = (self.service.tokens.manager, self.service.tokens._waiting, self._stored())
         tasks = sorted(self.runner.tasks, key=lambda task: task.name)
         return clients, server, [(task.name, task) for task in tasks], self.words
 
+    def _stored(self) -> tuple[Any, ...]:
+        return self.storage.getattr(self.handle), self.storage.read(self.handle, 0, 1 << 16)
+
     @staticmethod
-    def _parts_of(client: Client) -> tuple[Any, ...]:
+    def _engine_parts(client: Any) -> tuple[Any, ...]:
         kernel, write_back = client.kernel, client.fs.write_back
         return (
             client.fs.holdings._files,
             list(client.fs.files._open.values()),
             (write_back._in_flight, list(write_back._dirty_files), write_back._slots),
             (kernel.inodes, kernel._version, kernel.failed_write_backs),
+        )
+
+    def _parts_of(self, client: Client) -> tuple[Any, ...]:
+        return (
+            *self._engine_parts(client),
             client.up,
             client.down,
             client.session.open_files,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.explore.connected import Disturbances
 from tests.explore.programs import Script, SmallWorld, evict, flush, leave, load, read, store, truncate, write
 
 READER: Final = Script(1, (load(),), writing=False)
+WATCHER: Final = Script(1, (), writing=False)
+"""Has the file open, and does nothing."""
+
 STORER: Final = Script(1, (store(2),))
 
 CROSSING: Final = SmallWorld(
@@ -17,6 +21,15 @@ CROSSING: Final = SmallWorld(
     pages=2,
 )
 """Each client has one page dirty and wants the other's."""
+
+LOST: Final = Disturbances(connections=1)
+"""Client 1 loses its connection once, and connects again."""
+
+CUT_OFF: Final = Disturbances(connections=1, leases=True)
+"""Client 1 loses its connection once, for as long as it takes: its lease may run out."""
+
+KILLED: Final = Disturbances(restarts=1)
+"""The server is killed once, at any moment, and started again."""
 
 SMALL: Final = {
     "a store and a load": SmallWorld((Script(0, (store(1),)), READER)),
@@ -42,10 +55,39 @@ SMALL: Final = {
         (Script(0, (store(1),)), Script(0, (evict(),), mapped=False), STORER)
     ),
     "opening, a store and a load": SmallWorld((Script(0, (store(1),)), READER), opens_late=True),
+    "a store over two connections, and a load": SmallWorld(
+        (Script(0, (store(1),)), READER), disturbances=LOST
+    ),
+    "a truncation over two connections": SmallWorld(
+        (Script(0, (truncate(8),)), WATCHER), disturbances=LOST
+    ),
+    "a client with a dirty page that is cut off, and a load": SmallWorld(
+        (Script(0, (), before=(store(1),)), READER), disturbances=CUT_OFF
+    ),
+    "a truncation, and a server that is killed": SmallWorld(
+        (Script(0, (truncate(8),)),), clients=1, disturbances=KILLED
+    ),
+    "a store and a load, and a server that is killed": SmallWorld(
+        (Script(0, (store(1), load())),), clients=1, disturbances=KILLED
+    ),
 }
-"""Some two thousand states, all together: ten seconds or so."""
+"""Some three thousand states, all together: fifteen seconds or so."""
 
 LARGE: Final = {
+    "a reader that is cut off, and a pwrite": SmallWorld(
+        (Script(0, (load(),), writing=False, before=(load(),)), Script(1, (write(2),), mapped=False)),
+        disturbances=CUT_OFF,
+    ),
+    "a store, and a server that is killed under two clients": SmallWorld(
+        (Script(0, (store(1),)), WATCHER), disturbances=KILLED
+    ),
+    "a dirty page, a load, and a server that is killed": SmallWorld(
+        (Script(0, (), before=(store(1),)), READER), disturbances=KILLED
+    ),
+    "a dirty page, a load, a client that may die, and a server that is killed": SmallWorld(
+        (Script(0, (), before=(store(1),)), READER), crashes=(0,), disturbances=KILLED
+    ),
+
     "each wants the other's page": CROSSING,
     "a store and a pwrite on one client, and a load": SmallWorld(
         (Script(0, (store(1),)), Script(0, (write(2),), mapped=False), READER)

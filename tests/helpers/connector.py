@@ -68,6 +68,10 @@ class Connector:
         """What the server sends over the newest connection from now on arrives so much later."""
         self.streams[-1].receives_after(seconds)
 
+    def mute(self) -> None:
+        """What the client sends over the newest connection from now on never arrives, and it is not told."""
+        self.streams[-1].sends_nothing()
+
     def cut(self) -> None:
         """Break the newest connection: nothing under way arrives."""
         self.streams[-1].cut()

@@ -38,6 +38,7 @@ class Operation:
     value: int
     begin: int
     end: int = NEVER
+    may_be_lost: bool = False  # a write that failed: it has had its effect by *end*, or will not have any
 
     def __str__(self) -> str:
         what = "wrote" if self.is_write else "read"
@@ -85,6 +86,11 @@ class History:
     def end(self, operation: Operation) -> None:
         operation.end = self.now()
 
+    def fail(self, operation: Operation) -> None:
+        """A write that may have had its effect, and if it has not, will not have it any more."""
+        operation.may_be_lost = True
+        operation.end = self.now()
+
     def read(self, client: str, location: Location, value: int, begin: int) -> None:
         self.operations[location].append(Operation(client, False, False, value, begin, self.now()))
 
@@ -97,7 +103,10 @@ class History:
         writes = {operation.value: operation for operation in operations if operation.is_write}
         writes[0] = Operation("nobody", True, False, 0, -1, 0)  # files begin as zeros
         zones: dict[int, _Zone] = {}
+        seen = {operation.value for operation in operations if not operation.is_write}
         for operation in operations:
+            if operation.may_be_lost and operation.value not in seen:
+                continue
             write = writes.get(operation.value)
             if write is None:
                 raise Violation(f"{location}: {operation}, which nobody wrote", location)

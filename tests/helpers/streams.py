@@ -127,6 +127,10 @@ class MemoryByteStream:
         """What the other end sends from now on takes so long."""
         self._incoming.delay_seconds = delay_seconds
 
+    def sends_nothing(self) -> None:
+        """What this end sends from now on never arrives, and it is not told."""
+        self._outgoing.delay_seconds = math.inf
+
     def swallow(self) -> None:
         """From now on nothing arrives, in either direction, and neither end is told (half open)."""
         for direction in (self._outgoing, self._incoming):

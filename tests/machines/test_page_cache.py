@@ -133,6 +133,20 @@ def test_what_is_written_after_a_truncation_is_not_cleaned_by_an_older_write_bac
     assert not pages.dirty
 
 
+def test_what_is_written_over_something_on_its_way_is_written_back_after_it() -> None:
+    cache = PageCache(1 << 20, guard=True)
+    pages = cache.file()
+    pages.write(0, b"old" * PAGE_SIZE, 1.0)
+    older = pages.begin_write_back(0, 3 * PAGE_SIZE)
+    pages.write(PAGE_SIZE, b"newer", 2.0, over=True)
+    assert older.data == b"old" * PAGE_SIZE
+    assert pages.to_write_back(0, 1 << 20, 1 << 20) is None, "not before the older has arrived"
+    pages.end_write_back(older, clean=True)
+    assert pages.dirty.intervals() == [(PAGE_SIZE, PAGE_SIZE + 5)]
+    assert cache.dirty_bytes == 5
+    pages.check()
+
+
 def test_the_answer_to_a_write_back_whose_blocks_are_gone_does_no_harm() -> None:
     pages = PageCache(1 << 20, guard=True).file()
     pages.write(0, bytes(3 * BLOCK_SIZE), 1.0)

@@ -42,6 +42,7 @@ class Model:
     valid: bytearray = field(default_factory=lambda: bytearray(SIZE))  # 1 where it is certain
     dirty: bytearray = field(default_factory=lambda: bytearray(SIZE))
     writing: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    rewritten: bytearray = field(default_factory=lambda: bytearray(SIZE))  # while it was on its way
     refused: bytearray = field(default_factory=lambda: bytearray(SIZE))
     outgoing: list[Outgoing] = field(default_factory=list)
 
@@ -83,6 +84,18 @@ class PageCacheModel(RuleBasedStateMachine):
                 flags[low:high] = b"\1" * (high - low)
             model.here[low:high] = data
 
+    @rule(number=files, where=ranges)
+    def write_over(self, number: int, where: tuple[int, int]) -> None:
+        """It cannot wait until its bytes have arrived."""
+        model, (start, end) = self.files[number], where
+        data = self.content(end - start)
+        model.pages.write(start, data, float(next(self.now)), over=True)
+        for low, high in _runs(model.writing, start, end, 1):
+            model.rewritten[low:high] = b"\1" * (high - low)
+        for flags in (model.valid, model.dirty):
+            flags[start:end] = b"\1" * (end - start)
+        model.here[start:end] = data
+
     @rule(
         number=files, where=ranges, size_max=st.sampled_from((1, 4096, BLOCK_SIZE, SIZE)), again=st.booleans()
     )
@@ -115,9 +128,12 @@ class PageCacheModel(RuleBasedStateMachine):
         where = slice(outgoing.start, outgoing.end)
         none = bytes(outgoing.end - outgoing.start)
         model.writing[where] = none
-        model.refused[where] = none if clean else b"\1" * len(none)
         if clean:
-            model.dirty[where] = none
+            for low, high in _runs(model.rewritten, outgoing.start, outgoing.end, 0):
+                model.dirty[low:high] = model.refused[low:high] = bytes(high - low)
+        else:
+            model.refused[where] = b"\1" * len(none)
+        model.rewritten[where] = none
 
     @rule(number=files, where=ranges)
     def drop(self, number: int, where: tuple[int, int]) -> None:
@@ -132,7 +148,7 @@ class PageCacheModel(RuleBasedStateMachine):
         """The file is truncated, whatever is on its way. What is left of that is the same extent still."""
         model = self.files[number]
         model.pages.cut(size)
-        for flags in (model.valid, model.dirty, model.writing, model.refused):
+        for flags in (model.valid, model.dirty, model.writing, model.rewritten, model.refused):
             flags[size:] = bytes(SIZE - size)
         kept = [outgoing for outgoing in model.outgoing if outgoing.start < size]
         gone = [outgoing for outgoing in model.outgoing if outgoing.start >= size]

@@ -14,8 +14,9 @@ import time
 
 from tests.helpers.history import Violation
 from tests.sim.names import NamesAndLocks
+from tests.sim.partitions import Partitioned
 from tests.sim.programs import RandomPrograms
-from tests.sim.world import CUTS_PER_SECOND, LONG_CUTS, Options, Play, simulate
+from tests.sim.world import CUTS_PER_SECOND, LONG_CUTS, Options, Play, partitioned, simulate
 
 
 def main() -> int:
@@ -36,6 +37,9 @@ def main() -> int:
     parser.add_argument(
         "--long-cuts", action="store_true", help="for so long that caches are dropped, but nothing is lost"
     )
+    parser.add_argument(
+        "--partitions", action="store_true", help="clients are cut off for longer than their lease"
+    )
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)  # cuts are told by every client
     print(f"seed {arguments.seed}", flush=True)
@@ -52,6 +56,11 @@ def main() -> int:
                 check_every=arguments.check_every,
                 restarts=arguments.restarts,
             )
+            if arguments.partitions:
+                options = partitioned(seed, arguments.clients)
+                options.restarts = arguments.restarts
+                if not arguments.names:
+                    programs = Partitioned(arguments.steps)
             if arguments.cuts:
                 options.cuts_per_second = CUTS_PER_SECOND
             if arguments.long_cuts:

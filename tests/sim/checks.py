@@ -61,3 +61,14 @@ def check_clients_together(clients: list[tuple[str, Filesystem]]) -> None:
                     )
             modes = first.attributes.mode, second.attributes.mode
             assert COMPATIBLE[modes], f"K0: attributes are held {modes} by {one} and {other}"
+
+
+def check_nothing_is_believed(name: str, kernel: KernelModel) -> None:
+    """Promise 8, of a client whose session the server has ended: whatever its kernel shows without asking may
+    be out of date by now. (What waits in the daemon is not shown: it asks `Remote.leased`.)"""
+    for inode in kernel.inodes.values():
+        assert not inode.attributes_valid, f"P8: {name} believes attributes past its lease: {inode}"
+        for folio in inode.folios.values():
+            assert not folio.uptodate or folio.writes_pending, (
+                f"P8: {name} has page {folio.index} up to date in its kernel past its lease: {inode}"
+            )

@@ -4,6 +4,8 @@ the checkers can fail. Those called after a deadlock rule of docs/coherence.md s
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,14 +13,23 @@ from weakref import WeakKeyDictionary
 import pytest
 import trio
 
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.session import Session
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
+from nfsfuse.machines.directory_cache import DirectoryCache
+from nfsfuse.machines.lease import Do, Lease
+from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
 from nfsfuse.protocol.tokens import Token, TokenMode
+from nfsfuse.protocol.types import RequestId, SessionId
+from nfsfuse.rpc.channel import Channel
+from nfsfuse.rpc.exchange import RequestArrived
+from nfsfuse.rpc.link import Link
 from server.machines.token_effects import Effect, Recall
 from server.machines.tokens import TokenManager
+from server.state.journal import Journal
 from tests.helpers import kernel_pages
 from tests.helpers.kernel_model import KernelModel
 
@@ -26,8 +37,12 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 
 
 def ack_before_write_back(patch: pytest.MonkeyPatch) -> None:
-    async def write_back_page(self: PageProtocol, file: Any, recall: Revocation) -> None:
-        return None
+    """The recall is acknowledged although not all that is dirty is at the server. What comes later is refused,
+    as the pages are another's by then: it is forgotten at once."""
+
+    async def write_back_page(self: PageProtocol, file: CachedFile, recall: Revocation) -> None:
+        while file.pages.writing.overlaps(recall.start, recall.end):
+            await file.changed()
 
     patch.setattr(PageProtocol, "write_back_page", write_back_page)
     patch.setattr(PageProtocol, "_check_k5", lambda *_: None)
@@ -197,3 +212,93 @@ def rule_5_shared_tokens_while_open_for_writing(patch: pytest.MonkeyPatch) -> No
             self.held.set(begin, stop, mode)
 
     patch.setattr(DataTokens, "granted", granted)
+
+
+# --- the session ---
+
+
+def the_lease_never_runs_out(patch: pytest.MonkeyPatch) -> None:
+    """A client that is cut off goes on using what it holds."""
+    advance = Lease.advance
+
+    def and_ignore(self: Lease, now: float, *, connected: bool, heard_at: float) -> list[Do]:
+        wanted = advance(self, now, connected=connected, heard_at=heard_at)
+        self.suspended = False
+        return [do for do in wanted if do is not Do.SUSPEND]
+
+    patch.setattr(Lease, "advance", and_ignore)
+    patch.setattr(Lease, "runs", lambda *_: True)
+
+
+def the_lease_is_counted_from_the_answer(patch: pytest.MonkeyPatch) -> None:
+    """Not from when that was sent which it answers: the server's clock has been running since then."""
+    renew = Lease.renew
+    patch.setattr(Lease, "renew", lambda self, sent_at, now: renew(self, now, now))
+
+
+def replay_without_the_journal(patch: pytest.MonkeyPatch) -> None:
+    """A restarted server does again what it is asked again."""
+
+    def outcome(self: Journal, session: SessionId, request: RequestId) -> None:
+        entries = self._entries.get(session, {})
+        entry = entries.get(request)
+        if entry is not None and entry.done is not None:
+            del entries[request]
+
+    patch.setattr(Journal, "outcome", outcome)
+
+
+def replay_without_the_reply_cache(patch: pytest.MonkeyPatch) -> None:
+    """The server keeps no replies until they are acknowledged. Who connects again asks again for what was not
+    answered, and it is done again, as by NFS over UDP before there were duplicate request caches."""
+    replay_without_the_journal(patch)
+    patch.setattr("server.service.service.Channel", _Forgetful)
+
+
+class _Forgetful(Channel):
+    """A server's end that keeps requests where it should keep its replies to them."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._seen: dict[RequestId, RequestArrived] = {}
+
+    def _apply(self, event: Any) -> None:
+        if isinstance(event, RequestArrived):
+            self._seen[event.id] = event
+        super()._apply(event)
+
+    def attach(self, link: Link, peer_received: int) -> None:
+        self._acknowledged(peer_received)
+        again = self._forget_replies()
+        super().attach(link, peer_received)
+        for number in again:
+            event = self._seen[number]
+            self._exchange._answering[number] = type(event.message)
+            self._on_request(event)
+
+    def _forget_replies(self) -> list[RequestId]:
+        """The requests of which the replies were not acknowledged."""
+        sequence, forgotten = self._sequence, list[RequestId]()
+        kept, sequence._kept = sequence._kept, deque()
+        sequence.sent, sequence.kept_bytes = sequence.acknowledged, 0
+        for frame in kept:
+            match decode(frame.header):
+                case RequestEnvelope(id=number):
+                    self._calls[number].frame = sequence.send(frame.header, frame.payload, frame.sent_at)
+                case ReplyEnvelope(id=number) | FailureEnvelope(id=number):
+                    forgotten.append(number)
+        return forgotten
+
+
+# --- names: found by the simulators in tests/engine, which have the kernel's dentries and locks ---
+
+
+def rule_6_a_name_is_invalidated_whoever_has_its_directory_locked(patch: pytest.MonkeyPatch) -> None:
+    """No new epoch is made instead: neither for an operation that is pending, nor after a while."""
+    patch.setattr(DirectoryCache, "pending", property(lambda _: 0, lambda *_: None), raising=False)
+    patch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
+
+
+def rule_7_a_recall_waits_until_the_kernel_knows_the_inode(patch: pytest.MonkeyPatch) -> None:
+    """However long it takes in a listing, which may be stuck at a name that another program looks up."""
+    patch.setattr("nfsfuse.engine.distrust.UNKNOWN_SECONDS_MAX", math.inf)

@@ -37,7 +37,7 @@ from tests.helpers.connector import Connector
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
 from tests.helpers.restartable import RestartableServer
-from tests.sim.checks import check_client, check_clients_together
+from tests.sim.checks import check_client, check_clients_together, check_nothing_is_believed
 
 T = TypeVar("T")
 
@@ -56,6 +56,18 @@ CUTS_PER_SECOND = 100.0
 LONG_CUTS = (20.0, (8.2, 9.3), 400.0, 10.0)
 """How often, for how long, the time that programs then need, and the lease. Past the moment at which caches
 are dropped, but within the lease and its margin, the longest pause between attempts to connect included."""
+
+PARTITIONS = (0.5, (1.0, 30.0), 600.0, 10.0)
+"""The same of clients that are away for longer than their lease, too, and lose their session. A partition
+begins with slow answers: a lease that was counted from their arrival would seem to run on."""
+
+SLOW_STEP_SECONDS_MAX = 1.0
+"""Between two calls of a program in a run with partitions: a tenth of the lease, so that all of a partition is
+looked at."""
+
+ANSWER_PART_MAX = 0.65
+"""How late they come, as part of the lease: later, and the client gives the connection up before
+(`nfsfuse.machines.lease`: a heartbeat is due after a third of it, and to be answered within another)."""
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
@@ -100,6 +112,8 @@ class Options:
     cut_seconds: tuple[float, float] = (0.0, 0.05)  # for how long, from and to
     finish_seconds: float = FINISH_SECONDS_MAX
     lease_seconds: float = 3600.0  # longer than any run: a lease that ends would cure a deadlock
+    may_be_fenced: bool = False  # cuts may be longer than the lease; answers before them come late
+    step_seconds_max: float = 0.005  # between two calls of a program of `tests.sim.names` or `partitions`
     write_directly: bool = True  # see `Files.write_directly`
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
@@ -113,6 +127,22 @@ class Client:
     fs: Filesystem
     session: Session
     connector: Connector
+
+
+def partitioned(seed: int, clients: int = 3) -> Options:
+    """Clients that are cut off for longer than their lease, now and then."""
+    often, cut_seconds, finish_seconds, lease_seconds = PARTITIONS
+    return Options(
+        seed,
+        clients,
+        check_every=5,
+        cuts_per_second=often,
+        cut_seconds=cut_seconds,
+        finish_seconds=finish_seconds,
+        lease_seconds=lease_seconds,
+        may_be_fenced=True,
+        step_seconds_max=SLOW_STEP_SECONDS_MAX,
+    )
 
 
 class _Conscience(Instrument):
@@ -152,6 +182,7 @@ class World:
             self.nursery, self.storage, self.rng.randbytes, lambda: SlowDisk(self.rng), service_options
         )
         self.restarts = 0
+        self.fences = 0
         self._numbers = count(1)
 
     @property
@@ -187,7 +218,8 @@ class World:
         kernel.fs.files.write_directly = self.options.write_directly
         kernel.fs.follow(session)
         session.on_refused = self._refused
-        session.on_fenced = lambda: self.fail(f"{name} was fenced")
+        forget = session.on_fenced
+        session.on_fenced = lambda: self._fenced(name, forget)
         await self.nursery.start(kernel.fs.run)
         client = Client(name, kernel, kernel.fs, session, connector)
         self.clients.append(client)
@@ -195,6 +227,13 @@ class World:
 
     def _refused(self, reclaimed: m.Reclaimed) -> None:
         self.fail(f"a claim was refused: {reclaimed}")
+
+    def _fenced(self, name: str, forget: Callable[[], None]) -> None:
+        self.fences += 1
+        self.note(name, None, "is fenced")
+        if not self.options.may_be_fenced:
+            self.fail(f"{name} was fenced")
+        forget()
 
     async def kill_servers(self) -> None:
         """Kill the server at random moments, and start it again, `Options.restarts` times."""
@@ -208,11 +247,15 @@ class World:
             self.note("server", None, "started again")
 
     async def cut_links(self) -> None:
-        """Cut connections at random moments, for less than a lease: no program may notice."""
+        """Cut connections at random moments. For less than a lease no program may notice."""
         while True:
             await trio.sleep(self.rng.random() * 2 / self.options.cuts_per_second)
             client = self.rng.choice(self.clients)
-            await client.session.call(Heartbeat())  # the lease begins now: how long a cut is is known exactly
+            if self.options.may_be_fenced:
+                await self._answer_late(client)
+            else:
+                # The lease begins now: how long a cut is is known exactly.
+                await client.session.call(Heartbeat())
             self.note(client.name, None, "its connection is cut")
             client.connector.reachable = False
             client.connector.cut()
@@ -220,6 +263,16 @@ class World:
             client.connector.reachable = True
             while not client.session.connected:  # noqa: ASYNC110 - nothing tells of it but the log
                 await trio.sleep(0.001 + self.rng.random() * 0.001)
+
+    async def _answer_late(self, client: Client) -> None:
+        """The server hears one last word of *client*, and its answer takes long."""
+        part = max(self.rng.random(), self.rng.random()) * ANSWER_PART_MAX
+        seconds = part * self.options.lease_seconds
+        self.note(client.name, None, f"is not heard any more, answers arrive for {seconds:.1f} s")
+        client.connector.delay_answers(seconds)
+        client.session.post(Heartbeat())
+        client.connector.mute()
+        await trio.sleep(seconds + 2 * self.options.link_seconds_max)
 
     def _link_seconds(self) -> float:
         return self.rng.random() * self.options.link_seconds_max
@@ -253,11 +306,25 @@ class World:
             self.service.tokens.manager.check()
             for client in self.clients:
                 check_client(client.fs, client.kernel)
-            # Past its lease a client may believe that it holds what others were granted: it serves none of it.
-            leased = [client for client in self.clients if client.session.leased(finishing=True)]
-            check_clients_together([(client.name, client.fs) for client in leased])
+            over = [client for client in self.clients if self._is_over(client)]
+            for client in over:
+                check_nothing_is_believed(client.name, client.kernel)
+            # With faults it is not told here who is over; past its lease a client serves nothing of what it holds.
+            believing = [
+                client
+                for client in self.clients
+                if client not in over
+                and (self.options.may_be_fenced or client.session.leased(finishing=True))
+            ]
+            check_clients_together([(client.name, client.fs) for client in believing])
         except AssertionError as exc:
             self.fail(str(exc) or repr(exc))
+
+    def _is_over(self, client: Client) -> bool:
+        """Whether the server has given away what *client* held."""
+        session, service = client.session.session_id, self.service
+        over = session not in service.sessions and not service.recovery.is_absent(session)
+        return over and self.options.may_be_fenced
 
     def fail(self, text: str) -> None:
         """The run is over, with a violation."""
