@@ -313,8 +313,10 @@ class World:
             self.fail(str(exc) or repr(exc))
 
     def _is_over(self, client: Client) -> bool:
-        """Whether the server has given away what *client* held."""
+        """Whether the server has given away what *client* held. One that does not serve yet has not."""
         session, service = client.session.session_id, self.service
+        if not self.server.serves:
+            return False
         over = session not in service.sessions and not service.recovery.is_absent(session)
         return over and self.options.may_be_fenced
 
