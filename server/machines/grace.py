@@ -6,7 +6,8 @@ A pure machine: events and `now` in, decisions out. It begins with the sessions 
 ABSENT         known, and not heard of. Once servers have waited for it for the whole time, in all the epochs
                since it was last there, it is forgotten
 RECLAIMING     it has returned with its Hello, and has as long again from there. Then it is forgotten: not
-               sooner, as it may believe for a lease that it holds what others would be granted
+               sooner, as it may believe for a lease that it holds what others would be granted. It may say
+               Hello again in that time, if it has not seen its Welcome, and has as long again from there
 FORGOTTEN      it is too late; but its forgetting is not durable yet
 =============  ==========================================================================================
 
@@ -25,6 +26,7 @@ others hold by then. (The Linux server waits as long again for clients that are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
@@ -54,25 +56,32 @@ class Grace:
         self._hold_nothing = frozenset(hold_nothing)
         self._waits_for = dict.fromkeys(known, Returning.ABSENT)
         self._until = {session: now + seconds - waited for session, waited in known.items()}
+        self._may_return_until: dict[SessionId, float] = {}
+        """Of those that have returned: a client whose Welcome is lost again and again must not keep the others
+        waiting for ever."""
 
     @property
     def over(self) -> bool:
         """Whether anything may be granted."""
         return self._waits_for.keys() <= self._hold_nothing
 
-    def may_return(self, session: SessionId) -> bool:
-        """Whether *session* is waited for, and may say Hello (again)."""
+    def is_expected(self, session: SessionId) -> bool:
+        """Whether *session* is waited for, and not too late."""
         return self._waits_for.get(session) in (Returning.ABSENT, Returning.RECLAIMING)
+
+    def may_return(self, session: SessionId, now: float) -> bool:
+        """Whether *session* may say Hello (again)."""
+        return self.is_expected(session) and now < self._may_return_until.get(session, math.inf)
 
     def may_reclaim(self, session: SessionId) -> bool:
         """Whether *session* has returned and is not complete."""
         return self._waits_for.get(session) is Returning.RECLAIMING
 
     def returned(self, session: SessionId, now: float) -> None:
-        """*session* has said Hello; perhaps again, and then its time goes on."""
-        assert self.may_return(session), session
-        if self._waits_for[session] is Returning.ABSENT:
-            self._until[session] = now + self._seconds
+        """*session* has said Hello, perhaps again: the lease that it is welcomed with runs from there."""
+        assert self.is_expected(session), session
+        self._until[session] = now + self._seconds
+        self._may_return_until.setdefault(session, now + self._seconds)
         self._waits_for[session] = Returning.RECLAIMING
 
     def ended(self, session: SessionId) -> None:
@@ -102,6 +111,9 @@ class Grace:
     def stood_still(self, seconds: float) -> None:
         """The server itself did nothing for so long: nobody could come back."""
         self._until = {session: until + seconds for session, until in self._until.items()}
+        self._may_return_until = {
+            session: until + seconds for session, until in self._may_return_until.items()
+        }
 
     def forgotten(self, sessions: Iterable[SessionId]) -> None:
         """Of *sessions* nothing is left that a restart would find."""

@@ -77,9 +77,9 @@ class Recovery:
 
     # --- sessions that come back ---
 
-    def may_return(self, hello: m.Hello) -> bool:
+    def may_return(self, hello: m.Hello, now: float) -> bool:
         """Whether *hello* asks for a session that is waited for. ProtocolError if that is another client's."""
-        if self._grace is None or not self._grace.may_return(hello.session_id):
+        if self._grace is None or not self._grace.may_return(hello.session_id, now):
             return False
         if self._known[hello.session_id].client_id != hello.client_id:
             raise ProtocolError("this session is another client's")
@@ -92,7 +92,7 @@ class Recovery:
 
     def is_absent(self, session: SessionId) -> bool:
         """Whether *session* is of an earlier epoch and still expected."""
-        return self._grace is not None and self._grace.may_return(session)
+        return self._grace is not None and self._grace.is_expected(session)
 
     def replaced(self, session: SessionId) -> None:
         """An absent session's client has come back without it, and it is forgotten durably."""

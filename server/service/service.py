@@ -210,7 +210,7 @@ class Service:
 
     async def _returned(self, hello: m.Hello) -> Session | None:
         """The session of an earlier epoch that *hello* asks for, if it may be reclaimed."""
-        if hello.epoch == self._epoch or not self.recovery.may_return(hello):
+        if hello.epoch == self._epoch or not self.recovery.may_return(hello, trio.current_time()):
             return None
         session = self.sessions.get(hello.session_id)
         if session is None:

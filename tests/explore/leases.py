@@ -6,11 +6,13 @@ server's; the server from the arrival of what it hears. A message takes as long 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from nfsfuse.machines.lease import Lease
 from nfsfuse.protocol.types import SessionId
+from server.machines.grace import Grace
 from server.machines.leases import Leases
 
 LEASE = 5
@@ -23,6 +25,7 @@ UNDER_WAY_MAX = 1
 """Messages in each direction. An older one that is still under way tells less than the newer."""
 
 SESSION = SessionId(b"s")
+SESSIONS = (SessionId(b"one"), SessionId(b"other"))
 
 
 @dataclass
@@ -90,3 +93,73 @@ class TwoLeases:
         renewed = self.lease.renewed_at / self.client_rate
         under_way = tuple(map(age, self.up)), tuple(map(age, self.down))
         return self.fenced, self.lease.suspended, age(heard), round(age(renewed), 6), under_way
+
+
+@dataclass
+class ReturningClients:
+    """A server that has just been started again, and the clients of two sessions that it knows: they come back
+    and reclaim, or come back and do not, or do not come back. Forgetting a session takes a while, as it has to
+    be durable first.
+
+    What is granted once grace is over may be anything. So by then nobody may believe in what it held before and
+    has not reclaimed: for a lease from when it last sent something that was acknowledged, which was before the
+    server died, or its Hello."""
+
+    now: int = 0
+
+    def __post_init__(self) -> None:
+        self.grace = Grace(dict.fromkeys(SESSIONS, 0.0), 0.0, Leases(LEASE).patience_seconds)
+        self.renewed = dict.fromkeys(SESSIONS, 0)  # by a client whose lease had just been renewed
+        self.complete: set[SessionId] = set()
+        self.forgetting: set[SessionId] = set()
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        found: list[tuple[str, Callable[[], None]]] = [("a tick", self._tick)]
+        for session in SESSIONS:
+            name = session.decode()
+            if self.grace.may_return(session, self.now):
+                found.append((f"{name} says hello", lambda session=session: self._returned(session)))
+            if self.grace.may_reclaim(session):
+                found.append((f"{name} has reclaimed", lambda session=session: self._ended(session)))
+            if session in self.forgetting:
+                found.append((f"{name} is forgotten", lambda session=session: self._forgotten(session)))
+        return found
+
+    def _tick(self) -> None:
+        self.now += 1
+        self.forgetting.update(self.grace.expired(self.now))
+
+    def _returned(self, session: SessionId) -> None:
+        self.grace.returned(session, self.now)
+        self.renewed[session] = self.now
+
+    def _ended(self, session: SessionId) -> None:
+        self.grace.ended(session)
+        self.complete.add(session)
+
+    def _forgotten(self, session: SessionId) -> None:
+        self.forgetting.remove(session)
+        self.grace.forgotten([session])
+
+    def check(self) -> None:
+        for session in self.forgetting:
+            assert not self.grace.over, "what is forgotten could still be reclaimed from the next server"
+            assert not self.grace.is_expected(session), "it is too late"
+        if self.grace.over:
+            for session in set(SESSIONS) - self.complete:
+                lease = Lease(LEASE, self.renewed[session])
+                assert not lease.runs(self.now), "somebody believes in what may be granted to others"
+
+    def mark(self) -> Hashable:
+        of_each = tuple(
+            (
+                self.grace._waits_for.get(session),
+                min(self.now - self.renewed[session], OLD),
+                max(self.grace._until[session] - self.now, 0.0),
+                max(self.grace._may_return_until.get(session, math.inf) - self.now, 0.0),
+                session in self.complete,
+                session in self.forgetting,
+            )
+            for session in SESSIONS
+        )
+        return self.grace.over, of_each

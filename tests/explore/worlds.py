@@ -64,6 +64,9 @@ SMALL: Final = {
     "a client with a dirty page that is cut off, and a load": SmallWorld(
         (Script(0, (), before=(store(1),)), READER), disturbances=CUT_OFF
     ),
+    "a client with a dirty page that may die, and is fenced, and a load": SmallWorld(
+        (Script(0, (), before=(store(1),)), READER), crashes=(0,), disturbances=Disturbances()
+    ),
     "a truncation, and a server that is killed": SmallWorld(
         (Script(0, (truncate(8),)),), clients=1, disturbances=KILLED
     ),
@@ -80,12 +83,6 @@ LARGE: Final = {
     ),
     "a store, and a server that is killed under two clients": SmallWorld(
         (Script(0, (store(1),)), WATCHER), disturbances=KILLED
-    ),
-    "a dirty page, a load, and a server that is killed": SmallWorld(
-        (Script(0, (), before=(store(1),)), READER), disturbances=KILLED
-    ),
-    "a dirty page, a load, a client that may die, and a server that is killed": SmallWorld(
-        (Script(0, (), before=(store(1),)), READER), crashes=(0,), disturbances=KILLED
     ),
 
     "each wants the other's page": CROSSING,

@@ -43,6 +43,11 @@ class RestartableServer:
         recovered = recover(self.storage, self.registry, self.log, self.boot_id)
         return Service(self.storage, self._options, recovered, self._random_bytes, self._disk())
 
+    @property
+    def serves(self) -> bool:
+        """Whether the process lives, and has begun to serve."""
+        return self._process is not None
+
     async def start(self) -> None:
         """Serve. Before the first start, and after a `kill`, nobody can connect."""
         await self._nursery.start(self._run)

@@ -117,6 +117,7 @@ def shared_becomes_exclusive_without_a_recall(patch: pytest.MonkeyPatch) -> None
 
 def overlapping_recalls_do_not_take_turns(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DataTokens, "may_begin", lambda self, revocation: not revocation.waits_for)
+    patch.setattr(DataTokens, "follow", lambda self, revocation: False)
 
 
 def direct_writes_leave_mapped_pages_alone(patch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ later is refused, and what they had asked for was done once or not at all."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,11 @@ def test_nothing_is_read_past_the_lease_nor_written(seed: int) -> None:
 def test_names_and_records_are_changed_once_or_not_at_all(seed: int) -> None:
     world = simulate(partitioned(seed), NamesAndLocks(25))
     assert world.fences > 0
+
+
+def test_partitions_and_servers_that_are_killed() -> None:
+    world = simulate(replace(partitioned(6200), restarts=2), Partitioned(20))
+    assert world.restarts == 2
 
 
 def test_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -309,7 +309,7 @@ class World:
             over = [client for client in self.clients if self._is_over(client)]
             for client in over:
                 check_nothing_is_believed(client.name, client.kernel)
-            # With faults it is not told here who is over; past its lease a client serves nothing of what it holds.
+            # With faults nobody tells who is over; past its lease a client serves nothing of what it holds.
             believing = [
                 client
                 for client in self.clients
@@ -321,8 +321,10 @@ class World:
             self.fail(str(exc) or repr(exc))
 
     def _is_over(self, client: Client) -> bool:
-        """Whether the server has given away what *client* held."""
+        """Whether the server has given away what *client* held. One that does not serve yet has not."""
         session, service = client.session.session_id, self.service
+        if not self.server.serves:
+            return False
         over = session not in service.sessions and not service.recovery.is_absent(session)
         return over and self.options.may_be_fenced
 

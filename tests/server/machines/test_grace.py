@@ -17,7 +17,7 @@ def begun(*known: SessionId) -> Grace:
 def test_without_known_sessions_there_is_none() -> None:
     grace = begun()
     assert grace.over
-    assert not grace.may_return(ONE)
+    assert not grace.may_return(ONE, 100.0)
     assert grace.expired(1000.0) == ()
 
 
@@ -41,7 +41,7 @@ def test_who_has_not_returned_by_the_deadline_is_forgotten_first() -> None:
     assert grace.expired(111.9) == ()
     assert grace.expired(112.0) == (TWO,)
     assert not grace.over, "not before they are forgotten durably"
-    assert not grace.may_return(TWO), "and too late to come back"
+    assert not grace.may_return(TWO, 112.0), "and too late to come back"
     assert grace.expired(113.0) == (), "told once"
     grace.ended(TWO)
     assert not grace.over
@@ -65,8 +65,10 @@ def test_a_session_that_does_not_complete_is_forgotten_in_the_end() -> None:
     grace = begun(ONE)
     grace.returned(ONE, 101.0)
     grace.returned(ONE, 105.0)
-    assert grace.expired(112.9) == ()
-    assert grace.expired(113.0) == (ONE,), "from its first return"
+    assert grace.may_return(ONE, 112.9)
+    assert not grace.may_return(ONE, 113.0), "or it could keep the others waiting for ever"
+    assert grace.expired(116.9) == (), "the lease that it was welcomed with runs from its last Hello"
+    assert grace.expired(117.0) == (ONE,)
     assert not grace.may_reclaim(ONE)
     grace.forgotten([ONE])
     assert grace.over
@@ -139,12 +141,12 @@ def test_nobody_waits_for_those_that_hold_nothing_and_they_may_come_back_all_the
     assert not grace.over
     grace.ended(ONE)
     assert grace.over
-    assert grace.may_return(TWO)
+    assert grace.may_return(TWO, 101.0)
     grace.returned(TWO, 105.0)
     grace.ended(TWO)
     assert grace.expired(111.0) == ()
     assert grace.expired(112.0) == (THREE,)
-    assert not grace.may_return(THREE)
+    assert not grace.may_return(THREE, 112.0)
     grace.forgotten([THREE])
     assert Grace({TWO: 0.0}, 100.0, 12.0, hold_nothing=[TWO]).over
 
@@ -166,8 +168,8 @@ def test_at_random_everybody_is_complete_gone_or_forgotten_and_it_ends() -> None
             now += rng.random() * 2
             session = rng.choice(known)
             match rng.randrange(5):
-                case 0 if grace.may_return(session):
-                    returned_at.setdefault(session, now)
+                case 0 if grace.may_return(session, now):
+                    returned_at[session] = now
                     grace.returned(session, now)
                 case 1 if grace.may_reclaim(session):
                     grace.ended(session)
