@@ -16,7 +16,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.page_protocol import PageProtocol
-from nfsfuse.engine.reading import Reader
+from nfsfuse.engine.reading import ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -88,19 +88,32 @@ class Files:
 
     # --- open and close ---
 
+    def open_at_once(self, node_id: int, flags: int) -> int | None:
+        """Open under tokens that suffice; None if that takes a round trip, or waiting."""
+        if not self._remote.leased():
+            return None
+        file = self._holdings.file(self._inodes[node_id])
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if (writing and file.tokens.revocations) or not self._is_open_locally(file, flags):
+            return None
+        file.open_count += 1
+        file.tokens.writers += writing
+        return self._number(file, flags)
+
     async def open(self, node_id: int, flags: int) -> int:
         """Open; the open file's number. Under tokens that suffice it needs no round trip."""
         await self._remote.until_leased()
-        inode = self._inodes[node_id]
-        file = self._holdings.file(inode)
+        number = self.open_at_once(node_id, flags)
+        if number is not None:
+            return number
+        file = self._holdings.file(self._inodes[node_id])
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
         file.open_count += 1
         file.tokens.writers += writing
         try:
-            if writing:
-                while file.tokens.revocations:
-                    await file.changed()
+            while writing and file.tokens.revocations:
+                await file.changed()
             if not self._is_open_locally(file, flags):
                 await self._open_remotely(file, flags)
             if writing:
@@ -119,7 +132,8 @@ class Files:
     def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
         if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
             return False
-        return bool(file.tokens.held) and not (file.tokens.writers and file.tokens.shared())
+        writing = file.tokens.writers or flags & os.O_ACCMODE != os.O_RDONLY
+        return bool(file.tokens.held) and not (writing and file.tokens.shared())
 
     async def _open_remotely(self, file: CachedFile, flags: int) -> None:
         truncates = bool(flags & os.O_TRUNC)
@@ -209,10 +223,16 @@ class Files:
         self._open[number] = OpenFile(file, flags, file.errors.reports, direct)
         return number
 
+    def is_flushed(self, number: int) -> bool:
+        """Whether `flush` has nothing to do, and nothing to tell."""
+        opened = self._open[number]
+        told = opened.errors_told == opened.file.errors.reports
+        return not opened.writing or (told and not opened.file.pages.dirty)
+
     async def flush(self, number: int) -> None:
         """close(2) of one descriptor: what it wrote is at the server when this returns (promise 5)."""
         opened = self._open[number]
-        if opened.writing:
+        if not self.is_flushed(number):
             await self._told_of_errors(opened, self._write_back.write_back(opened.file))
 
     def release(self, number: int) -> None:
@@ -249,9 +269,13 @@ class Files:
 
     # --- data ---
 
+    def read_at_once(self, number: int, offset: int, size: int, *, cached: bool) -> ReadData | None:
+        """As `read`, if that takes neither a round trip nor waiting; else None."""
+        return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
+
     async def read(
         self, number: int, offset: int, size: int, *, cached: bool | None = None
-    ) -> bytes | bytearray | memoryview:
+    ) -> ReadData:
         """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
         a fault in a mapping of a file that is read directly is cached all the same)."""
         opened = self._usable(number)
