@@ -18,7 +18,7 @@ from nfsfuse.engine.names import Found
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.engine.writing import Writer
+from nfsfuse.engine.writing import Bytes, Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -282,15 +282,30 @@ class Files:
         keeps = not opened.direct if cached is None else cached
         return await self._reader.read(opened.file, offset, size, cached=keeps)
 
+    def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
+        """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""
+        opened, append, direct = self._writing(number, page)
+        written = self._writer.write_at_once(
+            opened.file, offset, data, append=append, direct=direct, page=page
+        )
+        return None if written is None else self._written(opened, offset, written, page)
+
     async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
         """pwrite(2) for the kernel, or the write-back of a mapped *page*."""
-        opened = self._open[number] if page else self._usable(number)
-        append = bool(opened.flags & os.O_APPEND) and not page
-        direct = opened.direct and not page
+        opened, append, direct = self._writing(number, page)
         written = await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
+        return self._written(opened, offset, written, page)
+
+    def _writing(self, number: int, page: bool) -> tuple[OpenFile, bool, bool]:
+        """The open file; whether the write appends, and whether it goes past the kernel's cache."""
+        opened = self._open[number] if page else self._usable(number)
+        return opened, bool(opened.flags & os.O_APPEND) and not page, opened.direct and not page
+
+    @staticmethod
+    def _written(opened: OpenFile, offset: int, size: int, page: bool) -> int:
         if not page:
-            opened.file.inode.kernel_size.at_least(offset + written)  # fuse_write_update_attr
-        return written
+            opened.file.inode.kernel_size.at_least(offset + size)  # fuse_write_update_attr
+        return size
 
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""

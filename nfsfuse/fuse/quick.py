@@ -43,6 +43,7 @@ class Quick:
             Opcode.LISTXATTR: self.listxattr,
             Opcode.OPEN: self.open,
             Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
             Opcode.FLUSH: self.flush,
             Opcode.RELEASE: self.release,
             Opcode.OPENDIR: self.opendir,
@@ -97,6 +98,16 @@ class Quick:
         # Only a read past the page cache tells its owner (fuse_direct_io; FUSE_READ_LOCKOWNER).
         cached = request.lock_owner is None
         return self._fs.files.read_at_once(request.fh, request.offset, request.size, cached=cached)
+
+    @at_once
+    def write(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        if request.kill_suidgid:
+            return None
+        with body[abi.WRITE_IN.size :] as data:
+            page = request.is_write_back
+            written = self._fs.files.write_at_once(request.fh, request.offset, data, page=page)
+        return None if written is None else abi.WRITE_OUT.pack(written, 0)
 
     @at_once
     def flush(self, request: Request, body: memoryview) -> Answer | None:

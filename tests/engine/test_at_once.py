@@ -153,6 +153,50 @@ async def test_dirty_data_and_untold_errors_make_flush_wait() -> None:
         assert files.is_flushed(number), "it was told"
 
 
+async def test_what_is_held_is_written_at_once() -> None:
+    async with rig() as world:
+        world.make_file(b"file", b"x" * P)
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_RDWR)
+        write = client.fs.files.write_at_once
+        with client.asks():
+            assert write(number, 0, memoryview(b"hello"), page=False) == 5
+            assert write(number, P - 1, b"ab", page=False) == 2, "the attributes came with the open"
+        file = client.file(number)
+        assert await client.read(number, 0, 5) == b"hello"
+        assert file.size() == P + 1
+        with client.asks("Write", "Write"):
+            await client.fs.files.flush(number)
+        assert world.content(b"file") == b"hello" + b"x" * (P - 6) + b"ab"
+
+
+async def test_a_write_that_has_to_wait_for_anything_is_not_begun() -> None:
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 2 * P)
+        client, other = world.clients
+        number = await client.open(b"file", os.O_RDWR)
+        file = client.file(number)
+        write = client.fs.files.write_at_once
+        assert await client.touch(number, 0, P) == b"x" * P
+        assert write(number, 0, b"y", page=False) is None, "the kernel has a page that would lack it"
+        assert write(number, 0, b"x", page=True) == 1, "as the write-back of that page it does not"
+        recall = file.tokens.revoke(P, 2 * P, TokenMode.NONE)
+        recall.close()
+        assert write(number, P, b"y", page=False) is None
+        assert write(number, P, b"y", page=True) is None
+        file.tokens.revoked(recall)
+        sent = file.pages.begin_write_back(0, 1)
+        assert write(number, 0, b"y", page=True) is None, "it is on its way to the server"
+        file.pages.end_write_back(sent, clean=False)
+        assert file.refusal() is None
+        assert write(number, P, b"y", page=False) is None, "the server has refused something"
+        await client.fs.files.flush(number)
+        theirs = await other.open(b"file", os.O_RDONLY)
+        assert await other.read(theirs, 0, 2 * P) == b"x" * 2 * P
+        assert write(number, 0, b"y", page=False) is None, "it is not held any more"
+        assert not file.pages.dirty
+
+
 async def told_at_once(client: Client, node: int, number: int) -> list[object]:
     names, files = client.fs.names, client.fs.files
     return [
@@ -161,6 +205,7 @@ async def told_at_once(client: Client, node: int, number: int) -> list[object]:
         names.getxattr_at_once(node, b"user.a"),
         files.open_at_once(node, os.O_RDONLY),
         files.read_at_once(number, 0, P, cached=False),
+        files.write_at_once(number, 0, b"h", page=False),
     ]
 
 
@@ -170,11 +215,11 @@ async def test_nothing_is_told_at_once_past_the_lease() -> None:
         world.make_file(b"file", b"hello")
         client = world.clients[0]
         node = await client.node(b"file")
-        number = await client.open(b"file", os.O_RDONLY)
+        number = await client.open(b"file", os.O_RDWR)
         await client.fs.names.setxattr(node, b"user.a", b"1", 0)
         await client.fs.names.getxattr(node, b"user.a")
         assert None not in await told_at_once(client, node, number)
         leased = client.remote.leased
         client.remote.leased = lambda *, finishing=False: False  # type: ignore[method-assign]
-        assert await told_at_once(client, node, number) == [None] * 5
+        assert await told_at_once(client, node, number) == [None] * 6
         client.remote.leased = leased  # type: ignore[method-assign]
