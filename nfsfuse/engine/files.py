@@ -190,6 +190,7 @@ class Files:
             file.tokens.writers += flags & os.O_ACCMODE != os.O_RDONLY
             file.open_count += 1
             file.open_ids.append(reply.open_id)
+            file.made_here |= bool(reply.affected)  # else it was there already
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
@@ -249,8 +250,13 @@ class Files:
 
     def _release(self, file: CachedFile) -> None:
         self._write_back.closed(file)
+        # What is new is mostly read next, and by others: they need not recall anything. Who opens it for
+        # writing once more makes a round trip for that; what is written again and again is seldom new.
+        shared = file.share() if file.made_here and file.open_ids else ()
+        file.made_here = False
         for open_id in file.open_ids:
-            self._remote.post(m.Release(open_id))
+            self._remote.release(open_id, shared)
+            shared = ()
         file.open_ids.clear()
 
     def lost_locks(self, numbers: Iterable[int]) -> None:

@@ -410,9 +410,12 @@ class Create(Request[Opened]):
 
 @dataclass(frozen=True, slots=True)
 class Release(Request[Done]):
-    """The last close of an open file."""
+    """The last close of an open file. With it the client gives up what of *tokens* exceeds their mode; see
+    `ReturnTokens`."""
 
     open_id: OpenId
+    tokens: tuple[Token, ...] = ()
+    frames_received: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
-from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
 
@@ -111,8 +111,11 @@ def _create(call: Call) -> Handling:
 
 
 def _release(call: Call) -> Handling:
-    handle = call.session.released(call.message.open_id)
+    r: m.Release = call.message
+    handle = call.session.released(r.open_id)
     yield Quick(lambda: call.storage.unpin(handle))
+    if r.tokens:
+        yield GiveBack(r.tokens, r.frames_received)
     return m.Done()
 
 
