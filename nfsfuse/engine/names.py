@@ -122,6 +122,8 @@ class Names:
                 assert reply.node is not None
                 self._holdings.found(reply.node, reply.tokens, reply.affected)
                 cache.changed(name, reply.node.handle)
+                if reply.empty:
+                    self._holdings.directory(self._inodes.known(reply.node)).cache.knows_all()
 
             reply, _ = await self._remote.call(message, b"", made)
             assert reply.node is not None
