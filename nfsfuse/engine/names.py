@@ -180,7 +180,7 @@ class Names:
         assert isinstance(reply, m.Done)
         self._holdings.apply(reply.tokens)
         for node in reply.affected:
-            self._holdings.learn_node(node)
+            self._holdings.learn_changed(node)
 
     # --- attributes ---
 

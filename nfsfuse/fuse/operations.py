@@ -67,8 +67,7 @@ class Operations(pyfuse3.Operations):
         """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing. Not
         *versioned*: it would take them although it has been told meanwhile to believe none."""
         inode.kernel_size.told(attributes.size)
-        held = versioned and inode.attributes.may_be_trusted(attributes)
-        inode.attributes.kernel_trusts |= held
+        held = versioned and inode.attributes.told(attributes)
         return convert.entry(inode, attributes, entry_seconds, FOR_GOOD if held else 0.0)
 
     # --- names ---

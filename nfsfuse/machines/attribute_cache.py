@@ -14,6 +14,10 @@ from typing import Final
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
 
+UNSETTLED_TELLINGS: Final = 4
+"""How often the kernel is told a directory's attributes, after a change of its own there, before it may believe
+them. For a change it asks two or three times, to check permissions."""
+
 XATTRS_MAX: Final = 8
 """Extended attributes kept of one inode: those that programs probe for are few."""
 
@@ -36,6 +40,7 @@ class AttributeCache:
         "known",
         "mode",
         "recalls",
+        "unsettled",
         "xattr_changes",
     )
 
@@ -54,6 +59,8 @@ class AttributeCache:
         """Invalidations of them in the kernel that are under way."""
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
+        self.unsettled = 0
+        """Tellings left until the kernel may believe them: see `changed_by_kernel`."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
 
     @property
@@ -87,6 +94,22 @@ class AttributeCache:
         """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
         as the write-back replaces the times by the server's."""
         return self.known is attributes and not self.changed_here and not self.revoking
+
+    def told(self, attributes: Attributes) -> bool:
+        """The kernel is told *attributes*; whether it may believe them until it is told otherwise."""
+        if not self.may_be_trusted(attributes):
+            return False
+        if self.unsettled:
+            self.unsettled -= 1
+            return False
+        self.kernel_trusts = True
+        return True
+
+    def changed_by_kernel(self) -> None:
+        """The kernel has changed something in this directory. It forgets the attributes by itself, but may take
+        in an older answer after that, so it has to be told if it believes any: which takes longer than to be
+        asked some more. While it goes on changing the directory it is given none to believe."""
+        self.unsettled = UNSETTLED_TELLINGS
 
     def size(self) -> int | None:
         """The file's size, None if it is not known."""
