@@ -130,7 +130,7 @@ def _read(call: Call) -> Handling:
             raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     else:
         tokens = yield Acquire(r.handle, DATA, r.mode, start, end)
-    data: bytes = yield from _data(call, r)
+    data: bytes | bytearray = yield from _data(call, r)
     attributes: Attributes | None = None
     if len(data) < r.size:
         # Only who may cache the size knows where the file ends: another client may be about to extend it.
