@@ -23,6 +23,9 @@ XATTRS_MAX: Final = 8
 
 _NONE_KNOWN: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
 
+_NONE_THERE: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
+"""In place of those that are known: see `AttributeCache.has_no_xattrs`."""
+
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 """Of extended attributes, xattr(7): in others the answer may be EOPNOTSUPP where there is none."""
 
@@ -35,7 +38,6 @@ class AttributeCache:
         "_xattrs",
         "changed_here",
         "distrusting",
-        "has_no_xattrs",
         "kernel_trusts",
         "known",
         "mode",
@@ -51,9 +53,7 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
-        self._xattrs: dict[bytes, bytes | None] | None = None
-        self.has_no_xattrs = False
-        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
+        self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
         """Invalidations of them in the kernel that are under way."""
@@ -159,6 +159,11 @@ class AttributeCache:
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
         return _NONE_KNOWN if self._xattrs is None else self._xattrs
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
+        return self._xattrs is _NONE_THERE
+
     def lacks_xattr(self, name: bytes) -> bool:
         """Whether there is certainly no extended attribute *name*."""
         if self.has_no_xattrs and name.startswith(_NAMESPACES):
@@ -168,21 +173,20 @@ class AttributeCache:
     def forget_xattrs(self) -> None:
         """Extended attributes may be about to change."""
         self._xattrs = None
-        self.has_no_xattrs = False
         self.xattr_changes += 1
 
     def learned_no_xattrs(self) -> None:
         """The server told that there are none."""
         if self.mode is not TokenMode.NONE and not self.revoking:
-            self.has_no_xattrs = True
-            self._xattrs = None
+            self._xattrs = _NONE_THERE
 
     def learned_xattr(self, name: bytes, value: bytes | None) -> None:
-        """The server told an extended attribute."""
-        if self.mode is not TokenMode.NONE and not self.revoking and len(self.xattrs) < XATTRS_MAX:
-            if self._xattrs is None:
-                self._xattrs = {}
-            self._xattrs[name] = value
+        """The server told an extended attribute. Where there are none it is of no namespace that has any: that
+        is not kept."""
+        if self.mode is TokenMode.NONE or self.revoking or self.has_no_xattrs:
+            return
+        if len(self.xattrs) < XATTRS_MAX:
+            self._xattrs = {**self.xattrs, name: value}
 
     def lost(self) -> None:
         """The session is over: no token is held."""
