@@ -29,7 +29,6 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.types import ClientId, Node, SessionId
 from nfsfuse.rpc.address import Address, connect, parse_address
-from nfsfuse.rpc.memory import keep_freed_buffers
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
 
 if TYPE_CHECKING:
@@ -114,7 +113,6 @@ def serve_mount(
     except OSError as exc:
         launch.failed(f"cannot log to {log_target}: {exc.strerror}")
         return 1
-    keep_freed_buffers()
     try:
         replaces = remove_dead_mounts(mountpoint, str(address))
         check_mountpoint(mountpoint)

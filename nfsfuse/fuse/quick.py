@@ -10,6 +10,7 @@ coroutine is needed, which cost more than the answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.fuse import abi
@@ -27,6 +28,10 @@ from nfsfuse.fuse.replies import (
     pack_xattr,
 )
 from nfsfuse.protocol.types import LockOwner
+from nfsfuse.rpc.memory import keep_freed_buffers
+
+LARGE_BYTES_MIN: Final = 128 << 10
+"""What glibc would map by itself (M_MMAP_THRESHOLD): see `nfsfuse.rpc.memory`."""
 
 
 class Quick:
@@ -50,6 +55,7 @@ class Quick:
             Opcode.RELEASEDIR: self.releasedir,
         }
         self.opcodes = frozenset(map(Opcode, self._answers))
+        self._transfers_much = False
 
     def answer(self, request: Request, body: memoryview) -> Answer | None:
         """See `loop.QuickAnswers`."""
@@ -92,9 +98,16 @@ class Quick:
         number = self._fs.files.open_at_once(request.nodeid, request.flags)
         return None if number is None else pack_open(self._operations.opened(number))
 
+    def _transfers(self, size: int) -> None:
+        """Data of *size* bytes come or go. A mount that is only looked at keeps no memory for them."""
+        if size >= LARGE_BYTES_MIN and not self._transfers_much:
+            self._transfers_much = True
+            keep_freed_buffers()
+
     @at_once
     def read(self, request: Request, body: memoryview) -> Answer | None:
         assert request.fh is not None
+        self._transfers(request.size)
         # Only a read past the page cache tells its owner (fuse_direct_io; FUSE_READ_LOCKOWNER).
         cached = request.lock_owner is None
         return self._fs.files.read_at_once(request.fh, request.offset, request.size, cached=cached)
@@ -102,6 +115,7 @@ class Quick:
     @at_once
     def write(self, request: Request, body: memoryview) -> Answer | None:
         assert request.fh is not None
+        self._transfers(request.size)
         if request.kill_suidgid:
             return None
         with body[abi.WRITE_IN.size :] as data:

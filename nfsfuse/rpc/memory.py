@@ -26,7 +26,7 @@ KEPT_BYTES_MAX: Final = 64 << 20
 
 
 def keep_freed_buffers() -> None:
-    """To be called once, at the start of a process. Without glibc nothing happens: it is only for speed."""
+    """To be called once, before there is much to transfer. Without glibc nothing is done: it is for speed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         log.debug("this C library has no mallopt(3)")
