@@ -12,7 +12,7 @@ from tests.sim.mutations import Mutation
 from tests.sim.programs import RandomPrograms
 from tests.sim.world import Options, simulate
 
-SEEDS_MAX: Final = 25
+SEEDS_MAX: Final = 50
 
 
 @pytest.mark.parametrize(
