@@ -365,7 +365,6 @@ static bool answered_at_once(int device, const Facts *facts, char *message, size
 /* Read one message. Its size if libfuse is to have it; 0 if it is dealt with (*handed* over, or answered at
  * once); -1 and errno. */
 static ssize_t take_in(int fd, void *buffer, size_t size, bool *handed) {
-    current_valid = false;
     *handed = false;
     ssize_t got = read(fd, buffer, size);
     if (got < (ssize_t)sizeof(struct fuse_in_header))
@@ -389,6 +388,7 @@ static ssize_t take_in(int fd, void *buffer, size_t size, bool *handed) {
         init.unique = facts.unique;
         init.waiting = true;
     }
+    /* Only now: pyfuse3 asks for the facts of a SETXATTR with flags again after it has probed by getxattr. */
     current = facts;
     current_valid = true;
     return got;
