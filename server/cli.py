@@ -19,6 +19,7 @@ import trio
 
 from nfsfuse.rpc.address import DEFAULT_PORT, Address, TcpAddress, UnixAddress, parse_address
 from nfsfuse.rpc.collector import collect_rarely
+from nfsfuse.rpc.memory import keep_freed_buffers
 from nfsfuse.rpc.streams import SocketByteStream
 from server.service.direct import DirectChanges
 from server.service.service import Service, ServiceOptions
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         address = parse_address(options.listen)
     except ValueError as exc:
         parser().error(str(exc))
+    keep_freed_buffers()
     os.umask(0)  # the client's kernel has applied its own
     with ExitStack() as stack:
         try:

@@ -208,6 +208,7 @@ class _Mount:
         from nfsfuse.fuse.interrupt import INTERRUPTS
         from nfsfuse.fuse.kernel import FuseKernel
         from nfsfuse.fuse.operations import Operations
+        from nfsfuse.fuse.quick import Quick
         from nfsfuse.fuse.supplement import mount
 
         kernel = FuseKernel(self._mountpoint)
@@ -226,8 +227,9 @@ class _Mount:
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )
         extras = Extras(filesystem, operations.told)
+        quick = Quick(filesystem, operations, kernel.own_mount)
         try:
-            mounted = mount(operations, self._mountpoint, fuse_options, init, extras)
+            mounted = mount(operations, self._mountpoint, fuse_options, init, extras, quick)
         except (RuntimeError, SupplementError) as exc:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier

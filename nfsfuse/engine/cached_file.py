@@ -12,7 +12,7 @@ from nfsfuse.machines.page_cache import FilePages
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
-from nfsfuse.protocol.tokens import RANGE_END
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import OpenId
 
 
@@ -40,6 +40,8 @@ class CachedFile:
         self.open_count = 0
         self.open_ids: list[OpenId] = []  # on the server; they pin the inode there
         self.errors = WriteErrors()
+        self.made_here = False
+        """This client has made it, and not closed it since."""
         self.purging = 0
         """The kernel may still have pages of a session that is over: what it writes back is refused."""
         self._waiting = trio.lowlevel.ParkingLot()
@@ -89,6 +91,22 @@ class CachedFile:
         """Data of ``[start, end)`` change here: fetches under way bring something older."""
         for fetch in self.fetches:
             fetch.stale.add(max(start, fetch.start), min(end, fetch.end))
+
+    def share(self) -> tuple[Token, ...]:
+        """Nobody here has it open any more: keep SHARED of what is held EXCLUSIVE, if all is. What is given up
+        by that; nothing if something is still to be written back, or is being recalled."""
+        attributes = self.attributes
+        if self.pages.dirty or attributes.changed_here or attributes.revoking or self.tokens.revocations:
+            return ()
+        exclusive = attributes.mode is TokenMode.EXCLUSIVE
+        if not exclusive or not self.tokens.holds(0, RANGE_END, TokenMode.EXCLUSIVE):
+            return ()
+        self.tokens.reduce(0, RANGE_END, TokenMode.SHARED)
+        attributes.reduced(TokenMode.SHARED)
+        return tuple(
+            Token(self.inode.handle, resource, 0, RANGE_END, TokenMode.SHARED)
+            for resource in (Resource.DATA, Resource.ATTR)
+        )
 
     def refusal(self) -> FsError | None:
         """Why the server does not take what is dirty here; None if nothing was refused."""

@@ -197,6 +197,9 @@ class Directories:
                         inode.attributes.learned_no_xattrs()
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
+            # Not with what leads to another filesystem, or was gone already: that is no inode, but a name.
+            if cookie == 0 and reply.end and len(entries) == len(reply.entries) and changes == cache.changes:
+                cache.knows_all()
             opened.replace(cookie, entries, reply.end, changes)
             opened.attributes = {e.node.handle: e.node.attributes for e in reply.entries if e.node is not None}
 

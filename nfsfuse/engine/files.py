@@ -16,9 +16,9 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.page_protocol import PageProtocol
-from nfsfuse.engine.reading import Reader
+from nfsfuse.engine.reading import ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.engine.writing import Writer
+from nfsfuse.engine.writing import Bytes, Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -88,19 +88,32 @@ class Files:
 
     # --- open and close ---
 
+    def open_at_once(self, node_id: int, flags: int) -> int | None:
+        """Open under tokens that suffice; None if that takes a round trip, or waiting."""
+        if not self._remote.leased():
+            return None
+        file = self._holdings.file(self._inodes[node_id])
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if (writing and file.tokens.revocations) or not self._is_open_locally(file, flags):
+            return None
+        file.open_count += 1
+        file.tokens.writers += writing
+        return self._number(file, flags)
+
     async def open(self, node_id: int, flags: int) -> int:
         """Open; the open file's number. Under tokens that suffice it needs no round trip."""
         await self._remote.until_leased()
-        inode = self._inodes[node_id]
-        file = self._holdings.file(inode)
+        number = self.open_at_once(node_id, flags)
+        if number is not None:
+            return number
+        file = self._holdings.file(self._inodes[node_id])
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
         file.open_count += 1
         file.tokens.writers += writing
         try:
-            if writing:
-                while file.tokens.revocations:
-                    await file.changed()
+            while writing and file.tokens.revocations:
+                await file.changed()
             if not self._is_open_locally(file, flags):
                 await self._open_remotely(file, flags)
             if writing:
@@ -119,7 +132,8 @@ class Files:
     def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
         if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
             return False
-        return bool(file.tokens.held) and not (file.tokens.writers and file.tokens.shared())
+        writing = file.tokens.writers or flags & os.O_ACCMODE != os.O_RDONLY
+        return bool(file.tokens.held) and not (writing and file.tokens.shared())
 
     async def _open_remotely(self, file: CachedFile, flags: int) -> None:
         truncates = bool(flags & os.O_TRUNC)
@@ -176,6 +190,7 @@ class Files:
             file.tokens.writers += flags & os.O_ACCMODE != os.O_RDONLY
             file.open_count += 1
             file.open_ids.append(reply.open_id)
+            file.made_here |= bool(reply.affected)  # else it was there already
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
@@ -209,10 +224,16 @@ class Files:
         self._open[number] = OpenFile(file, flags, file.errors.reports, direct)
         return number
 
+    def is_flushed(self, number: int) -> bool:
+        """Whether `flush` has nothing to do, and nothing to tell."""
+        opened = self._open[number]
+        told = opened.errors_told == opened.file.errors.reports
+        return not opened.writing or (told and not opened.file.pages.dirty)
+
     async def flush(self, number: int) -> None:
         """close(2) of one descriptor: what it wrote is at the server when this returns (promise 5)."""
         opened = self._open[number]
-        if opened.writing:
+        if not self.is_flushed(number):
             await self._told_of_errors(opened, self._write_back.write_back(opened.file))
 
     def release(self, number: int) -> None:
@@ -229,8 +250,13 @@ class Files:
 
     def _release(self, file: CachedFile) -> None:
         self._write_back.closed(file)
+        # What is new is mostly read next, and by others: they need not recall anything. Who opens it for
+        # writing once more makes a round trip for that; what is written again and again is seldom new.
+        shared = file.share() if file.made_here and file.open_ids else ()
+        file.made_here = False
         for open_id in file.open_ids:
-            self._remote.post(m.Release(open_id))
+            self._remote.release(open_id, shared)
+            shared = ()
         file.open_ids.clear()
 
     def lost_locks(self, numbers: Iterable[int]) -> None:
@@ -249,24 +275,43 @@ class Files:
 
     # --- data ---
 
+    def read_at_once(self, number: int, offset: int, size: int, *, cached: bool) -> ReadData | None:
+        """As `read`, if that takes neither a round trip nor waiting; else None."""
+        return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
+
     async def read(
         self, number: int, offset: int, size: int, *, cached: bool | None = None
-    ) -> bytes | bytearray | memoryview:
+    ) -> ReadData:
         """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
         a fault in a mapping of a file that is read directly is cached all the same)."""
         opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
         return await self._reader.read(opened.file, offset, size, cached=keeps)
 
+    def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
+        """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""
+        opened, append, direct = self._writing(number, page)
+        written = self._writer.write_at_once(
+            opened.file, offset, data, append=append, direct=direct, page=page
+        )
+        return None if written is None else self._written(opened, offset, written, page)
+
     async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
         """pwrite(2) for the kernel, or the write-back of a mapped *page*."""
-        opened = self._open[number] if page else self._usable(number)
-        append = bool(opened.flags & os.O_APPEND) and not page
-        direct = opened.direct and not page
+        opened, append, direct = self._writing(number, page)
         written = await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
+        return self._written(opened, offset, written, page)
+
+    def _writing(self, number: int, page: bool) -> tuple[OpenFile, bool, bool]:
+        """The open file; whether the write appends, and whether it goes past the kernel's cache."""
+        opened = self._open[number] if page else self._usable(number)
+        return opened, bool(opened.flags & os.O_APPEND) and not page, opened.direct and not page
+
+    @staticmethod
+    def _written(opened: OpenFile, offset: int, size: int, page: bool) -> int:
         if not page:
-            opened.file.inode.kernel_size.at_least(offset + written)  # fuse_write_update_attr
-        return written
+            opened.file.inode.kernel_size.at_least(offset + size)  # fuse_write_update_attr
+        return size
 
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""

@@ -22,7 +22,7 @@ from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.reclaim import claims, give_up_times
 from nfsfuse.engine.session import Session
-from nfsfuse.engine.sizes import attributes_for_kernel
+from nfsfuse.engine.sizes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -91,6 +91,10 @@ class Filesystem:
             await nursery.start(self.write_back.run)
             await nursery.start(self.recalls.run)
             task_status.started()
+
+    def attributes_at_once(self, inode: Inode) -> Attributes | None:
+        """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting."""
+        return attributes_at_once(self.names, inode)
 
     async def attributes_for_kernel(self, inode: Inode) -> Attributes:
         """The answer to FUSE_GETATTR."""

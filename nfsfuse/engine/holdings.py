@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable
 
 from nfsfuse.engine.cached_directory import CachedDirectory
@@ -87,10 +88,13 @@ class Holdings:
         if inode.attributes.kernel_trusts:
             self._distrust(inode)
 
-    def learn_node(self, node: Node) -> None:
-        """The server told attributes of an inode that the kernel may know."""
+    def learn_changed(self, node: Node) -> None:
+        """The server told attributes of an inode that the kernel may know, as an operation of the kernel's has
+        changed them."""
         inode = self._inodes.by_handle(node.handle)
         if inode is not None:
+            if stat.S_ISDIR(node.attributes.mode):
+                inode.attributes.changed_by_kernel()
             self.learn(inode, node.attributes)
 
     def found(self, node: Node, tokens: Iterable[Token], affected: Iterable[Node] = ()) -> Inode:
@@ -99,7 +103,7 @@ class Holdings:
         self.apply(tokens)
         self.learn(inode, node.attributes)
         for other in affected:
-            self.learn_node(other)
+            self.learn_changed(other)
         return inode
 
     def distrust_listings(self) -> list[CachedDirectory]:

@@ -141,14 +141,18 @@ class Locks:
 
     # --- closes ---
 
+    def has_any(self, node_id: int, owner: LockOwner) -> bool:
+        """Whether *owner* has POSIX locks on the file."""
+        holder = self._holder(self._inodes[node_id].handle, (LockKind.POSIX, owner))
+        return holder is not None and bool(holder.held)
+
     async def flush(self, node_id: int, owner: LockOwner, *, wait: bool) -> None:
         """A process closed a descriptor of the file: its POSIX locks on it go, whichever descriptor they
         came through (fcntl(2)). Without *wait* they are on their way when this returns."""
-        handle, who = self._inodes[node_id].handle, (LockKind.POSIX, owner)
-        holder = self._holder(handle, who)
-        if holder is None or not holder.held:
+        if not self.has_any(node_id, owner):
             return
-        holder.held.clear()
+        handle, who = self._inodes[node_id].handle, (LockKind.POSIX, owner)
+        self._made(handle, who).held.clear()
         self._tidy(handle, who)
         if wait:
             await self._remote.call(m.FlushLocks(handle, owner))

@@ -69,18 +69,26 @@ class Names:
         inode.lookups += 1
         return Found(inode, inode.attributes.known or attributes, lasting)
 
+    def lookup_at_once(self, parent: int, name: bytes) -> Found | Absent | None:
+        """Find a name that is known here; None if that takes a round trip, or waiting."""
+        entry = self.directory(parent).cache.find(name)
+        if entry is UNKNOWN or not self._remote.leased():
+            return None
+        if entry is None:
+            return Absent(lasting=True)
+        inode = self._inodes.by_handle(entry)
+        if inode is None or inode.attributes.known is None:
+            return None
+        return self.told(inode, inode.attributes.known, lasting=True)
+
     async def lookup(self, parent: int, name: bytes) -> Found | Absent:
         """Find a name; without a round trip if it is known here."""
         directory = self.directory(parent)
         with directory.pending() as cache:
             await self._remote.until_leased()
-            entry = cache.find(name)
-            if entry is None:
-                return Absent(lasting=True)
-            if entry is not UNKNOWN:
-                inode = self._inodes.by_handle(entry)
-                if inode is not None and inode.attributes.known is not None:
-                    return self.told(inode, inode.attributes.known, lasting=True)
+            known = self.lookup_at_once(parent, name)
+            if known is not None:
+                return known
 
             def answered(reply: Message, _: bytes | bytearray) -> None:
                 assert isinstance(reply, m.Entry)
@@ -114,6 +122,8 @@ class Names:
                 assert reply.node is not None
                 self._holdings.found(reply.node, reply.tokens, reply.affected)
                 cache.changed(name, reply.node.handle)
+                if reply.empty:
+                    self._holdings.directory(self._inodes.known(reply.node)).cache.knows_all()
 
             reply, _ = await self._remote.call(message, b"", made)
             assert reply.node is not None
@@ -170,17 +180,23 @@ class Names:
         assert isinstance(reply, m.Done)
         self._holdings.apply(reply.tokens)
         for node in reply.affected:
-            self._holdings.learn_node(node)
+            self._holdings.learn_changed(node)
 
     # --- attributes ---
+
+    def getattr_at_once(self, node_id: int) -> Attributes | None:
+        """The attributes, if there is a token for them; None if that takes a round trip, or waiting."""
+        attributes = self._inodes[node_id].attributes
+        return None if attributes.revoking or not self._remote.leased() else attributes.known
 
     async def getattr(self, node_id: int) -> Attributes:
         """The attributes; without a round trip under a token for them."""
         await self._remote.until_leased()
+        known = self.getattr_at_once(node_id)
+        if known is not None:
+            return known
         inode = self._inodes[node_id]
         file = self._holdings.existing_file(inode.handle)
-        if inode.attributes.known is not None and not inode.attributes.revoking:
-            return inode.attributes.known
         if file is not None and file.pages.dirty:
             try:
                 await self._write_back.write_back(file)  # or our own writes would not show in the times
@@ -206,14 +222,22 @@ class Names:
             told = self._statistics = (now, reply.statistics)
         return told[1]
 
+    def getxattr_at_once(self, node_id: int, name: bytes) -> bytes | None:
+        """The value, if it is known here (FsError ENODATA if it is known that there is none); None if that
+        takes a round trip, or waiting."""
+        if not self._remote.leased():
+            return None
+        attributes = self._inodes[node_id].attributes
+        if attributes.lacks_xattr(name):
+            raise FsError(errno.ENODATA)
+        return attributes.xattrs.get(name)
+
     async def getxattr(self, node_id: int, name: bytes) -> bytes:
         await self._remote.until_leased()
-        inode = self._inodes[node_id]
-        if inode.attributes.lacks_xattr(name):
-            raise FsError(errno.ENODATA)
-        known = inode.attributes.xattrs.get(name)
+        known = self.getxattr_at_once(node_id, name)
         if known is not None:
             return known
+        inode = self._inodes[node_id]
 
         def told(_: Message, payload: bytes | bytearray) -> None:
             inode.attributes.learned_xattr(name, bytes(payload))
@@ -233,12 +257,15 @@ class Names:
         inode.attributes.forget_xattrs()
         await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
 
+    def has_no_xattrs_at_once(self, node_id: int) -> bool:
+        """Whether it is known here that there are none; False if that takes a round trip, or waiting."""
+        return self._inodes[node_id].attributes.has_no_xattrs and self._remote.leased()
+
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
         await self._remote.until_leased()
-        inode = self._inodes[node_id]
-        if inode.attributes.has_no_xattrs:
+        if self.has_no_xattrs_at_once(node_id):
             return ()
-        reply, _ = await self._remote.call(m.ListXattr(inode.handle))
+        reply, _ = await self._remote.call(m.ListXattr(self._inodes[node_id].handle))
         return reply.names
 
     async def removexattr(self, node_id: int, name: bytes) -> None:

@@ -13,6 +13,9 @@ from nfsfuse.protocol.types import PAGE_SIZE
 
 EAGAIN = 11
 
+ReadData = bytes | bytearray | memoryview
+"""What was read: good until something of the file changes."""
+
 
 def pages_of(offset: int, size: int) -> tuple[int, int]:
     """The range of whole pages that contains ``[offset, offset + size)``."""
@@ -26,9 +29,19 @@ class Reader:
         self._remote = remote
         self._holdings = holdings
 
-    async def read(
-        self, file: CachedFile, offset: int, size: int, *, cached: bool
-    ) -> bytes | bytearray | memoryview:
+    def read_at_once(self, file: CachedFile, offset: int, size: int, *, cached: bool) -> ReadData | None:
+        """As `read`, of what is held and in the daemon's pages; None if it is not, or an operation has to wait.
+        Nothing may run before the kernel has the answer."""
+        start, end = pages_of(offset, size)
+        tokens = file.tokens
+        if tokens.parked(start, end) or not self._remote.leased(finishing=True):
+            return None
+        data = _answer(file, offset, size, None) if _may_answer(file, start, end) else None
+        if data is not None and cached:
+            tokens.answered(start, end)
+        return data
+
+    async def read(self, file: CachedFile, offset: int, size: int, *, cached: bool) -> ReadData:
         """The bytes of ``[offset, offset + size)``, fewer only at the end of the file. *cached*: the kernel
         is going to keep them (not so for O_DIRECT). The answer must reach the kernel before anything else
         runs: the token is checked right before this returns.
@@ -37,6 +50,9 @@ class Reader:
         would have to be asked for, which the server may only grant when the invalidation is over. Several
         pages at once are read-ahead: the kernel drops its error and asks again page by page
         (`fuse_readpages_end` and `filemap_update_page`), and each is then either held or not in the way."""
+        data = self.read_at_once(file, offset, size, cached=cached)
+        if data is not None:
+            return data
         start, end = pages_of(offset, size)
         tokens = file.tokens
         if cached:
@@ -45,9 +61,6 @@ class Reader:
         entitled: int | None = None
         try:
             while True:
-                locked = cached and tokens.invalidating(start, end)
-                # In an invalidation's way a read is answered under what is held; a further pass takes it back.
-                mode = TokenMode.SHARED if locked else tokens.reading_mode()
                 if tokens.parked(start, end):
                     file.used(entitled)
                     fetch, entitled = None, None  # what was fetched is no better than what is being recalled
@@ -58,18 +71,14 @@ class Reader:
                     fetch, entitled = None, None
                     await self._remote.until_leased()
                     continue
-                held = tokens.holds(start, end, mode)
-                if not held and tokens.invalidating(start, end):
-                    # Given up on the way to K2, by an invalidation that may wait for the folio of this very
-                    # read: under what is held still, it need not wait for the server.
-                    held = tokens.holds(start, end, TokenMode.SHARED)
+                held = _may_answer(file, start, end)
                 if held:
                     data = _answer(file, offset, size, fetch)
                     if data is not None:
                         if cached:
                             tokens.answered(start, end)
                         return data
-                elif locked and end - start > PAGE_SIZE:
+                elif cached and tokens.invalidating(start, end) and end - start > PAGE_SIZE:
                     raise FsError(EAGAIN, "read-ahead across the edge of what is being recalled")
                 file.used(entitled)
                 mode = TokenMode.NONE if held else tokens.reading_mode()
@@ -112,9 +121,17 @@ class Reader:
         return (fetch if fetch.valid else None), entitled
 
 
-def _answer(
-    file: CachedFile, offset: int, size: int, fetch: Fetch | None
-) -> bytes | bytearray | memoryview | None:
+def _may_answer(file: CachedFile, start: int, end: int) -> bool:
+    """Whether what is held is enough for a read of ``[start, end)``. In an invalidation's way it is answered
+    under anything that is held, and a further pass takes it back: the invalidation may wait for the folio of
+    this very read, also one that gives up SHARED tokens on the way to K2."""
+    tokens = file.tokens
+    return tokens.holds(start, end, tokens.reading_mode()) or (
+        tokens.invalidating(start, end) and tokens.holds(start, end, TokenMode.SHARED)
+    )
+
+
+def _answer(file: CachedFile, offset: int, size: int, fetch: Fetch | None) -> ReadData | None:
     """The data from the daemon's pages and from *fetch*; None if they do not suffice."""
     end = offset + size
     known = file.size()

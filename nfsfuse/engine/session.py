@@ -23,7 +23,7 @@ from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION, REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import IDEMPOTENT, SERVER_REQUESTS, Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Epoch, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Asked, Channel
 from nfsfuse.rpc.exchange import Exchange, Payload, RequestArrived
 from nfsfuse.rpc.greeting import greet
@@ -373,6 +373,9 @@ class Session:
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.channel.post(m.ReturnTokens(tokens, self.channel.frames_received))
+
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
+        self.post(m.Release(open_id, tokens, self.channel.frames_received if tokens else 0))
 
     @property
     def requests_sent(self) -> int:

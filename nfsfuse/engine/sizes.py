@@ -16,15 +16,24 @@ from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.types import Attributes
 
 
+def attributes_at_once(names: Names, inode: Inode) -> Attributes | None:
+    """The attributes, if they are known here, and the kernel knows the file's size or need not."""
+    attributes = names.getattr_at_once(inode.node_id)
+    return attributes if attributes is None or _is_known(inode, attributes) else None
+
+
+def _is_known(inode: Inode, attributes: Attributes) -> bool:
+    return not stat.S_ISREG(attributes.mode) or inode.kernel_size.suffices(attributes.size)
+
+
 async def attributes_for_kernel(names: Names, kernel: Kernel, inode: Inode) -> Attributes:
     """The attributes. If they show that a file has grown elsewhere, the kernel knows its size already. No
     recall waits for this (K6)."""
-    known = inode.kernel_size
     while True:
         attributes = await names.getattr(inode.node_id)
-        if not stat.S_ISREG(attributes.mode) or known.suffices(attributes.size):
+        if _is_known(inode, attributes):
             return attributes
-        with known.asking(attributes.size) as question:
+        with inode.kernel_size.asking(attributes.size) as question:
             believed = await kernel.learn_size(inode.node_id, inode.generation)
             if believed is None:
                 return attributes  # it cannot be done here; the mount has said so

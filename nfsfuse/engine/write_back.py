@@ -217,6 +217,7 @@ class WriteBack:
             self._accepted(file)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
+            file.wake()  # a recall that waits for this goes on in the same turn as this task
 
         try:
             await self._remote.call(m.Write(file.inode.handle, outgoing.start), outgoing.data, written)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from errno import EIO
 
 import trio
@@ -19,6 +21,44 @@ from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
+
+Bytes = bytes | memoryview
+
+
+class _Obstacle(Enum):
+    """What a write has to wait for, in the order in which it is looked for."""
+
+    RECALL = "a recall of what it needs has to end"
+    PURGE = "its page was stored before the session was lost"
+    LEASE = "the lease does not run"
+    END_HELD = "of its pages only the last one is held"
+    TOKENS = "something is not held"
+    WRITE_BACK = "the extent is on its way to the server, and must not change"
+    OVERFLOW = "there is no memory for a page beside what the server refuses"
+    REFUSED = "the server refuses data of this file"
+    ROOM = "too much is dirty"
+    KERNEL_PAGES = "the kernel has pages that lack it"
+
+
+@dataclass(slots=True)
+class _Write:
+    """A write on its way in. *passed*: see `DataTokens.watch`. What follows that is determined whenever it is
+    looked what is in the way: its pages, and whether the size has to be known, and may grow."""
+
+    offset: int
+    data: Bytes
+    append: bool
+    direct: bool
+    page: bool
+    passed: IntervalSet
+    start_page: int = 0
+    end_page: int = 0
+    extends: bool = False
+
+    @property
+    def cached(self) -> bool:
+        """The kernel keeps what it wrote."""
+        return not (self.append or self.direct or self.page)
 
 
 class Writer:
@@ -38,6 +78,16 @@ class Writer:
         self._page_protocol = page_protocol
         self._wall_clock = wall_clock
 
+    def write_at_once(
+        self, file: CachedFile, offset: int, data: Bytes, *, append: bool, direct: bool, page: bool
+    ) -> int | None:
+        """As `write`, if nothing is in the way; else None, and nothing is done. Keeps nothing of *data*."""
+        write = _Write(offset, data, append, direct, page, IntervalSet())
+        if self._in_the_way(file, write) is not None:
+            return None
+        self._absorb(file, write)
+        return len(data)
+
     async def write(
         self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
     ) -> int:
@@ -49,138 +99,147 @@ class Writer:
         entitled: int | None = None
         # The write-back of a page carries what the page holds: no page that is read anew lacks it.
         passed = IntervalSet() if page else file.tokens.watch()
-        size, cached = len(data), not (append or direct or page)
+        size, write = len(data), _Write(offset, data, append, direct, page, passed)
         try:
-            while True:
-                known = file.size()
-                if append and known is not None:
-                    offset = known
-                end = offset + len(data)
-                start_page, end_page = pages_of(offset, len(data))
-                extends = append or self._may_extend(file, end, page, start_page, end_page)
-                if self._parked(file, start_page, end_page, direct=direct) or (
-                    extends and file.attributes.revoking
-                ):
-                    file.used(entitled)
-                    entitled = None
+            while (obstacle := self._in_the_way(file, write)) is not None:
+                if obstacle is _Obstacle.KERNEL_PAGES:
+                    if entitled is None:
+                        entitled = file.entitle(write.start_page, write.end_page, attr=write.extends)
+                    if await self._write_past_kernel(file, write, entitled):
+                        return size
+                elif obstacle is _Obstacle.WRITE_BACK:
                     await file.changed()
-                elif page and file.purging:
-                    failure = FsError(EIO, "stored before the session was lost")
-                    file.errors.lost(failure)
-                    raise failure
-                elif not page and not self._remote.leased(finishing=True):
-                    file.used(entitled)
-                    entitled = None
-                    await self._remote.until_leased()
-                elif cached and self._only_end_is_held(file, offset, start_page, end_page):
-                    # The kernel may have locked the last page, if it is partly written, until this is answered:
-                    # a recall of that page would wait for it, and the server for the recall.
-                    file.used(entitled)
-                    entitled = None
-                    last = end_page - PAGE_SIZE
-                    await self.write(file, last, data[last - offset :], append=False, direct=False, page=False)
-                    data = data[: last - offset]
-                elif not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE) or (
-                    extends and not file.attributes.may_change_here()
-                ):
+                elif obstacle is _Obstacle.ROOM:
+                    await self._write_back.room()
+                else:
                     file.used(entitled)
                     entitled = None  # while it waits for the server nobody may wait for it (K6)
-                    entitled = await self._get_tokens(file, start_page, end_page, extends, direct=direct)
-                elif file.pages.writing.overlaps(offset, end) and not self._may_write_over(page):
-                    await file.changed()
-                elif not page and file.pages.refused:
-                    file.used(entitled)
-                    entitled = None  # no recall need wait for the server's disk
-                    await self._write_back.try_again(file)
-                elif page and self._write_back.overflows(file):
-                    raise self._write_back.overflowed(file, len(data))
-                elif not page and not self._write_back.has_room():
-                    await self._write_back.room()
-                elif lacking := self._lacking(file, start_page, end_page, passed, direct=direct):
-                    if entitled is None:
-                        entitled = file.entitle(start_page, end_page, attr=extends)
-                    if await self._write_past_kernel(
-                        file, offset, data, extends, lacking, passed, entitled, direct=direct
-                    ):
-                        break
-                else:
-                    over = self._may_write_over(page)
-                    self._absorb(file, offset, data, keeps=not (direct or page), over=over)
-                    break
+                    entitled = await self._overcome(file, write, obstacle)
+            self._absorb(file, write)
         finally:
             file.used(entitled)
             file.tokens.unwatch(passed)
         return size
 
+    def _in_the_way(self, file: CachedFile, write: _Write) -> _Obstacle | None:
+        """What *write* has to wait for now, if anything; its place is determined anew."""
+        known = file.size()
+        if write.append and known is not None:
+            write.offset = known
+        end = write.offset + len(write.data)
+        start_page, end_page = write.start_page, write.end_page = pages_of(write.offset, len(write.data))
+        page = write.page
+        write.extends = write.append or self._may_extend(file, end, page, start_page, end_page)
+        if self._parked(file, write) or (write.extends and file.attributes.revoking):
+            return _Obstacle.RECALL
+        if page and file.purging:
+            return _Obstacle.PURGE
+        if not page and not self._remote.leased(finishing=True):
+            return _Obstacle.LEASE
+        if write.cached and self._only_end_is_held(file, write):
+            return _Obstacle.END_HELD
+        if not file.tokens.holds(start_page, end_page, TokenMode.EXCLUSIVE):
+            return _Obstacle.TOKENS
+        if write.extends and not file.attributes.may_change_here():
+            return _Obstacle.TOKENS
+        if file.pages.writing.overlaps(write.offset, end) and not self._may_write_over(write):
+            return _Obstacle.WRITE_BACK
+        if page:
+            if self._write_back.overflows(file):
+                return _Obstacle.OVERFLOW
+        elif file.pages.refused:
+            return _Obstacle.REFUSED
+        elif not self._write_back.has_room():
+            return _Obstacle.ROOM
+        return None if self._lacking(file, write) is None else _Obstacle.KERNEL_PAGES
+
+    async def _overcome(self, file: CachedFile, write: _Write, obstacle: _Obstacle) -> int | None:
+        """Wait for what is in the way, entitled to nothing; the number under which *write* is entitled then."""
+        match obstacle:
+            case _Obstacle.RECALL:
+                await file.changed()
+            case _Obstacle.PURGE:
+                failure = FsError(EIO, "stored before the session was lost")
+                file.errors.lost(failure)
+                raise failure
+            case _Obstacle.LEASE:
+                await self._remote.until_leased()
+            case _Obstacle.END_HELD:
+                # The kernel may have locked the last page, if it is partly written, until this is answered:
+                # a recall of that page would wait for it, and the server for the recall.
+                last = write.end_page - PAGE_SIZE
+                cut = last - write.offset
+                await self.write(file, last, bytes(write.data[cut:]), append=False, direct=False, page=False)
+                write.data = write.data[:cut]
+            case _Obstacle.TOKENS:
+                return await self._get_tokens(file, write)
+            case _Obstacle.REFUSED:
+                await self._write_back.try_again(file)  # no recall need wait for the server's disk
+            case _Obstacle.OVERFLOW:
+                raise self._write_back.overflowed(file, len(write.data))
+            case _:
+                raise AssertionError(obstacle)
+        return None
+
     @staticmethod
-    def _parked(file: CachedFile, start: int, end: int, *, direct: bool) -> bool:
+    def _parked(file: CachedFile, write: _Write) -> bool:
         """Whether a recall has to end first. A write past the kernel's pages has none of them locked, and what
         an invalidation is about to write back lacks it: it waits for that, too."""
-        return file.tokens.parked(start, end) or (direct and file.tokens.invalidating(start, end))
+        start, end = write.start_page, write.end_page
+        return file.tokens.parked(start, end) or (write.direct and file.tokens.invalidating(start, end))
 
     @staticmethod
-    def _only_end_is_held(file: CachedFile, offset: int, start_page: int, end_page: int) -> bool:
-        last = end_page - PAGE_SIZE
+    def _only_end_is_held(file: CachedFile, write: _Write) -> bool:
+        last = write.end_page - PAGE_SIZE
         return (
-            offset < last
-            and file.tokens.holds(last, end_page, TokenMode.EXCLUSIVE)
-            and not file.tokens.holds(start_page, last, TokenMode.EXCLUSIVE)
+            write.offset < last
+            and file.tokens.holds(last, write.end_page, TokenMode.EXCLUSIVE)
+            and not file.tokens.holds(write.start_page, last, TokenMode.EXCLUSIVE)
         )
 
-    async def _write_past_kernel(
-        self,
-        file: CachedFile,
-        offset: int,
-        data: bytes,
-        extends: bool,
-        lacking: Interval,
-        passed: IntervalSet,
-        entitled: int,
-        *,
-        direct: bool,
-    ) -> bool:
-        """The kernel has pages in *lacking* that lack what is written past them. They are taken from it as if
+    async def _write_past_kernel(self, file: CachedFile, write: _Write, entitled: int) -> bool:
+        """The kernel has pages that lack what is written past them (`_lacking`). They are taken from it as if
         for another client, or what programs store into them would be written back over it, and the data are
         absorbed before they can be read in again. False if that cannot be done any more: the tokens were
-        recalled before, the end of the file is elsewhere, or pages beside *lacking* have been read in
+        recalled before, the end of the file is elsewhere, or other pages that lack it have been read in
         meanwhile. Killed, its program has dropped some pages and written nothing.
 
         The operation is *entitled* all the while: gave it its turn up for this, clients that write to one page
         and also have it mapped would take the page from each other for ever."""
-        known = file.size()
-        start, end = pages_of(offset, len(data))
+        known, lacking = file.size(), self._lacking(file, write)
+        assert lacking is not None
+        start, end = write.start_page, write.end_page
         revocation = file.tokens.flush(*lacking, entitled)
         try:
             while not file.tokens.may_begin(revocation):
                 await file.changed()
             with trio.CancelScope(shield=True):  # not to be left half-way; it waits for the kernel only
                 await self._page_protocol.gather_all_mmap_users(file, revocation)
-            while file.pages.writing.overlaps(offset, offset + len(data)):
+            while file.pages.writing.overlaps(write.offset, write.offset + len(write.data)):
                 await file.changed()  # the server answers these without granting anything
             possible = (
                 file.size() == known
                 and file.tokens.holds(start, end, TokenMode.EXCLUSIVE)
-                and (not extends or file.attributes.may_change_here())
-                and not self._lacking(file, start, end, passed, direct=direct)
+                and (not write.extends or file.attributes.may_change_here())
+                and self._lacking(file, write) is None
             )
             if possible:
-                self._absorb(file, offset, data, keeps=not direct)
+                self._absorb(file, write)
         finally:
             file.tokens.revoked(revocation)
             file.wake()
         return possible
 
     @staticmethod
-    def _lacking(
-        file: CachedFile, start: int, end: int, passed: IntervalSet, *, direct: bool
-    ) -> Interval | None:
+    def _lacking(file: CachedFile, write: _Write) -> Interval | None:
         """A range with the pages that the kernel may have up to date without what is written: all of a write
         past its pages, if it has any there (an append may even be elsewhere than it knows), so that none is
         read in beside; else those it has read since the write came. The write itself has none of them locked:
         that would have kept reads away, and only its last page can be."""
-        if direct:
+        start, end = write.start_page, write.end_page
+        if write.direct:
             return (start, end) if file.tokens.in_kernel.overlaps(start, end) else None
-        read = passed.intervals(start, end)
+        read = write.passed.intervals(start, end)
         found = [it for low, high in read for it in file.tokens.in_kernel.intervals(low, high)]
         return (found[0][0], found[-1][1]) if found else None
 
@@ -197,33 +256,30 @@ class Writer:
             return False
         return not file.tokens.invalidating(start_page, end_page)
 
-    def _may_write_over(self, page: bool) -> bool:
+    def _may_write_over(self, write: _Write) -> bool:
         """Whether what is on its way to the server may change here. A mapped page that is dropped with the
         lease must not wait for the server, which cannot be reached: it, and the pages behind it, could be
         read and loaded past the lease (promise 8)."""
-        return page and not self._remote.leased()
+        return write.page and not self._remote.leased()
 
-    def _absorb(
-        self, file: CachedFile, offset: int, data: bytes, *, keeps: bool, over: bool = False
-    ) -> None:
-        end = offset + len(data)
-        assert file.tokens.holds(*pages_of(offset, len(data)), TokenMode.EXCLUSIVE), "K3"
+    def _absorb(self, file: CachedFile, write: _Write) -> None:
+        offset, end = write.offset, write.offset + len(write.data)
+        assert file.tokens.holds(write.start_page, write.end_page, TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
-        file.pages.write(offset, data, trio.current_time(), over=over)
+        file.pages.write(offset, write.data, trio.current_time(), over=self._may_write_over(write))
         if file.attributes.may_change_here():
             file.attributes.written(end, self._wall_clock())
         else:
             file.attributes.forget_value()
-        if keeps:
+        if not (write.direct or write.page):
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
             if first < last:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file)
 
-    async def _get_tokens(
-        self, file: CachedFile, start: int, end: int, extends: bool, *, direct: bool
-    ) -> int | None:
+    async def _get_tokens(self, file: CachedFile, write: _Write) -> int | None:
+        start, end, extends = write.start_page, write.end_page, write.extends
         entitled: int | None = None
 
         def arrived(reply: Message, _: bytes | bytearray) -> None:
@@ -238,7 +294,7 @@ class Writer:
         # the lock of a page that this write has in part. Attributes never wait for a recall of data. A write
         # past the kernel's pages has none of them locked and asks for both at once: else it could lose either
         # while it waits for the other, again and again.
-        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE) and not (direct and extends)
+        held = file.tokens.holds(start, end, TokenMode.EXCLUSIVE) and not (write.direct and extends)
         data = TokenMode.NONE if held else TokenMode.EXCLUSIVE
         attr = TokenMode.EXCLUSIVE if extends else TokenMode.NONE
         message = m.GetToken(file.inode.handle, data, start, end, attr)

@@ -10,11 +10,15 @@
  *                and hands the operations that pyfuse3 lacks to Python: libfuse then sees EINTR and asks again
  *   hook_writev  edits one reply, that of FUSE_INIT
  *
+ * Most requests do not get that far. Before pyfuse3 asks libfuse for one, its loop (loop.py) has receive() look
+ * what the device has: what can be answered from caches is, there and then, and what Python takes is handed
+ * over. Only a message for libfuse ends that, and is kept until hook_read is called for it.
+ *
  * Everything read here is the kernel's ABI (<linux/fuse.h>, stable); no structure of libfuse is touched, so
  * libfuse's version does not matter. The rejected way was to copy and extend pyfuse3's fuse_lowlevel_ops:
  * that structure, and libfuse's init negotiation, differ from one libfuse to the next.
  *
- * Threads: hook_read runs inside pyfuse3's loop with the GIL held, and all state here belongs to that thread.
+ * Threads: receive and hook_read run inside pyfuse3's loop with the GIL held, and all state here belongs to that thread.
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
@@ -249,15 +253,22 @@ static struct {
     bool armed;
     int device;              /* of the mounted session, -1 before */
     uint64_t taken;          /* bit n: messages of opcode n go to Python, not to libfuse */
+    uint64_t quick;          /* bit n: Python is asked for an answer to opcode n before that */
     uint64_t wanted;         /* FUSE_INIT flags, flags2 in the upper half */
     uint64_t decided;        /* which of them are ours to decide; the others stay as libfuse has them */
     uint64_t required;       /* fail the mount if the kernel does not offer these */
     uint32_t max_readahead, max_write, max_background, congestion_threshold;
-    PyObject *on_message, *on_init;
+    PyObject *on_message, *on_init, *on_quick;
 } options = {.device = -1};
 
 static Facts current;
 static bool current_valid;
+
+/* The message that receive() has read for libfuse, *filled* bytes; 0 if there is none. */
+static struct {
+    char *buffer;
+    size_t size, filled;
+} inbox;
 
 static struct {
     bool waiting, done;
@@ -296,27 +307,78 @@ static void hand_over(int device, const Facts *facts, const char *message, size_
     PyGILState_Release(gil);
 }
 
-static ssize_t hook_read(int fd, void *buffer, size_t size, void *userdata) {
-    (void)userdata;
-    current_valid = false;
-    ssize_t got = read(fd, buffer, size);
-    if (got < 0) {
-        /* The device is non-blocking: a request may be withdrawn (its program killed) between poll and
-         * read, and a blocking read would then stop the whole event loop, GIL and all. pyfuse3 goes on
-         * waiting after EINTR, but dies of EAGAIN. */
-        if (errno == EAGAIN)
-            errno = EINTR;
-        return -1;
+/* An answer of Python's: the payload of a success, or an errno. */
+static int reply_with(int device, uint64_t unique, PyObject *answer) {
+    if (PyLong_Check(answer)) {
+        long error = PyLong_AsLong(answer);
+        if (error < 0 || error > 511) { /* fuse_dev_do_write takes no other */
+            if (!PyErr_Occurred())
+                PyErr_Format(PyExc_ValueError, "%ld is no errno", error);
+            return -1;
+        }
+        reply_error(device, unique, (int)error);
+        return 0;
     }
-    if ((size_t)got < sizeof(struct fuse_in_header))
+    Py_buffer payload;
+    if (PyObject_GetBuffer(answer, &payload, PyBUF_SIMPLE) < 0)
+        return -1;
+    struct fuse_out_header out = {.len = (uint32_t)(sizeof out + (size_t)payload.len), .unique = unique};
+    struct iovec parts[] = {{&out, sizeof out}, {payload.buf, (size_t)payload.len}};
+    ssize_t written = writev(device, parts, 2);
+    int error = errno;
+    PyBuffer_Release(&payload);
+    if (written < 0 && error != ENOENT) {
+        errno = error;
+        perror("nfsfuse: writing to the FUSE device");
+        reply_error(device, unique, EIO);
+    }
+    return 0;
+}
+
+/* Ask Python for an answer that takes no waiting; whether it was given. The body is Python's during the call
+ * only. Should on_quick fail the program gets EIO, as in hand_over. */
+static bool answered_at_once(int device, const Facts *facts, char *message, size_t size) {
+    PyGILState_STATE gil = PyGILState_Ensure();
+    size_t skip = sizeof(struct fuse_in_header);
+    PyObject *request = new_request(facts);
+    PyObject *body = PyMemoryView_FromMemory(message + skip, (Py_ssize_t)(size - skip), PyBUF_READ);
+    PyObject *answer = NULL, *released = NULL;
+    bool answered = true;
+    if (request && body)
+        answer = PyObject_CallFunctionObjArgs(options.on_quick, request, body, NULL);
+    if (answer && answer == Py_None)
+        answered = false;
+    else if (!answer || reply_with(device, facts->unique, answer) < 0) {
+        PyErr_WriteUnraisable(options.on_quick);
+        reply_error(device, facts->unique, EIO);
+    }
+    if (body && !(released = PyObject_CallMethod(body, "release", NULL)))
+        PyErr_WriteUnraisable(options.on_quick);
+    Py_XDECREF(released);
+    Py_XDECREF(answer);
+    Py_XDECREF(body);
+    Py_XDECREF(request);
+    PyGILState_Release(gil);
+    return answered;
+}
+
+/* Read one message. Its size if libfuse is to have it; 0 if it is dealt with (*handed* over, or answered at
+ * once); -1 and errno. */
+static ssize_t take_in(int fd, void *buffer, size_t size, bool *handed) {
+    *handed = false;
+    ssize_t got = read(fd, buffer, size);
+    if (got < (ssize_t)sizeof(struct fuse_in_header))
         return got; /* libfuse reports it */
 
     Facts facts;
     parse_facts(&facts, buffer, (size_t)got);
-    if (facts.opcode < 64 && (options.taken >> facts.opcode & 1)) {
+    uint64_t bit = facts.opcode < 64 ? (uint64_t)1 << facts.opcode : 0;
+    if (options.quick & bit && answered_at_once(fd, &facts, buffer, (size_t)got))
+        return 0;
+    if (options.taken & bit) {
         hand_over(fd, &facts, buffer, (size_t)got);
-        errno = EINTR;
-        return -1;
+        *handed = true;
+        return 0;
     }
     if (facts.opcode == FUSE_INIT && !init.done) {
         size_t body_size = (size_t)got - sizeof(struct fuse_in_header);
@@ -326,8 +388,33 @@ static ssize_t hook_read(int fd, void *buffer, size_t size, void *userdata) {
         init.unique = facts.unique;
         init.waiting = true;
     }
+    /* Only now: pyfuse3 asks for the facts of a SETXATTR with flags again after it has probed by getxattr. */
     current = facts;
     current_valid = true;
+    return got;
+}
+
+static ssize_t hook_read(int fd, void *buffer, size_t size, void *userdata) {
+    (void)userdata;
+    if (inbox.filled) {
+        size_t filled = inbox.filled;
+        inbox.filled = 0;
+        if (filled > size) {
+            errno = EIO; /* cannot be: a message is no larger than a write that the kernel was granted */
+            return -1;
+        }
+        memcpy(buffer, inbox.buffer, filled);
+        return (ssize_t)filled;
+    }
+    bool handed;
+    ssize_t got = take_in(fd, buffer, size, &handed);
+    /* The device is non-blocking: a request may be withdrawn (its program killed) between poll and read, and a
+     * blocking read would then stop the whole event loop, GIL and all. pyfuse3 goes on waiting after EINTR, but
+     * dies of EAGAIN. */
+    if (got == 0 || (got < 0 && errno == EAGAIN)) {
+        errno = EINTR;
+        return -1;
+    }
     return got;
 }
 
@@ -458,19 +545,54 @@ static PyObject *py_current_request(PyObject *module, PyObject *unused) {
     return new_request(&current);
 }
 
-static PyObject *py_arm(PyObject *module, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"taken",         "wanted",         "decided",              "required",   "max_readahead",
-                            "max_write",     "max_background", "congestion_threshold", "on_message", "on_init",
-                            NULL};
-    unsigned long long taken, wanted, decided, required;
-    unsigned int max_readahead, max_write, max_background, congestion_threshold;
-    PyObject *on_message, *on_init;
+#define QUICK_IN_A_ROW 8 /* messages answered before other tasks get a turn */
+
+enum { WAIT, TURN, MESSAGE };
+
+/* receive(): deal with what the device has. WAIT if there is nothing now, TURN if other tasks are to run before it
+ * is asked again (always after a message was handed over: what interrupts it must not get there before it has
+ * begun), MESSAGE if there is one for libfuse, or the end of the session, which that is to see itself. */
+static PyObject *py_receive(PyObject *module, PyObject *unused) {
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$KKKKIIIIOO", names, &taken, &wanted, &decided, &required,
-                                     &max_readahead, &max_write, &max_background, &congestion_threshold,
-                                     &on_message, &on_init))
+    (void)unused;
+    bool handed = false;
+    for (int count = 0; !inbox.filled && !handed && count < QUICK_IN_A_ROW; count++) {
+        ssize_t got = take_in(options.device, inbox.buffer, inbox.size, &handed);
+        if (got < 0 && errno == EAGAIN)
+            return PyLong_FromLong(WAIT);
+        if (got < 0 && errno != EINTR && errno != ENOENT) /* ENOENT: withdrawn while it was read */
+            return PyLong_FromLong(MESSAGE);
+        if (got > 0)
+            inbox.filled = (size_t)got;
+    }
+    return PyLong_FromLong(inbox.filled ? MESSAGE : TURN);
+}
+
+static PyObject *py_arm(PyObject *module, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"taken",         "quick",     "wanted",         "decided",
+                            "required",      "max_readahead", "max_write",  "max_background",
+                            "congestion_threshold", "on_message", "on_init", "on_quick", NULL};
+    unsigned long long taken, quick, wanted, decided, required;
+    unsigned int max_readahead, max_write, max_background, congestion_threshold;
+    PyObject *on_message, *on_init, *on_quick;
+    (void)module;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$KKKKKIIIIOOO", names, &taken, &quick, &wanted, &decided,
+                                     &required, &max_readahead, &max_write, &max_background,
+                                     &congestion_threshold, &on_message, &on_init, &on_quick))
         return NULL;
+    /* As libfuse sizes its buffers: the largest write, and a page for the headers. The kernel wants room for
+     * FUSE_MIN_READ_BUFFER bytes before it has sent FUSE_INIT. */
+    size_t size = (size_t)max_write + (size_t)sysconf(_SC_PAGESIZE);
+    if (size < FUSE_MIN_READ_BUFFER)
+        size = FUSE_MIN_READ_BUFFER;
+    char *buffer = PyMem_RawRealloc(inbox.buffer, size);
+    if (!buffer)
+        return PyErr_NoMemory();
+    inbox.buffer = buffer;
+    inbox.size = size;
+    inbox.filled = 0;
     options.taken = taken;
+    options.quick = quick;
     options.wanted = wanted;
     options.decided = decided;
     options.required = required;
@@ -480,6 +602,7 @@ static PyObject *py_arm(PyObject *module, PyObject *args, PyObject *kwargs) {
     options.congestion_threshold = congestion_threshold;
     Py_XSETREF(options.on_message, Py_NewRef(on_message));
     Py_XSETREF(options.on_init, Py_NewRef(on_init));
+    Py_XSETREF(options.on_quick, Py_NewRef(on_quick));
     options.device = -1;
     options.armed = true;
     memset(&init, 0, sizeof init);
@@ -507,6 +630,7 @@ static PyMethodDef methods[] = {
     {"current_request", py_current_request, METH_NOARGS, NULL},
     {"arm", (PyCFunction)(void (*)(void))py_arm, METH_VARARGS | METH_KEYWORDS, NULL},
     {"device", py_device, METH_NOARGS, NULL},
+    {"receive", py_receive, METH_NOARGS, NULL},
     {"negotiation", py_negotiation, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -523,7 +647,9 @@ PyMODINIT_FUNC PyInit__supplement(void) {
     if (PyType_Ready(&RequestType) < 0)
         return NULL;
     PyObject *module = PyModule_Create(&module_definition);
-    if (module && PyModule_AddObjectRef(module, "Request", (PyObject *)&RequestType) < 0)
+    if (module && (PyModule_AddObjectRef(module, "Request", (PyObject *)&RequestType) < 0 ||
+                   PyModule_AddIntMacro(module, WAIT) < 0 || PyModule_AddIntMacro(module, TURN) < 0 ||
+                   PyModule_AddIntMacro(module, MESSAGE) < 0))
         Py_CLEAR(module);
     return module;
 }

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import final
 
+from nfsfuse.protocol.framing import Payload as Buffer
+
 @final
 class Request:
     """The facts of one FUSE request, as the kernel sent them; immutable. A field that the operation does
@@ -53,6 +55,7 @@ def current_request() -> Request: ...
 def arm(
     *,
     taken: int,
+    quick: int,
     wanted: int,
     decided: int,
     required: int,
@@ -62,6 +65,16 @@ def arm(
     congestion_threshold: int,
     on_message: Callable[[Request, bytes], None],
     on_init: Callable[[], None],
+    on_quick: Callable[[Request, memoryview], Buffer | int | None],
 ) -> None: ...
 def device() -> int: ...
+
+WAIT: int
+TURN: int
+MESSAGE: int
+
+def receive() -> int:
+    """Deal with what the device has. WAIT: there is nothing now; TURN: other tasks are to run before this is
+    called again; MESSAGE: there is one for libfuse, or the end of the session."""
+
 def negotiation() -> tuple[int, bytes, bytes, bytes] | None: ...

@@ -22,10 +22,13 @@ class Opcode(IntEnum):
     WRITE = 16
     RELEASE = 18
     FSYNC = 20
+    GETXATTR = 22
+    LISTXATTR = 23
     FLUSH = 25
     INIT = 26
     OPENDIR = 27
     READDIR = 28
+    RELEASEDIR = 29
     GETLK = 31
     SETLK = 32
     SETLKW = 33
@@ -126,8 +129,12 @@ COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")  # fh_in, off_in, nodeid_out, fh_out, of
 COPY_FILE_RANGE_OUT = Struct("=Q")  # bytes copied, for COPY_FILE_RANGE_64
 WRITE_OUT = Struct("=II")  # size, padding; also the reply to the 32-bit COPY_FILE_RANGE
 READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
+WRITE_IN = READ_IN  # with write_flags; the data follow
 OPEN_IN = Struct("=II")  # flags, open_flags
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
+GETXATTR_IN = Struct("=II")  # size, padding; GETXATTR has a name after it, LISTXATTR has not
+GETXATTR_OUT = Struct("=II")  # size, padding: the answer if the request's size was 0
+ATTR_OUT = Struct("=QII")  # attr_valid, attr_valid_nsec, padding; ATTR follows
 STATX_IN = Struct("=IIQII")  # getattr_flags, reserved, fh, sx_flags, sx_mask
 STATX_OUT = Struct("=QII16x")  # attr_valid, attr_valid_nsec, flags; a statx follows
 STATX = Struct("=IIQIIIHHQQQQ" + "qIi" * 4 + "IIII112x")

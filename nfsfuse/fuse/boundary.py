@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 UPCALLS: Final[Counter[str]] = Counter()
 """Requests of the kernel so far, by operation. Of this process's one mount, as INTERRUPTS."""
 
+Answer = bytes | bytearray | memoryview | int
+"""To a request of the kernel's: what follows the header of a success, or an errno."""
+
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -44,6 +47,29 @@ def translated(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
         except Exception:
             log.exception("%s failed unexpectedly", method.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return guarded
+
+
+def at_once(
+    method: Callable[[S, Request, memoryview], Answer | None],
+) -> Callable[[S, Request, memoryview], Answer | None]:
+    """*method* answers a request where it is read, or (None) does not: `translated` for what never waits. The
+    errno is the answer then."""
+    name = method.__name__
+
+    @wraps(method)
+    def guarded(self: S, request: Request, body: memoryview) -> Answer | None:
+        try:
+            answer = method(self, request, body)
+        except FsError as exc:
+            answer = exc.errno
+        except Exception:
+            log.exception("%s failed unexpectedly", name)
+            answer = errno.EIO
+        if answer is not None:
+            UPCALLS[name] += 1
+        return answer
 
     return guarded
 

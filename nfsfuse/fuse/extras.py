@@ -15,7 +15,7 @@ from nfsfuse.engine.locks import LockRequest
 from nfsfuse.fuse.binding import Request, pyfuse3
 from nfsfuse.fuse.boundary import translated
 from nfsfuse.fuse.extra import ExtraOperations, FileLock
-from nfsfuse.fuse.replies import OpenDirectory, StatxReply
+from nfsfuse.fuse.replies import StatxReply
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import Attributes, LockOwner
@@ -91,11 +91,6 @@ class Extras(ExtraOperations):
     ) -> int:
         source, target = self._fs.files[fh_in].file, self._fs.files[fh_out].file
         return await self._fs.ranges.copy(source, offset_in, target, offset_out, length)
-
-    @translated
-    async def opendir(self, request: Request, nodeid: int, flags: int) -> OpenDirectory:
-        opening = self._fs.directories.opendir(nodeid)
-        return OpenDirectory(opening.number, opening.cached, opening.kept)
 
     @translated
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:

@@ -2,8 +2,8 @@
 
 Written straight to the FUSE device as ``fuse_out_header{len, error=code, unique=0}`` and a payload: that
 gives ranges, epochs and expiry, which pyfuse3 does not. Each write(2) may block for as long as a folio or a
-directory is locked, so each has a thread to itself; our own limiter lets them block side by side without
-starving trio's default threads. (Threads come from trio's cache and so are reused.)
+directory is locked, so each has a thread to itself, from trio's cache. (Not by trio.to_thread: its limiter, and
+what it does for code in the thread that calls trio, take longer than the notification itself.)
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+import outcome
 import trio
 
 from nfsfuse.fuse import abi
@@ -61,7 +63,8 @@ class Notifier:
 
     def __init__(self, device: int) -> None:
         self._device = device
-        self._limiter = trio.CapacityLimiter(THREADS_MAX)
+        self._threads = 0
+        self._thread_ended = trio.lowlevel.ParkingLot()
 
     def close(self) -> None:
         """The descriptor is about to be closed: from now on every notification fails with EBADF."""
@@ -119,13 +122,33 @@ class Notifier:
         self, code: NotifyCode, payload: bytes, on_returned: Callable[[], None] | None
     ) -> Notified:
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
-        # Shielded also while it waits for a thread: a cancelled recall has either not begun or is over.
-        with trio.CancelScope(shield=True):
-            notified = await trio.to_thread.run_sync(
-                self._write, message, on_returned, limiter=self._limiter, thread_name=f"notify {code.name}"
-            )
+        notified = await self._in_thread(lambda: self._write(message, on_returned), f"notify {code.name}")
         if notified.errno and notified.errno not in _EXPECTED[code]:
             raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
+        return notified
+
+    async def _in_thread(self, write: Callable[[], Notified], name: str) -> Notified:
+        """What *write* returns in a thread of its own. Not to be cancelled, also while it waits for a thread: a
+        cancelled recall has either not begun or is over."""
+        with trio.CancelScope(shield=True):
+            while self._threads >= THREADS_MAX:
+                await self._thread_ended.park()
+        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+
+        def ended(result: outcome.Outcome[Notified]) -> None:
+            self._threads -= 1
+            self._thread_ended.unpark()
+            trio.lowlevel.reschedule(task, result)
+
+        def deliver(result: outcome.Outcome[Notified]) -> None:
+            with suppress(trio.RunFinishedError):  # the event loop has crashed: nobody waits any more
+                token.run_sync_soon(ended, result)
+
+        trio.lowlevel.start_thread_soon(write, deliver, name)
+        self._threads += 1
+        # No scope is needed here: a wait that refuses to be aborted is shielded.
+        notified = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        assert isinstance(notified, Notified)
         return notified
 
     def _write(self, message: bytes, on_returned: Callable[[], None] | None) -> Notified:

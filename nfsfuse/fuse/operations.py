@@ -1,4 +1,7 @@
-"""pyfuse3's operations: each translates, asks the engine, and translates back."""
+"""pyfuse3's operations: each translates, asks the engine, and translates back.
+
+What never waits (release, opendir, releasedir) is in `nfsfuse.fuse.quick` alone, what seldom waits there too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import replace
 from typing import cast
 
 from nfsfuse.engine.filesystem import Filesystem
-from nfsfuse.engine.names import Found
+from nfsfuse.engine.names import Absent, Found
 from nfsfuse.engine.ranges import without_privileges
 from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
@@ -28,7 +31,7 @@ FOR_GOOD = 365 * 86400.0
 
 
 class Operations(pyfuse3.Operations):
-    """The mount as pyfuse3 sees it."""
+    """The mount as pyfuse3 sees it; `quick.Quick` goes before it."""
 
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
     supports_dot_lookup = False
@@ -46,7 +49,10 @@ class Operations(pyfuse3.Operations):
         looked up each time, which costs an upcall and no round trip.)"""
         self._for_good = FOR_GOOD
 
-    def _entry(self, found: Found) -> pyfuse3.EntryAttributes:
+    def found(self, found: Found | Absent) -> pyfuse3.EntryAttributes:
+        """The answer to a lookup."""
+        if isinstance(found, Absent):
+            return convert.absent(self._for_good if found.lasting else 0.0)
         return self.told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
     def _made(self, found: Found) -> pyfuse3.EntryAttributes:
@@ -61,8 +67,7 @@ class Operations(pyfuse3.Operations):
         """Tell the kernel attributes: for good while the token for them is held (K4), else for nothing. Not
         *versioned*: it would take them although it has been told meanwhile to believe none."""
         inode.kernel_size.told(attributes.size)
-        held = versioned and inode.attributes.may_be_trusted(attributes)
-        inode.attributes.kernel_trusts |= held
+        held = versioned and inode.attributes.told(attributes)
         return convert.entry(inode, attributes, entry_seconds, FOR_GOOD if held else 0.0)
 
     # --- names ---
@@ -71,10 +76,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, request: Request, parent_inode: Ino, name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        found = await self._fs.names.lookup(parent_inode, name)
-        if isinstance(found, Found):
-            return self._entry(found)
-        return convert.absent(self._for_good if found.lasting else 0.0)
+        return self.found(await self._fs.names.lookup(parent_inode, name))
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
         for node_id, count in inode_list:
@@ -87,10 +89,13 @@ class Operations(pyfuse3.Operations):
         known = self._fs.inodes[inode]
         if request.pid in self._own_mount.threads:
             return self._told_at_once(known)
-        attributes = await self._fs.attributes_for_kernel(known)
-        if inode == ROOT:
+        return self.told_attributes(known, await self._fs.attributes_for_kernel(known))
+
+    def told_attributes(self, inode: Inode, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        """The answer to a getattr."""
+        if inode.node_id == ROOT:
             self._root = attributes
-        return self.told(known, attributes, 0.0)
+        return self.told(inode, attributes, 0.0)
 
     def _told_at_once(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """For a thread of ours, which must not wait for the server (see nfsfuse.fuse.own_mount). Of the root it
@@ -208,10 +213,6 @@ class Operations(pyfuse3.Operations):
                 item.inode.lookups += 1
 
     @handler
-    async def releasedir(self, request: Request, fh: Fh) -> None:
-        self._fs.directories.releasedir(fh)
-
-    @handler
     async def fsyncdir(self, request: Request, fh: Fh, datasync: bool) -> None:
         await self._fs.directories.fsyncdir(fh)
 
@@ -222,10 +223,10 @@ class Operations(pyfuse3.Operations):
         self, request: Request, inode: Ino, flags: pyfuse3.FlagT, ctx: Context
     ) -> pyfuse3.FileInfo:
         if request.pid in self._own_mount.threads:
-            return self._opened(self._fs.files.open_for_write_back(inode))
+            return self.opened(self._fs.files.open_for_write_back(inode))
         number = await self._fs.files.open(inode, flags)
         await self._drop_privileges(number, request)
-        return self._opened(number)
+        return self.opened(number)
 
     @handler
     async def create(
@@ -240,7 +241,7 @@ class Operations(pyfuse3.Operations):
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
         await self._drop_privileges(number, request)
-        return self._opened(number), self._made(found)
+        return self.opened(number), self._made(found)
 
     async def _drop_privileges(self, number: int, request: Request) -> None:
         """O_TRUNC is a change by a program that may not leave the file set-user-ID."""
@@ -251,7 +252,8 @@ class Operations(pyfuse3.Operations):
                 self._fs.files.release(number)
                 raise
 
-    def _opened(self, number: int) -> pyfuse3.FileInfo:
+    def opened(self, number: int) -> pyfuse3.FileInfo:
+        """What the kernel is told of an open file."""
         # What the kernel has cached of the file is good: the tokens see to it.
         return pyfuse3.FileInfo(fh=Fh(number), keep_cache=True, direct_io=self._fs.files[number].direct)
 
@@ -282,12 +284,6 @@ class Operations(pyfuse3.Operations):
         finally:
             if request.lock_owner is not None:
                 await self._fs.locks.flush(request.nodeid, LockOwner(request.lock_owner), wait=not killed)
-
-    @handler
-    async def release(self, request: Request, fh: Fh) -> None:
-        owner = None if request.lock_owner is None else LockOwner(request.lock_owner)
-        self._fs.locks.release(request.nodeid, fh, owner)
-        self._fs.files.release(fh)
 
     @handler
     async def fsync(self, request: Request, fh: Fh, datasync: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,6 +60,18 @@ def pack_entry(entry: pyfuse3.EntryAttributes) -> bytes:
         entry.st_ino, entry.generation, entry_valid, attr_valid, entry_valid_ns, attr_valid_ns
     )
     return head + pack_attributes(entry)
+
+
+def pack_getattr(entry: pyfuse3.EntryAttributes) -> bytes:
+    """struct fuse_attr_out."""
+    return abi.ATTR_OUT.pack(*abi.split_seconds(entry.attr_timeout), 0) + pack_attributes(entry)
+
+
+def pack_xattr(value: bytes, size: int) -> bytes | int:
+    """The answer to a GETXATTR or LISTXATTR for at most *size* bytes: how many there are, if that is 0."""
+    if size == 0:
+        return abi.GETXATTR_OUT.pack(len(value), 0)
+    return value if len(value) <= size else errno.ERANGE
 
 
 def pack_open(info: pyfuse3.FileInfo) -> bytes:

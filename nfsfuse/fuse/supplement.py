@@ -16,6 +16,7 @@ from nfsfuse.fuse.binding import SupplementError, _supplement, pyfuse3
 from nfsfuse.fuse.extra import Dispatcher, ExtraOperations, implemented
 from nfsfuse.fuse.init import DECIDED, InitOptions, Negotiated, decode
 from nfsfuse.fuse.interrupt import INTERRUPTS
+from nfsfuse.fuse.loop import NOTHING_QUICK, QuickAnswers, TrioForPyfuse3
 from nfsfuse.fuse.notify import Notifier
 
 WORKERS_MAX: Final = 32_768
@@ -109,8 +110,10 @@ def mount(
     fuse_options: set[str],
     init: InitOptions,
     extra: ExtraOperations,
+    quick: QuickAnswers = NOTHING_QUICK,
 ) -> Mount:
-    """Mount through pyfuse3; *fuse_options* are its (``pyfuse3.default_options``, ``fsname=...``).
+    """Mount through pyfuse3; *fuse_options* are its (``pyfuse3.default_options``, ``fsname=...``). Requests
+    that *quick* answers reach neither *operations* nor *extra*.
 
     Raises `SupplementError`, or RuntimeError from pyfuse3 if the system refuses the mount.
     """
@@ -119,6 +122,7 @@ def mount(
     init_done = trio.Event()
     _supplement.arm(
         taken=sum(1 << opcode for opcode in _taken(init, extra)),
+        quick=sum(1 << opcode for opcode in quick.opcodes),
         wanted=init.flags(),
         decided=DECIDED,
         required=init.required(),
@@ -128,7 +132,9 @@ def mount(
         congestion_threshold=init.congestion_threshold,
         on_message=dispatcher.on_message,
         on_init=init_done.set,
+        on_quick=quick.answer,
     )
+    pyfuse3.trio = TrioForPyfuse3(_supplement.receive)  # type: ignore[attr-defined]
     pyfuse3.init(operations, mountpoint, fuse_options)
     if _supplement.device() < 0:
         pyfuse3.close(unmount=True)

@@ -14,10 +14,17 @@ from typing import Final
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
 
+UNSETTLED_TELLINGS: Final = 4
+"""How often the kernel is told a directory's attributes, after a change of its own there, before it may believe
+them. For a change it asks two or three times, to check permissions."""
+
 XATTRS_MAX: Final = 8
 """Extended attributes kept of one inode: those that programs probe for are few."""
 
 _NONE_KNOWN: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
+
+_NONE_THERE: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
+"""In place of those that are known: see `AttributeCache.has_no_xattrs`."""
 
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 """Of extended attributes, xattr(7): in others the answer may be EOPNOTSUPP where there is none."""
@@ -31,11 +38,11 @@ class AttributeCache:
         "_xattrs",
         "changed_here",
         "distrusting",
-        "has_no_xattrs",
         "kernel_trusts",
         "known",
         "mode",
         "recalls",
+        "unsettled",
         "xattr_changes",
     )
 
@@ -46,14 +53,14 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
-        self._xattrs: dict[bytes, bytes | None] | None = None
-        self.has_no_xattrs = False
-        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
+        self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
         """Invalidations of them in the kernel that are under way."""
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
+        self.unsettled = 0
+        """Tellings left until the kernel may believe them: see `changed_by_kernel`."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
 
     @property
@@ -87,6 +94,22 @@ class AttributeCache:
         """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
         as the write-back replaces the times by the server's."""
         return self.known is attributes and not self.changed_here and not self.revoking
+
+    def told(self, attributes: Attributes) -> bool:
+        """The kernel is told *attributes*; whether it may believe them until it is told otherwise."""
+        if not self.may_be_trusted(attributes):
+            return False
+        if self.unsettled:
+            self.unsettled -= 1
+            return False
+        self.kernel_trusts = True
+        return True
+
+    def changed_by_kernel(self) -> None:
+        """The kernel has changed something in this directory. It forgets the attributes by itself, but may take
+        in an older answer after that, so it has to be told if it believes any: which takes longer than to be
+        asked some more. While it goes on changing the directory it is given none to believe."""
+        self.unsettled = UNSETTLED_TELLINGS
 
     def size(self) -> int | None:
         """The file's size, None if it is not known."""
@@ -136,6 +159,11 @@ class AttributeCache:
         kept because the kernel asks for security.capability whenever it forgets that there is none."""
         return _NONE_KNOWN if self._xattrs is None else self._xattrs
 
+    @property
+    def has_no_xattrs(self) -> bool:
+        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
+        return self._xattrs is _NONE_THERE
+
     def lacks_xattr(self, name: bytes) -> bool:
         """Whether there is certainly no extended attribute *name*."""
         if self.has_no_xattrs and name.startswith(_NAMESPACES):
@@ -145,21 +173,20 @@ class AttributeCache:
     def forget_xattrs(self) -> None:
         """Extended attributes may be about to change."""
         self._xattrs = None
-        self.has_no_xattrs = False
         self.xattr_changes += 1
 
     def learned_no_xattrs(self) -> None:
         """The server told that there are none."""
         if self.mode is not TokenMode.NONE and not self.revoking:
-            self.has_no_xattrs = True
-            self._xattrs = None
+            self._xattrs = _NONE_THERE
 
     def learned_xattr(self, name: bytes, value: bytes | None) -> None:
-        """The server told an extended attribute."""
-        if self.mode is not TokenMode.NONE and not self.revoking and len(self.xattrs) < XATTRS_MAX:
-            if self._xattrs is None:
-                self._xattrs = {}
-            self._xattrs[name] = value
+        """The server told an extended attribute. Where there are none it is of no namespace that has any: that
+        is not kept."""
+        if self.mode is TokenMode.NONE or self.revoking or self.has_no_xattrs:
+            return
+        if len(self.xattrs) < XATTRS_MAX:
+            self._xattrs = {**self.xattrs, name: value}
 
     def lost(self) -> None:
         """The session is over: no token is held."""

@@ -2,7 +2,8 @@
 
 DIR is a range over the points of names (`nfsfuse.protocol.tokens.name_point`). What is held is believed, here
 and by the kernel (K4): entries that are there, entries that are not, and, if all points are held, the listing.
-Another client that changes a name recalls its one point; the rest stays.
+Points are *complete* if it is known that no names are there but those in the entries. Another client that
+changes a name recalls its one point; the rest stays.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from nfsfuse.machines.point_index import PointIndex
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, name_point
-from nfsfuse.protocol.types import InodeHandle
+from nfsfuse.protocol.types import NAME_SIZE_MAX, InodeHandle
 
 GONE_MAX: Final = 64
 """Names that may stay in an index although they are forgotten, besides as many as are remembered."""
@@ -49,13 +50,14 @@ class DirectoryCache:
     """The entries of one directory. *pending* counts the kernel's unanswered operations in it: each may hold
     the directory's lock, which an invalidation of an entry would wait for."""
 
-    __slots__ = ("_changes", "_entries", "_index", "_listing", "_revoking", "held", "pending")
+    __slots__ = ("_changes", "_complete", "_entries", "_index", "_listing", "_revoking", "held", "pending")
 
     def __init__(self) -> None:
         self.held = IntervalSet()
         self.pending = 0
         self._entries: dict[bytes, Entry] = {}
         self._index = PointIndex()  # of the entries' names, and of some that are gone
+        self._complete = IntervalSet()
         self._revoking: list[Interval] = []
         self._listing: dict[int, _Piece] = {}
         self._changes = 0
@@ -71,9 +73,18 @@ class DirectoryCache:
         return any(start <= point < end for start, end in self._revoking)
 
     def find(self, name: bytes) -> Entry:
-        """What *name* stands for; `UNKNOWN` if only the server can tell."""
-        entry = self._entries.get(name, UNKNOWN)
-        return entry if self.holds(name) else UNKNOWN
+        """What *name* stands for; `UNKNOWN` if only the server can tell. The kernel may be told: that a name is
+        not there is remembered from then on."""
+        if not self.holds(name):
+            return UNKNOWN
+        if name not in self._entries and self._is_complete(name):
+            self._put(name, None)
+        return self._entries.get(name, UNKNOWN)
+
+    def _is_complete(self, name: bytes) -> bool:
+        point = name_point(name)
+        # Of a name that is too long the server has to say that (ENAMETOOLONG).
+        return len(name) <= NAME_SIZE_MAX and self._complete.covers(point, point + 1)
 
     def stood_for(self, name: bytes) -> Entry:
         """What *name* stands for as far as the kernel may believe it, also while it is being recalled."""
@@ -118,6 +129,11 @@ class DirectoryCache:
             cookies = array("q", [after for _, after, _ in entries])
             self._listing[cookie] = _Piece(tuple(name for name, _, _ in entries), cookies, end)
 
+    def knows_all(self) -> None:
+        """All names that are there are in what has just been learned."""
+        if self.holds_all():
+            self._complete.add(0, RANGE_END)
+
     def listing(self, cookie: int) -> tuple[tuple[Listed, ...], bool] | None:
         """What follows *cookie*, if that is known."""
         piece = self._listing.get(cookie)
@@ -144,6 +160,7 @@ class DirectoryCache:
         """A recall has arrived: nothing new of it is believed from now on. The names that the kernel may
         believe something of."""
         self._revoking.append((start, end))
+        self._complete.delete(start, end)
         self._listing.clear()
         self._changes += 1
         if end == start + 1:  # somebody changes one name
@@ -162,6 +179,7 @@ class DirectoryCache:
         """What was learned may not be so any more; the tokens stay."""
         self._entries.clear()
         self._index.replace(())
+        self._complete.clear()
         self._listing.clear()
         self._changes += 1
 
@@ -173,7 +191,11 @@ class DirectoryCache:
     def check(self) -> None:
         """Assert the invariants."""
         self.held.check()
+        self._complete.check()
         assert self.pending >= 0
+        for start, end in self._complete.intervals():
+            assert self.held.covers(start, end), f"K4: [{start}, {end}) is complete without a token"
+            assert not any(low < end and start < high for low, high in self._revoking), "complete and revoked"
         for name in self._entries:
             point = name_point(name)
             assert self.held.covers(point, point + 1), f"K4: {name!r} is believed without a token"

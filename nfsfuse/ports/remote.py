@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
+from nfsfuse.protocol.types import OpenId
 from nfsfuse.rpc.exchange import Payload
 
 R = TypeVar("R", bound=Message)
@@ -30,6 +31,9 @@ class Remote(Protocol):
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         """Tell the server that *tokens* were given up unasked. Grants that are on their way are not meant."""
+
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
+        """Tell the server of the last close of an open file, and with it what `return_tokens` tells."""
 
     def leased(self, *, finishing: bool = False) -> bool:
         """Whether what is held may be believed at this very instant: the lease runs. Asked right where an

@@ -77,11 +77,12 @@ class Welcome(Message):
 @dataclass(frozen=True, slots=True)
 class Entry(Message):
     """An inode that was looked up or made; None: there is none of that name (that, too, may be cached under
-    the token). *affected* as in `Done`."""
+    the token). *affected* as in `Done`. *empty*: it is a directory without names, and *tokens* cover all."""
 
     node: Node | None
     tokens: tuple[Token, ...]
     affected: tuple[Node, ...] = ()
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,9 +411,12 @@ class Create(Request[Opened]):
 
 @dataclass(frozen=True, slots=True)
 class Release(Request[Done]):
-    """The last close of an open file."""
+    """The last close of an open file. With it the client gives up what of *tokens* exceeds their mode; see
+    `ReturnTokens`."""
 
     open_id: OpenId
+    tokens: tuple[Token, ...] = ()
+    frames_received: int = 0
 
 
 @dataclass(frozen=True, slots=True)

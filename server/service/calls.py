@@ -15,7 +15,7 @@ from typing import Any
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Payload
 from server.service.session import Session
@@ -95,6 +95,14 @@ class Unnaming:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A step: the session gives up what of *tokens* exceeds their mode. Never waits. See `m.ReturnTokens`."""
+
+    tokens: tuple[Token, ...]
+    frames_received: int
+
+
+@dataclass(frozen=True, slots=True)
 class Quick:
     """A step: a storage call that is usually answered from the server's caches."""
 
@@ -131,7 +139,9 @@ class Locking:
     message: LockMessage
 
 
-Step = Acquire | AcquireRun | Hold | Clear | Use | Unnaming | Locking | Quick | Slow | Change
+Step = (
+    Acquire | AcquireRun | Hold | Clear | Use | Unnaming | GiveBack | Locking | Quick | Slow | Change
+)
 Handling = Generator[Step, Any, Reply]
 
 

@@ -16,6 +16,7 @@ from server.service.calls import (
     Call,
     Change,
     Clear,
+    GiveBack,
     Handling,
     Hold,
     Locking,
@@ -117,6 +118,8 @@ class Driver:
             case Locking(message=message):
                 reply = self._locks.begin(call.session, message)
                 return reply.wait() if isinstance(reply, LockWaiting) else reply
+            case GiveBack(tokens=returned, frames_received=frames_received):
+                return self._tokens.given_back(call.session, returned, frames_received)
             case Unnaming(handle=handle):
                 return self._tokens.pin_if_held(handle)
             case _:

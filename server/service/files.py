@@ -14,7 +14,7 @@ from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
-from server.service.calls import Acquire, Call, Change, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
 
@@ -111,8 +111,11 @@ def _create(call: Call) -> Handling:
 
 
 def _release(call: Call) -> Handling:
-    handle = call.session.released(call.message.open_id)
+    r: m.Release = call.message
+    handle = call.session.released(r.open_id)
     yield Quick(lambda: call.storage.unpin(handle))
+    if r.tokens:
+        yield GiveBack(r.tokens, r.frames_received)
     return m.Done()
 
 
@@ -127,7 +130,7 @@ def _read(call: Call) -> Handling:
             raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     else:
         tokens = yield Acquire(r.handle, DATA, r.mode, start, end)
-    data: bytes = yield from _data(call, r)
+    data: bytes | bytearray = yield from _data(call, r)
     attributes: Attributes | None = None
     if len(data) < r.size:
         # Only who may cache the size knows where the file ends: another client may be about to extend it.

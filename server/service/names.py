@@ -162,7 +162,15 @@ def _mkdir(call: Call) -> Handling:
     entry: m.Entry = yield from _made(
         call, lambda: call.storage.mkdir(r.parent, r.name, r.mode, r.credentials)
     )
-    return entry
+    assert entry.node is not None
+    handle = entry.node.handle
+    # Nobody can have looked it up, as its name is held; but a program on the server's machine may be in it
+    # already. So it is looked at under the token.
+    names: tuple[Token, ...] | None = yield Acquire(handle, DIR, SHARED, wait=False)
+    if not names:
+        return entry
+    listed, end = yield Quick(lambda: call.storage.readdir(handle, 0, 1))
+    return replace(entry, tokens=entry.tokens + names, empty=end and not listed)
 
 
 def _hold_attributes(*handles: InodeHandle) -> Any:

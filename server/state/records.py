@@ -83,7 +83,9 @@ def lasting(reply: Message) -> Message:
     match reply:
         case m.Opened(node=node, affected=affected):
             return m.Opened(OpenId(0), node, (), False, affected)
-        case m.Done() | m.Entry() | m.Stat():
+        case m.Entry():
+            return replace(reply, tokens=(), empty=False)
+        case m.Done() | m.Stat():
             return replace(reply, tokens=())
         case m.Position():
             return reply

@@ -215,7 +215,7 @@ class Storage(ABC):
         """Shorter than *size* bytes only at the end of the file. May wait for the disk."""
 
     @abstractmethod
-    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | None:
+    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | bytearray | None:
         """As `read`, but None where that would have to wait for the disk."""
 
     @abstractmethod

@@ -60,7 +60,7 @@ class LocalData(LocalBase):
         return b"".join(parts)
 
     @translated
-    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | None:
+    def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | bytearray | None:
         check_read(offset, size)
         inode = self._inode(handle)
         file = self._reader(inode)
@@ -75,10 +75,11 @@ class LocalData(LocalBase):
                 return None
             raise
         if done == size:
-            return bytes(buffer)
+            return buffer
         if offset + done < attributes_of(file.number).size:
             return None  # the rest is on the disk
-        return bytes(memoryview(buffer)[:done])
+        del buffer[done:]
+        return buffer
 
     @translated
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:

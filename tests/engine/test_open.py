@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
+from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
+from nfsfuse.machines.inodes import ROOT
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
-from tests.helpers.fake_kernel import ME, rig
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, InodeHandle
+from tests.helpers.fake_kernel import ME, Client, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -242,3 +246,102 @@ async def test_an_unlinked_open_file_opened_under_tokens_alone_stays_readable() 
         await other.fs.names.unlink(1, b"file")
         assert await one.read(number, 90_000, 100_000) == b"x" * 10_000
         await one.close(number)
+
+
+async def create(client: Client, name: bytes, content: bytes) -> int:
+    """A new file, written and still open."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    number, _ = await client.fs.files.create(ROOT, name, 0o644, flags, ME)
+    await client.write(number, 0, content)
+    return number
+
+
+def count_recalls(client: Client) -> list[m.Recall]:
+    recalled: list[m.Recall] = []
+    arrived = client.fs.recalls.arrived
+
+    def recall(message: m.Recall, acknowledge: Callable[[m.Recalled], None]) -> None:
+        recalled.append(message)
+        arrived(message, acknowledge)
+
+    client.fs.recalls.arrived = recall  # type: ignore[method-assign]
+    client.fs.follow(client.remote.session)
+    return recalled
+
+
+async def test_a_new_file_that_is_closed_can_be_read_by_others_without_a_recall() -> None:
+    async with rig(2) as world:
+        maker, reader = world.clients
+        recalled = count_recalls(maker)
+        number = await create(maker, b"new", b"hello")
+        file = maker.file(number)
+        assert file.tokens.holds(0, RANGE_END, TokenMode.EXCLUSIVE)
+        await maker.close(number)
+        assert file.tokens.everything() == [(0, RANGE_END, TokenMode.SHARED)]
+        assert file.attributes.mode is TokenMode.SHARED
+        await trio.testing.wait_all_tasks_blocked()
+        with reader.asks("Lookup", "Open"):
+            theirs = await reader.open(b"new")
+            assert await reader.read(theirs, 0, P) == b"hello"
+        assert recalled == []
+        with maker.asks():
+            again = await maker.open(b"new")
+            assert await maker.read(again, 0, P) == b"hello"
+
+
+async def test_a_new_file_is_opened_for_writing_again_with_one_round_trip() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        await client.close(await create(client, b"new", b"hello"))
+        for expected in (("Open",), ()):
+            with client.asks(*expected):
+                number = await client.open(b"new", os.O_RDWR)
+                await client.write(number, 0, b"j")
+            assert client.file(number).tokens.everything() == [(0, RANGE_END, TokenMode.EXCLUSIVE)]
+            await client.close(number)
+
+
+async def test_a_new_file_that_others_want_already_is_not_shared_at_its_close() -> None:
+    """Their recall takes what there is: it must not find less than it has been told it takes."""
+    async with rig(2) as world:
+        maker, reader = world.clients
+        number = await create(maker, b"new", b"x" * P)
+        await maker.touch(number, 0, P)
+        go_on = trio.Event()
+
+        async def wait(start: int, end: int) -> None:
+            await go_on.wait()
+
+        maker.kernel.during_invalidation = wait
+        await maker.fs.files.flush(number)
+        theirs = await reader.open(b"new")
+        read: list[bytes] = []
+
+        async def read_it() -> None:
+            read.append(await reader.read(theirs, 0, P))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_it)
+            await trio.testing.wait_all_tasks_blocked()
+            file = maker.file(number)
+            assert file.tokens.revocations
+            maker.fs.files.release(number)
+            assert not file.tokens.shared()
+            go_on.set()
+        assert read == [b"x" * P]
+
+
+async def test_what_the_server_refuses_of_a_new_file_is_not_shared() -> None:
+    """K3: it stays dirty until it is given up."""
+    def full(operation: str, handle: InodeHandle | None) -> None:
+        if operation == "write":
+            raise FsError(errno.ENOSPC)
+
+    async with rig(fault=full) as world:
+        client = world.clients[0]
+        number = await create(client, b"new", b"x" * P)
+        file = client.file(number)
+        with pytest.raises(FsError):
+            await client.fs.files.flush(number)
+        client.fs.files.release(number)
+        assert not file.tokens.shared()

@@ -18,7 +18,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, Node, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, Node, OpenId, RequestId, SessionId
 from nfsfuse.rpc.exchange import RequestArrived
 from server.service.disk import Disk
 from server.service.requests import Requests
@@ -145,6 +145,9 @@ class Client:
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.post(m.ReturnTokens(tokens, self.frames_received))
+
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
+        self.post(m.Release(open_id, tokens, self.frames_received if tokens else 0))
 
     def leased(self, *, finishing: bool = False) -> bool:
         return True

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from nfsfuse.fuse import abi
-from nfsfuse.fuse.notify import STORE_BYTES_MAX, Notifier
+from nfsfuse.fuse.notify import STORE_BYTES_MAX, THREADS_MAX, Notified, Notifier
 
 PIPE_BYTES = 4096
 
@@ -63,24 +65,60 @@ async def test_a_cancelled_caller_still_waits(pipe: tuple[int, int]) -> None:
     assert events == ["returned", "caller went on"]
 
 
+async def drain(reader: int) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(reader)
+        os.read(reader, PIPE_BYTES)
+
+
 async def test_default_threads_are_left_alone(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.write(writer, bytes(PIPE_BYTES))
     notifier = Notifier(writer)
-
-    async def drain() -> None:
-        while True:
-            await trio.lowlevel.wait_readable(reader)
-            os.read(reader, PIPE_BYTES)
-
     async with trio.open_nursery() as draining:
         async with trio.open_nursery() as notifying:
             for _ in range(50):
                 notifying.start_soon(notifier.inc_epoch)
             await trio.testing.wait_all_tasks_blocked()
             assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
-            draining.start_soon(drain)
+            draining.start_soon(drain, reader)
         draining.cancel_scope.cancel()
+
+
+async def test_no_more_block_at_once_than_there_may_be_threads(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.write(writer, bytes(PIPE_BYTES))
+    notifier = Notifier(writer)
+    at_once, most, told = 0, 0, 0
+    lock = threading.Lock()
+    write = notifier._write
+
+    def counted(*arguments: Any) -> Notified:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        try:
+            return write(*arguments)
+        finally:
+            with lock:
+                at_once -= 1
+
+    async def tell() -> None:
+        nonlocal told
+        assert (await notifier.inc_epoch()).done
+        told += 1
+
+    notifier._write = counted  # type: ignore[method-assign]
+    async with trio.open_nursery() as draining:
+        async with trio.open_nursery() as notifying:
+            for _ in range(2 * THREADS_MAX):
+                notifying.start_soon(tell)
+            await trio.testing.wait_all_tasks_blocked()
+            draining.start_soon(drain, reader)
+        draining.cancel_scope.cancel()
+    assert told == 2 * THREADS_MAX
+    assert 1 < most <= THREADS_MAX
 
 
 async def test_refusals_are_raised() -> None:

@@ -18,10 +18,11 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
+from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
@@ -100,6 +101,10 @@ class RecordingRemote:
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.returned += tokens
         self.session.return_tokens(tokens)
+
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
+        self.posts.append(m.Release(open_id, tokens))
+        self.session.release(open_id, tokens)
 
     def leased(self, *, finishing: bool = False) -> bool:
         return self.session.leased(finishing=finishing)

@@ -230,9 +230,7 @@ class KernelModel:
         """As the adapter answers (`Operations.told`): whether the kernel may trust them."""
         known = self.fs.inodes[node_id]
         known.kernel_size.told(attributes.size)
-        trusted = known.attributes.may_be_trusted(attributes)
-        known.attributes.kernel_trusts |= trusted
-        return trusted
+        return known.attributes.told(attributes)
 
     async def _getattr(self, inode: KernelInode) -> int:
         """FUSE_GETATTR and fuse_change_attributes; the size as the daemon said."""

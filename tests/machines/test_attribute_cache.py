@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfsfuse.machines.attribute_cache import XATTRS_MAX, AttributeCache
+from nfsfuse.machines.attribute_cache import UNSETTLED_TELLINGS, XATTRS_MAX, AttributeCache
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
 
@@ -177,3 +177,20 @@ def test_in_any_order(sequence: list[tuple[str, int]]) -> None:
             assert made.mode is not NONE
             assert made.size() == max(server.size, here)
         assert not made.changed_here or made.mode is EXCLUSIVE
+
+
+def test_a_directory_that_the_kernel_goes_on_changing_is_not_believed() -> None:
+    """Else each change would take a notification; it asks as often as it is told nothing to believe."""
+    directory = cache(SHARED)
+    for change in range(3):
+        known = attributes(20 + change)
+        directory.learned(known)
+        directory.changed_by_kernel()
+        assert not any(directory.told(known) for _ in range(UNSETTLED_TELLINGS - 1))
+        assert not directory.kernel_trusts
+    assert not directory.told(known)
+    assert directory.told(known), "it has settled"
+    assert directory.kernel_trusts
+    directory.reduced(NONE)
+    assert not directory.told(known)
+    assert not directory.kernel_trusts

@@ -181,3 +181,66 @@ def test_in_any_order(sequence: list[tuple[str, bytes]]) -> None:
         cache.check()
         for each in (b"x", b"y", b"z"):
             assert cache.find(each) == (UNKNOWN if each in recalls else truth.get(each, UNKNOWN))
+
+
+def test_a_complete_directory_knows_what_is_not_there() -> None:
+    cache = holding_all()
+    cache.learned(b"x", A)
+    assert cache.find(b"y") is UNKNOWN
+    cache.knows_all()
+    assert cache.find(b"x") == A
+    assert cache.find(b"y") is None
+    cache.changed(b"y", B)
+    assert cache.find(b"y") == B
+    cache.changed(b"y", None)
+    assert cache.find(b"y") is None
+    cache.changed(b"x", UNKNOWN)
+    assert cache.find(b"x") is UNKNOWN, "a rename has changed it"
+    assert cache.find(b"z" * 256) is UNKNOWN, "the server is to say that it is too long"
+    cache.check()
+
+
+def test_the_recall_of_a_name_that_was_taken_for_absent_drops_it_in_the_kernel() -> None:
+    """K4: the kernel was told that it is not there."""
+    cache = holding_all()
+    cache.knows_all()
+    assert cache.find(b"x") is None
+    point = name_point(b"x")
+    assert cache.revoke(point, point + 1) == [b"x"]
+    assert cache.find(b"x") is UNKNOWN
+    cache.revoked(point, point + 1, [b"x"])
+    assert cache.find(b"x") is UNKNOWN
+    assert cache.find(b"y") is None
+    cache.check()
+
+
+def test_a_point_that_was_recalled_is_not_complete_when_it_is_held_again() -> None:
+    """What another client has made there may be another name of the same point."""
+    one, other = names_of_one_point()
+    cache = holding_all()
+    cache.knows_all()
+    recall(cache, one)
+    point = name_point(one)
+    cache.granted(point, point + 1)
+    cache.learned(one, None)
+    assert cache.find(one) is None
+    assert cache.find(other) is UNKNOWN
+    cache.check()
+
+
+def test_nothing_is_complete_that_is_being_recalled_or_may_be_out_of_date() -> None:
+    cache = holding_all()
+    names = cache.revoke(5, 6)
+    cache.knows_all()
+    cache.revoked(5, 6, names)
+    assert cache.find(b"x") is UNKNOWN
+    cache.granted(5, 6)
+    cache.knows_all()
+    assert cache.find(b"x") is None
+    cache.forget()
+    assert cache.find(b"x") is UNKNOWN
+    cache.knows_all()
+    cache.lost()
+    cache.granted(0, RANGE_END)
+    assert cache.find(b"x") is UNKNOWN
+    cache.check()

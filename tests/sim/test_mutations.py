@@ -17,7 +17,7 @@ from tests.sim.partitions import Partitioned
 from tests.sim.programs import RandomPrograms
 from tests.sim.world import CUTS_PER_SECOND, Options, Play, partitioned, simulate
 
-SEEDS_MAX: Final = 25
+SEEDS_MAX: Final = 50
 
 NEVER_CHECKED: Final = 1 << 62
 """Steps between two checks of the invariants: what programs see has to tell."""

@@ -1,0 +1,152 @@
+"""Requests that are answered where they are read: from caches, without waiting.
+
+Each of these asks the engine for what it may tell at once (``..._at_once``), by the same decision that the
+waiting operation begins with. If that is nothing, None is returned and the request goes the long way, to
+libfuse, pyfuse3 and `operations.Operations` (or `extras.Extras`), as if it had not been looked at. Nothing else
+runs between the decision and the answer, and nobody can interrupt it: so no cancel scope, no task and no
+coroutine is needed, which cost more than the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.fuse import abi
+from nfsfuse.fuse.abi import Opcode
+from nfsfuse.fuse.binding import Request
+from nfsfuse.fuse.boundary import Answer, at_once
+from nfsfuse.fuse.operations import Operations
+from nfsfuse.fuse.own_mount import OwnMount
+from nfsfuse.fuse.replies import (
+    OpenDirectory,
+    pack_entry,
+    pack_getattr,
+    pack_open,
+    pack_open_directory,
+    pack_xattr,
+)
+from nfsfuse.protocol.types import LockOwner
+from nfsfuse.rpc.memory import keep_freed_buffers
+
+LARGE_BYTES_MIN: Final = 128 << 10
+"""What glibc would map by itself (M_MMAP_THRESHOLD): see `nfsfuse.rpc.memory`."""
+
+
+class Quick:
+    """The quick answers of a mount: `loop.QuickAnswers`."""
+
+    def __init__(self, filesystem: Filesystem, operations: Operations, own_mount: OwnMount) -> None:
+        self._fs = filesystem
+        self._operations = operations
+        self._own_mount = own_mount
+        self._answers: Mapping[int, Callable[[Request, memoryview], Answer | None]] = {
+            Opcode.LOOKUP: self.lookup,
+            Opcode.GETATTR: self.getattr,
+            Opcode.GETXATTR: self.getxattr,
+            Opcode.LISTXATTR: self.listxattr,
+            Opcode.OPEN: self.open,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.RELEASE: self.release,
+            Opcode.OPENDIR: self.opendir,
+            Opcode.RELEASEDIR: self.releasedir,
+        }
+        self.opcodes = frozenset(map(Opcode, self._answers))
+        self._transfers_much = False
+
+    def answer(self, request: Request, body: memoryview) -> Answer | None:
+        """See `loop.QuickAnswers`."""
+        return self._answers[request.opcode](request, body)
+
+    # --- names and attributes ---
+
+    @at_once
+    def lookup(self, request: Request, body: memoryview) -> Answer | None:
+        found = self._fs.names.lookup_at_once(request.nodeid, bytes(body[:-1]))
+        return None if found is None else pack_entry(self._operations.found(found))
+
+    @at_once
+    def getattr(self, request: Request, body: memoryview) -> Answer | None:
+        if request.pid in self._own_mount.threads:
+            return None
+        inode = self._fs.inodes[request.nodeid]
+        attributes = self._fs.attributes_at_once(inode)
+        if attributes is None:
+            return None
+        return pack_getattr(self._operations.told_attributes(inode, attributes))
+
+    @at_once
+    def getxattr(self, request: Request, body: memoryview) -> Answer | None:
+        size, _ = abi.GETXATTR_IN.unpack_from(body)
+        value = self._fs.names.getxattr_at_once(request.nodeid, bytes(body[abi.GETXATTR_IN.size : -1]))
+        return None if value is None else pack_xattr(value, size)
+
+    @at_once
+    def listxattr(self, request: Request, body: memoryview) -> Answer | None:
+        size, _ = abi.GETXATTR_IN.unpack_from(body)
+        return pack_xattr(b"", size) if self._fs.names.has_no_xattrs_at_once(request.nodeid) else None
+
+    # --- files ---
+
+    @at_once
+    def open(self, request: Request, body: memoryview) -> Answer | None:
+        if request.kill_suidgid or request.pid in self._own_mount.threads:
+            return None
+        number = self._fs.files.open_at_once(request.nodeid, request.flags)
+        return None if number is None else pack_open(self._operations.opened(number))
+
+    def _transfers(self, size: int) -> None:
+        """Data of *size* bytes come or go. A mount that is only looked at keeps no memory for them."""
+        if size >= LARGE_BYTES_MIN and not self._transfers_much:
+            self._transfers_much = True
+            keep_freed_buffers()
+
+    @at_once
+    def read(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        self._transfers(request.size)
+        # Only a read past the page cache tells its owner (fuse_direct_io; FUSE_READ_LOCKOWNER).
+        cached = request.lock_owner is None
+        return self._fs.files.read_at_once(request.fh, request.offset, request.size, cached=cached)
+
+    @at_once
+    def write(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        self._transfers(request.size)
+        if request.kill_suidgid:
+            return None
+        with body[abi.WRITE_IN.size :] as data:
+            page = request.is_write_back
+            written = self._fs.files.write_at_once(request.fh, request.offset, data, page=page)
+        return None if written is None else abi.WRITE_OUT.pack(written, 0)
+
+    @at_once
+    def flush(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        owner = request.lock_owner
+        locked = owner is not None and self._fs.locks.has_any(request.nodeid, LockOwner(owner))
+        return b"" if not locked and self._fs.files.is_flushed(request.fh) else None
+
+    @at_once
+    def release(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        owner = None if request.lock_owner is None else LockOwner(request.lock_owner)
+        self._fs.locks.release(request.nodeid, request.fh, owner)
+        self._fs.files.release(request.fh)
+        return b""
+
+    # --- directories ---
+
+    @at_once
+    def opendir(self, request: Request, body: memoryview) -> Answer | None:
+        opening = self._fs.directories.opendir(request.nodeid)
+        return pack_open_directory(OpenDirectory(opening.number, opening.cached, opening.kept))
+
+    @at_once
+    def releasedir(self, request: Request, body: memoryview) -> Answer | None:
+        assert request.fh is not None
+        self._fs.directories.releasedir(request.fh)
+        return b""
