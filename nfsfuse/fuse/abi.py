@@ -22,6 +22,7 @@ class Opcode(IntEnum):
     WRITE = 16
     RELEASE = 18
     FSYNC = 20
+    SETXATTR = 21
     GETXATTR = 22
     LISTXATTR = 23
     FLUSH = 25
@@ -132,6 +133,7 @@ READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags,
 WRITE_IN = READ_IN  # with write_flags; the data follow
 OPEN_IN = Struct("=II")  # flags, open_flags
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
+SETXATTR_IN = Struct("=II")  # value size, flags; name and value follow (without FUSE_SETXATTR_EXT)
 GETXATTR_IN = Struct("=II")  # size, padding; GETXATTR has a name after it, LISTXATTR has not
 GETXATTR_OUT = Struct("=II")  # size, padding: the answer if the request's size was 0
 ATTR_OUT = Struct("=QII")  # attr_valid, attr_valid_nsec, padding; ATTR follows

@@ -1,5 +1,5 @@
 """The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, statx, tmpfile, plain readdir,
-and opendir with all of its flags.
+and opendir and setxattr with all of their flags.
 
 Their messages do not reach libfuse. Each runs as a task of its own, in a nursery and not in a pyfuse3 worker,
 so that any number of programs can wait for locks; we write the raw reply.
@@ -107,6 +107,12 @@ class ExtraOperations:
         dirty pages before. Returns the number of bytes copied."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
+    async def setxattr(self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int) -> None:
+        """setxattr(2); *flags* is XATTR_CREATE, XATTR_REPLACE or 0. Overridden, pyfuse3's is not asked, which
+        keeps the flags to itself and probes by getxattr: somebody else may make or remove it in between, and
+        what pyfuse3 says of the request after that wait may be another one's."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:
         """statx(2) with more in *mask* than STATX_BASIC_STATS, that is STATX_BTIME; else getattr is asked."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
@@ -177,6 +183,15 @@ async def _copy_file_range(operations: ExtraOperations, request: Request, body: 
     return abi.WRITE_OUT.pack(copied, 0)
 
 
+async def _setxattr(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
+    size, flags = abi.SETXATTR_IN.unpack_from(body)
+    name, _, value = body[abi.SETXATTR_IN.size :].partition(b"\0")
+    if len(value) != size:
+        raise ValueError(f"a value of {len(value)} bytes, not {size}")
+    await operations.setxattr(request, request.nodeid, name, value, flags)
+    return b""
+
+
 async def _statx(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
     getattr_flags, _, fh, flags, mask = abi.STATX_IN.unpack_from(body)
     known_fh = fh if getattr_flags & abi.GETATTR_FH else None
@@ -207,6 +222,7 @@ CALLS: Final[dict[Opcode, tuple[str, Call]]] = {
     Opcode.LSEEK: ("lseek", _lseek),
     Opcode.COPY_FILE_RANGE: ("copy_file_range", _copy_file_range),
     Opcode.COPY_FILE_RANGE_64: ("copy_file_range", _copy_file_range),
+    Opcode.SETXATTR: ("setxattr", _setxattr),
     Opcode.STATX: ("statx", _statx),
     Opcode.TMPFILE: ("tmpfile", _tmpfile),
     Opcode.OPENDIR: ("opendir", _opendir),

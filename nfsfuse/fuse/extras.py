@@ -39,7 +39,7 @@ def _request(
 
 
 class Extras(ExtraOperations):
-    """The mount's locks, ranges and birth times."""
+    """The mount's locks, ranges, extended attributes and birth times."""
 
     def __init__(self, filesystem: Filesystem, told: Told) -> None:
         self._fs = filesystem
@@ -91,6 +91,10 @@ class Extras(ExtraOperations):
     ) -> int:
         source, target = self._fs.files[fh_in].file, self._fs.files[fh_out].file
         return await self._fs.ranges.copy(source, offset_in, target, offset_out, length)
+
+    @translated
+    async def setxattr(self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int) -> None:
+        await self._fs.names.setxattr(nodeid, name, value, flags)
 
     @translated
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:

@@ -31,6 +31,7 @@ OFF: Final = (
     InitFlag.AUTO_INVAL_DATA  # drops our own valid pages after our own writes
     | InitFlag.WRITEBACK_CACHE  # ignores the server's size and mtime for ever
     | InitFlag.HANDLE_KILLPRIV
+    | InitFlag.SETXATTR_EXT  # another header of SETXATTR, for what the server's filesystem does by itself
     | InitFlag.SPLICE_READ
     | InitFlag.SPLICE_WRITE
     | InitFlag.SPLICE_MOVE

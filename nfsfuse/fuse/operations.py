@@ -185,11 +185,6 @@ class Operations(pyfuse3.Operations):
         return await self._fs.names.getxattr(inode, name)
 
     @handler
-    async def setxattr(self, request: Request, inode: Ino, name: bytes, value: bytes, ctx: Context) -> None:
-        # pyfuse3 keeps XATTR_CREATE and XATTR_REPLACE to itself and probes with getxattr first.
-        await self._fs.names.setxattr(inode, name, value, 0)
-
-    @handler
     async def listxattr(self, request: Request, inode: Ino, ctx: Context) -> Sequence[pyfuse3.XAttrNameT]:
         return cast(Sequence[pyfuse3.XAttrNameT], await self._fs.names.listxattr(inode))
 
