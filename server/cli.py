@@ -137,7 +137,9 @@ def _start(
     if watcher is not None:
         stack.callback(watcher.close)
     try:
-        recovered = recover(storage, state.registry, state.log, boot_id(), reclaimable=lasting)
+        recovered = recover(
+            storage, state.registry, state.log, boot_id(), options.lease, reclaimable=lasting
+        )
     except OSError as exc:
         raise Refusal(f"cannot use the state directory {state_path}: {exc}") from exc
     listener = _listen(address)

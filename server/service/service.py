@@ -97,7 +97,8 @@ class Service:
             lease_seconds = self._options.lease_ms / 1000
             grace_seconds = self._options.grace_seconds
             if grace_seconds is None:
-                grace_seconds = lease_seconds * (1 + MARGIN)
+                # The administrator may have shortened the lease: sessions of the last epoch have the old one.
+                grace_seconds = self._start.lease_seconds * (1 + MARGIN)
             self.recovery.begin(trio.current_time(), grace_seconds)
             await self._forget_late()
             task_status.started()

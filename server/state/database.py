@@ -16,7 +16,7 @@ from typing import Final
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
 from server.state.interface import KnownSession, Registry, Start, StateError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Kept in the database's ``user_version``; 0 is an empty one."""
 
 _VERSION_2: Final = """
@@ -26,6 +26,13 @@ UPDATE server SET granted_epoch = epoch;
 """
 """What it has more than version 1. Of that it is not known in which epochs something was granted."""
 
+_VERSION_3: Final = """
+ALTER TABLE server ADD COLUMN lease_seconds REAL NOT NULL DEFAULT 0;
+ALTER TABLE server ADD COLUMN longest_lease_seconds REAL NOT NULL DEFAULT 0;
+"""
+"""What it has more than version 2: the lease of the epoch, and the longest that a session may have. Of version
+2 they are not known: whoever upgrades must not shorten the lease at the same time."""
+
 _SCHEMA: Final = f"""
 CREATE TABLE server (epoch INTEGER NOT NULL, boot_id TEXT NOT NULL);
 INSERT INTO server VALUES (0, '');
@@ -33,9 +40,10 @@ CREATE TABLE sessions (
     id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL
 ) WITHOUT ROWID;
 {_VERSION_2}
+{_VERSION_3}
 """
 
-_GRANTING: Final = "UPDATE server SET granted_epoch = epoch"
+_GRANTING: Final = "UPDATE server SET granted_epoch = epoch, longest_lease_seconds = lease_seconds"
 
 
 class Database(Registry):
@@ -57,7 +65,9 @@ class Database(Registry):
         if version == 0:
             self._run(_SCHEMA)
         elif version == 1:
-            self._run(_VERSION_2)
+            self._run(_VERSION_2 + _VERSION_3)
+        elif version == 2:
+            self._run(_VERSION_3)
         elif version != SCHEMA_VERSION:
             self._connection.close()
             raise StateError(f"{self._path} is of another version of nfsfuse-server ({version})")
@@ -80,23 +90,28 @@ class Database(Registry):
             except sqlite3.Error as exc:
                 raise StateError(f"cannot write {self._path}: {exc}") from exc
 
-    def start(self, boot_id: str) -> Start:
+    def start(self, boot_id: str, lease_seconds: float) -> Start:
         with self._transaction() as connection:
-            epoch, last_boot_id, granted_epoch = connection.execute(
-                "SELECT epoch, boot_id, granted_epoch FROM server"
+            epoch, last_boot_id, granted_epoch, longest = connection.execute(
+                "SELECT epoch, boot_id, granted_epoch, longest_lease_seconds FROM server"
             ).fetchone()
-            connection.execute("UPDATE server SET epoch = ?, boot_id = ?", (epoch + 1, boot_id))
+            longest = max(longest, lease_seconds)
+            connection.execute(
+                "UPDATE server SET epoch = ?, boot_id = ?, lease_seconds = ?, longest_lease_seconds = ?",
+                (epoch + 1, boot_id, lease_seconds, longest),
+            )
             rows = connection.execute(
                 "SELECT id, client_id, client_name, epoch, waited_seconds FROM sessions ORDER BY epoch, id"
             ).fetchall()
             if not rows:
                 connection.execute(_GRANTING)
+                longest = lease_seconds
         known = tuple(
             KnownSession(SessionId(number), ClientId(client), name, Epoch(opened), waited)
             for number, client, name, opened, waited in rows
         )
         rebooted = bool(last_boot_id and boot_id) and last_boot_id != boot_id
-        return Start(Epoch(epoch + 1), known, rebooted, Epoch(granted_epoch))
+        return Start(Epoch(epoch + 1), known, rebooted, Epoch(granted_epoch), longest)
 
     def granting(self) -> None:
         with self._transaction() as connection:

@@ -39,12 +39,14 @@ class KnownSession:
 class Start:
     """What a start of the server finds. *epoch* is its own, never used before; *sessions* are those that
     earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost.
-    *granted_epoch* is the last before it in which anything was granted."""
+    *granted_epoch* is the last before it in which anything was granted. *lease_seconds*: the longest lease that
+    any of the sessions may have, or this epoch's."""
 
     epoch: Epoch
     sessions: tuple[KnownSession, ...]
     rebooted: bool
     granted_epoch: Epoch
+    lease_seconds: float
 
 
 class Registry(ABC):
@@ -52,13 +54,15 @@ class Registry(ABC):
     threads are carried out one after the other."""
 
     @abstractmethod
-    def start(self, boot_id: str) -> Start:
+    def start(self, boot_id: str, lease_seconds: float) -> Start:
         """Begin a new epoch, on the machine's boot *boot_id* (empty where that is unknown: then nothing is
-        said of reboots). Once, before anything else. If no session is known, `granting` is part of it."""
+        said of reboots), with leases of *lease_seconds*. Once, before anything else. If no session is known,
+        `granting` is part of it."""
 
     @abstractmethod
     def granting(self) -> None:
-        """From now on something may be granted in this epoch. StateError if that cannot be written."""
+        """From now on something may be granted in this epoch, and who holds anything has a lease of it.
+        StateError if that cannot be written."""
 
     @abstractmethod
     def add(self, session: KnownSession) -> None:

@@ -22,19 +22,25 @@ class MemoryRegistry(Registry):
         self._epoch = 0
         self._granted_epoch = 0
         self._boot_id = ""
+        self._lease_seconds = 0.0  # this epoch's
+        self._lease_seconds_longest = 0.0
         self._sessions: dict[SessionId, KnownSession] = {}
 
-    def start(self, boot_id: str) -> Start:
+    def start(self, boot_id: str, lease_seconds: float) -> Start:
         rebooted = bool(self._boot_id and boot_id) and self._boot_id != boot_id
         self._epoch += 1
         self._boot_id = boot_id
         granted_epoch = Epoch(self._granted_epoch)
+        self._lease_seconds = lease_seconds
+        self._lease_seconds_longest = max(self._lease_seconds_longest, lease_seconds)
         if not self._sessions:
             self.granting()
-        return Start(Epoch(self._epoch), tuple(self._sessions.values()), rebooted, granted_epoch)
+        sessions = tuple(self._sessions.values())
+        return Start(Epoch(self._epoch), sessions, rebooted, granted_epoch, self._lease_seconds_longest)
 
     def granting(self) -> None:
         self._granted_epoch = self._epoch
+        self._lease_seconds_longest = self._lease_seconds
 
     def add(self, session: KnownSession) -> None:
         assert session.id not in self._sessions

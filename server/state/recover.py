@@ -23,12 +23,18 @@ class Recovered:
 
 
 def recover(
-    storage: Storage, registry: Registry, records: Log, boot_id: str, *, reclaimable: bool = True
+    storage: Storage,
+    registry: Registry,
+    records: Log,
+    boot_id: str,
+    lease_seconds: float,
+    *,
+    reclaimable: bool = True,
 ) -> Recovered:
-    """Begin a new epoch: settle what was going on when the last one ended. If not *reclaimable* (the
-    storage's handles do not outlive a process) all of that is forgotten instead. Blocks on the disk. Raises
-    StateError; OSError if the journal cannot be written."""
-    start = registry.start(boot_id)
+    """Begin a new epoch, with leases of *lease_seconds*: settle what was going on when the last one ended. If
+    not *reclaimable* (the storage's handles do not outlive a process) all of that is forgotten instead. Blocks
+    on the disk. Raises StateError; OSError if the journal cannot be written."""
+    start = registry.start(boot_id, lease_seconds)
     known = {session.id for session in start.sessions}
     journal = Journal(records)
     if not reclaimable:

@@ -110,8 +110,8 @@ class ConnectedWorld(World):
     # --- the server ---
 
     def _make_service(self) -> Service:
-        recovered = recover(self.storage, self.registry, self.log, "")
         options = ServiceOptions()
+        recovered = recover(self.storage, self.registry, self.log, "", options.lease_ms / 1000)
         service = Service(self.storage, options, recovered, self._identity, InlineDisk())
         service._nursery = cast(Any, Nursery(self.runner, SERVER))
         service.recovery.begin(self.runner.now, options.lease_ms / 1000 * (1 + MARGIN))

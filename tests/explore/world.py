@@ -228,9 +228,9 @@ class World:
             self.clients.append(self._connect(number + 1))
 
     def _make_service(self) -> Service:
-        recovered = recover(self.storage, MemoryRegistry(), MemoryLog(), "")
-        disk = InlineDisk()
-        service = Service(self.storage, ServiceOptions(), recovered, lambda size: bytes(size), disk)
+        options, disk = ServiceOptions(), InlineDisk()
+        recovered = recover(self.storage, MemoryRegistry(), MemoryLog(), "", options.lease_ms / 1000)
+        service = Service(self.storage, options, recovered, lambda size: bytes(size), disk)
         service._nursery = cast(Any, Nursery(self.runner, "server"))
         service.recovery.begin(0.0, 0.0)
         return service

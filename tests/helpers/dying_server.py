@@ -87,9 +87,9 @@ class DyingServer:
     def __post_init__(self) -> None:
         registry = MemoryRegistry()
         registry.add(CLIENT)
-        registry.start("first boot")
+        registry.start("first boot", 10.0)
         boot_id = "second boot" if self.rebooted else "first boot"
-        self.journal = recover(self.storage, registry, self.log, boot_id).journal
+        self.journal = recover(self.storage, registry, self.log, boot_id, 10.0).journal
         self.session = Session(CLIENT.id, CLIENT.client_id, CLIENT.client_name)
         self.session.channel = cast(Channel, SimpleNamespace(frames_sent=0))
         self._tokens = Tokens(

@@ -40,7 +40,8 @@ class RestartableServer:
         self.service = self._made()
 
     def _made(self) -> Service:
-        recovered = recover(self.storage, self.registry, self.log, self.boot_id)
+        lease_seconds = self._options.lease_ms / 1000
+        recovered = recover(self.storage, self.registry, self.log, self.boot_id, lease_seconds)
         return Service(self.storage, self._options, recovered, self._random_bytes, self._disk())
 
     @property

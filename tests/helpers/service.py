@@ -46,7 +46,7 @@ class Serving:
         self._numbers = itertools.count(1)
         self.storage = MemoryStorage()
         self.registry, self.log = MemoryRegistry(), MemoryLog()
-        recovered = recover(self.storage, self.registry, self.log, "")
+        recovered = recover(self.storage, self.registry, self.log, "", lease_seconds)
         self.service = Service(
             self.storage,
             ServiceOptions(int(lease_seconds * 1000)),

@@ -218,6 +218,19 @@ async def test_who_does_not_return_is_forgotten_after_the_grace_time(autojump_cl
         assert len(w.server.registry._sessions) == 1
 
 
+async def test_grace_is_as_long_as_the_leases_of_those_it_waits_for(autojump_clock):
+    """The administrator has shortened the lease: who is away may believe for the old one what it holds."""
+    async with world() as w:
+        one, two = await w.client(), await w.client()
+        await two.ask(w.lock())
+        two.connector.reachable = False
+        w.server._options = ServiceOptions(lease_ms=1000)
+        await w.crash()
+        began = trio.current_time()
+        await one.ask(w.lock(wait=True))
+        assert GRACE <= trio.current_time() - began <= GRACE + LEASE / 10
+
+
 async def test_a_fresh_export_has_no_grace(autojump_clock):
     async with world() as w:
         assert not w.server.service.recovery.in_grace
@@ -594,7 +607,7 @@ async def test_a_session_cannot_come_back_before_that_is_written_down(autojump_c
         registry.waited = waited  # type: ignore[method-assign]
         await one.ask(m.Heartbeat())
         w.server.kill()
-        assert [each.waited_seconds for each in w.server.registry.start("").sessions] == [0.0]
+        assert [each.waited_seconds for each in w.server.registry.start("", 10.0).sessions] == [0.0]
         await w.server.restart()
 
 

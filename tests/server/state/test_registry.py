@@ -43,62 +43,78 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
 
 
 def test_every_start_is_an_epoch_of_its_own(reopen: Reopen) -> None:
-    assert [reopen().start("boot").epoch for _ in range(3)] == [1, 2, 3]
+    assert [reopen().start("boot", 10.0).epoch for _ in range(3)] == [1, 2, 3]
 
 
 def test_sessions_are_known_until_they_are_removed(reopen: Reopen) -> None:
     registry = reopen()
-    assert registry.start("boot").sessions == ()
+    assert registry.start("boot", 10.0).sessions == ()
     for number in (1, 2, 3):
         registry.add(session(number))
     registry.remove([session(2).id, session(9).id])
     registry = reopen()
-    assert registry.start("boot").sessions == (session(1), session(3))
+    assert registry.start("boot", 10.0).sessions == (session(1), session(3))
     registry.add(session(4, epoch=2))
     registry.remove([])
-    assert reopen().start("boot").sessions == (session(1), session(3), session(4, epoch=2))
+    assert reopen().start("boot", 10.0).sessions == (session(1), session(3), session(4, epoch=2))
 
 
 def test_how_long_a_session_was_waited_for_is_kept(reopen: Reopen) -> None:
     registry = reopen()
-    registry.start("boot")
+    registry.start("boot", 10.0)
     for number in (1, 2):
         registry.add(session(number))
     registry.waited({session(1).id: 2.5, session(2).id: 7.0, session(9).id: 1.0})
     registry.waited({session(2).id: 0.0})
-    known = reopen().start("boot").sessions
+    known = reopen().start("boot", 10.0).sessions
     assert [each.waited_seconds for each in known] == [2.5, 0.0]
 
 
 def test_in_which_epoch_something_was_granted_last_is_kept(reopen: Reopen) -> None:
     registry = reopen()
-    assert registry.start("boot").granted_epoch == 0
+    assert registry.start("boot", 10.0).granted_epoch == 0
     registry.add(session(1))
     registry = reopen()
-    assert registry.start("boot").granted_epoch == 1, "nobody was known: it may grant from the start"
+    assert registry.start("boot", 10.0).granted_epoch == 1, "nobody was known: it may grant from the start"
     registry = reopen()
-    assert registry.start("boot").granted_epoch == 1, "it had to wait for the session"
+    assert registry.start("boot", 10.0).granted_epoch == 1, "it had to wait for the session"
     registry.granting()
-    assert reopen().start("boot").granted_epoch == 3
+    assert reopen().start("boot", 10.0).granted_epoch == 3
 
 
 def test_a_reboot_is_told_once(reopen: Reopen) -> None:
-    assert not reopen().start("one").rebooted, "nothing was there before"
-    assert not reopen().start("one").rebooted
-    assert reopen().start("two").rebooted
-    assert not reopen().start("two").rebooted
-    assert not reopen().start("").rebooted, "it is not known"
+    assert not reopen().start("one", 10.0).rebooted, "nothing was there before"
+    assert not reopen().start("one", 10.0).rebooted
+    assert reopen().start("two", 10.0).rebooted
+    assert not reopen().start("two", 10.0).rebooted
+    assert not reopen().start("", 10.0).rebooted, "it is not known"
 
 
 def test_threads_take_turns(reopen: Reopen) -> None:
     registry = reopen()
-    registry.start("boot")
+    registry.start("boot", 10.0)
     threads = [threading.Thread(target=registry.add, args=(session(number),)) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(reopen().start("boot").sessions) == 20
+    assert len(reopen().start("boot", 10.0).sessions) == 20
+
+
+def test_the_longest_lease_that_anybody_may_have_is_kept(reopen: Reopen) -> None:
+    """The lease may be shortened over a restart: who is waited for has the old one."""
+    registry = reopen()
+    assert registry.start("boot", 30.0).lease_seconds == 30.0
+    registry.add(session(1))
+    assert reopen().start("boot", 5.0).lease_seconds == 30.0
+    registry = reopen()
+    assert registry.start("boot", 10.0).lease_seconds == 30.0, "nobody knows whether it came back in between"
+    registry.granting()  # it has come back, or is forgotten
+    assert reopen().start("boot", 5.0).lease_seconds == 10.0
+    registry = reopen()
+    assert registry.start("boot", 60.0).lease_seconds == 60.0
+    registry.remove([session(1).id])
+    assert reopen().start("boot", 5.0).lease_seconds == 5.0, "there is nobody"
 
 
 def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
@@ -119,12 +135,12 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
         )
     connection.close()
     database = Database(path)
-    start = database.start("boot")
+    start = database.start("boot", 10.0)
     assert (start.epoch, start.sessions, start.granted_epoch) == (8, (known,), 7)
     database.waited({known.id: 1.5})
     database.close()
     database = Database(path)
-    assert [each.waited_seconds for each in database.start("boot").sessions] == [1.5]
+    assert [each.waited_seconds for each in database.start("boot", 10.0).sessions] == [1.5]
     database.close()
 
 
