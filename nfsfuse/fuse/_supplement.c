@@ -388,7 +388,6 @@ static ssize_t take_in(int fd, void *buffer, size_t size, bool *handed) {
         init.unique = facts.unique;
         init.waiting = true;
     }
-    /* Only now: pyfuse3 asks for the facts of a SETXATTR with flags again after it has probed by getxattr. */
     current = facts;
     current_valid = true;
     return got;
