@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,8 @@ from server.service.calls import (
 )
 from server.state.records import Named
 from server.storage.interface import Listed, Renamed, Storage
+
+log = logging.getLogger(__name__)
 
 ATTR: Final = Resource.ATTR
 DIR: Final = Resource.DIR
@@ -169,8 +172,13 @@ def _mkdir(call: Call) -> Handling:
     names: tuple[Token, ...] | None = yield Acquire(handle, DIR, SHARED, wait=False)
     if not names:
         return entry
-    listed, end = yield Quick(lambda: call.storage.readdir(handle, 0, 1))
-    return replace(entry, tokens=entry.tokens + names, empty=end and not listed)
+    try:
+        listed, end = yield Quick(lambda: call.storage.readdir(handle, 0, 1))
+        empty = end and not listed
+    except FsError as exc:  # no descriptor is left, say: made it is all the same
+        log.warning("%s: a directory that was just made cannot be listed: %s", call.session, exc)
+        empty = False
+    return replace(entry, tokens=entry.tokens + names, empty=empty)
 
 
 def _hold_attributes(*handles: InodeHandle) -> Any:

@@ -44,6 +44,18 @@ async def test_nothing_is_asked_of_a_new_directory_by_its_maker() -> None:
             assert not await is_there(client, directory, b"file")
 
 
+async def test_a_directory_that_cannot_be_listed_is_made_all_the_same() -> None:
+    def no_descriptor_left(operation: str, _: object) -> None:
+        if operation == "readdir":
+            raise FsError(errno.ENFILE)
+
+    async with rig(fault=no_descriptor_left) as world:
+        client = world.clients[0]
+        directory = await make_directory(client, b"new")
+        with client.asks("Lookup"):
+            assert not await is_there(client, directory, b"file")
+
+
 async def test_what_another_client_makes_is_found() -> None:
     async with rig(2) as world:
         maker, other = world.clients
