@@ -129,6 +129,15 @@ def evict() -> Act:
     return evict
 
 
+def read_ahead(pages: int) -> Act:
+    """posix_fadvise(2) with POSIX_FADV_SEQUENTIAL: from now on this client's kernel reads so many at once."""
+
+    async def read_ahead(process: Process) -> None:
+        process.client.kernel.delays.reads_pages = pages
+
+    return read_ahead
+
+
 def leave() -> Act:
     """munmap(2) and close(2)."""
 

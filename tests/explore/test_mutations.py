@@ -8,7 +8,7 @@ import pytest
 
 from tests.explore.explorer import explore, shortest
 from tests.explore.programs import SmallWorld
-from tests.explore.worlds import CROSSING, SMALL
+from tests.explore.worlds import CROSSING, READ_AHEAD, SMALL
 from tests.helpers.history import Violation
 from tests.sim import mutations as the
 from tests.sim.mutations import Mutation
@@ -32,6 +32,7 @@ def told(mutation: Mutation, exc: Violation) -> str:
         (the.keep_pages_after_a_recall, STORE_LOAD_AND_STORE),
         (the.skip_the_invalidation, TWO_STORES),
         (the.operations_are_not_parked, STORE_LOAD_AND_STORE),
+        (the.rule_1_pages_of_unanswered_reads_are_invalidated_too, READ_AHEAD),
         (the.rule_2_operations_are_parked_while_the_kernel_invalidates, TWO_STORES),
         (the.rule_4_notifications_on_the_event_loop, STORE_AND_LOAD),
         (the.the_lease_never_runs_out, SMALL["a client with a dirty page that is cut off, and a load"]),

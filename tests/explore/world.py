@@ -46,13 +46,16 @@ class InlineDisk(Disk):
 
 
 class _Delays:
-    """In the place of `kernel_model.Delays`: whatever takes a while, takes it until chosen."""
-
-    read_ahead_pages_max = 1
+    """In the place of `kernel_model.Delays`: whatever takes a while, takes it until chosen. Reads are of one
+    page, if a program does not want more."""
 
     def __init__(self, runner: Runner) -> None:
+        self.reads_pages = 1
         self._runner = runner
         self.random = _NoDice()
+
+    def read_ahead_pages(self) -> int:
+        return self.reads_pages
 
     async def pause(self) -> None:
         task = self._runner.current
@@ -61,7 +64,7 @@ class _Delays:
 
 
 class _NoDice:
-    """In the place of random.Random: reads of one page, no write-back in bulk, the first pages first."""
+    """In the place of random.Random: no write-back in bulk, the first pages first."""
 
     def randint(self, low: int, high: int) -> int:
         return low

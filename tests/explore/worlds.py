@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from tests.explore.connected import Disturbances
-from tests.explore.programs import Script, SmallWorld, evict, flush, leave, load, read, store, truncate, write
+from tests.explore.programs import (
+    Script,
+    SmallWorld,
+    evict,
+    flush,
+    leave,
+    load,
+    read,
+    read_ahead,
+    store,
+    truncate,
+    write,
+)
 
 READER: Final = Script(1, (load(),), writing=False)
 WATCHER: Final = Script(1, (), writing=False)
@@ -21,6 +33,15 @@ CROSSING: Final = SmallWorld(
     pages=2,
 )
 """Each client has one page dirty and wants the other's."""
+
+READ_AHEAD: Final = SmallWorld(
+    (
+        Script(0, (load(),), before=(load(), evict(), read_ahead(2))),
+        Script(1, (load(),), before=(store(2, 4096),)),
+    ),
+    pages=2,
+)
+"""Client 1 holds the first of two pages that it reads at once; client 2 wants it, and has the other dirty."""
 
 LOST: Final = Disturbances(connections=1)
 """Client 1 loses its connection once, and connects again."""
@@ -54,6 +75,7 @@ SMALL: Final = {
     "a store beside memory pressure, and a store": SmallWorld(
         (Script(0, (store(1),)), Script(0, (evict(),), mapped=False), STORER)
     ),
+    "a read of two pages, of which each client has one": READ_AHEAD,
     "opening, a store and a load": SmallWorld((Script(0, (store(1),)), READER), opens_late=True),
     "a store over two connections, and a load": SmallWorld(
         (Script(0, (store(1),)), READER), disturbances=LOST
@@ -74,7 +96,7 @@ SMALL: Final = {
         (Script(0, (store(1), load())),), clients=1, disturbances=KILLED
     ),
 }
-"""Some three thousand states, all together: fifteen seconds or so."""
+"""Some 3,700 states, all together: twenty seconds or so."""
 
 LARGE: Final = {
     "a reader that is cut off, and a pwrite": SmallWorld(

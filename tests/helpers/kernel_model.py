@@ -70,6 +70,10 @@ class Delays:
     at_once: float = 0.3  # how often nothing is waited for at all
     read_ahead_pages_max: int = 3
 
+    def read_ahead_pages(self) -> int:
+        """How many pages the next read into the cache asks for, if as many are missing."""
+        return self.random.randint(1, self.read_ahead_pages_max)
+
     async def pause(self) -> None:
         if self.random.random() >= self.at_once:
             await trio.sleep(self.random.random() * self.seconds_max)
@@ -390,7 +394,7 @@ class KernelModel:
         up to date; whoever needs one then asks for it alone, and is told."""
         inode = opened.inode
         folios: list[Folio] = []
-        for number in range(index, index + self.delays.random.randint(1, self.delays.read_ahead_pages_max)):
+        for number in range(index, index + self.delays.read_ahead_pages()):
             if number in inode.folios or (folios and number * PAGE_SIZE >= inode.size):
                 break
             inode.folios[number] = Folio(number, locked=True)
