@@ -28,7 +28,7 @@ class KernelSize:
     def __init__(self) -> None:
         self._bound = 0
         self._changing = 0
-        self._questions: list[Question] = []
+        self._questions: tuple[Question, ...] = ()  # not a list: every inode has one of these, mostly empty
 
     def suffices(self, size: int) -> bool:
         """Whether the kernel need not be made to learn *size*, or cannot be now."""
@@ -58,10 +58,10 @@ class KernelSize:
     def asking(self, size: int) -> Iterator[Question]:
         """While it is looked whether the kernel believes *size* or more; `found` says that it does."""
         question = Question(size)
-        self._questions.append(question)
+        self._questions += (question,)
         try:
             yield question
         finally:
-            self._questions.remove(question)
+            self._questions = tuple(other for other in self._questions if other is not question)
         if question.found and not question.overtaken:
             self.at_least(size)
