@@ -31,6 +31,11 @@ from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
 log = logging.getLogger(__name__)
 
 
+def is_writing(flags: int) -> bool:
+    """Whether a file that is opened with *flags* may be written, also through a mapping."""
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
 @dataclass(slots=True, eq=False)
 class OpenFile:
     """One open file of this mount. *flags* as of open(2). *errors_told*: how many of `WriteErrors.reports`."""
@@ -42,7 +47,7 @@ class OpenFile:
     @property
     def writing(self) -> bool:
         """Whether it may write, also through a mapping."""
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
+        return is_writing(self.flags)
 
     direct: bool = False
     """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
@@ -93,7 +98,7 @@ class Files:
         if not self._remote.leased():
             return None
         file = self._holdings.file(self._inodes[node_id])
-        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        writing = is_writing(flags)
         if (writing and file.tokens.revocations) or not self._is_open_locally(file, flags):
             return None
         file.open_count += 1
@@ -107,7 +112,7 @@ class Files:
         if number is not None:
             return number
         file = self._holdings.file(self._inodes[node_id])
-        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        writing = is_writing(flags)
         # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
         file.open_count += 1
         file.tokens.writers += writing
@@ -132,7 +137,7 @@ class Files:
     def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
         if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
             return False
-        writing = file.tokens.writers or flags & os.O_ACCMODE != os.O_RDONLY
+        writing = file.tokens.writers or is_writing(flags)
         return bool(file.tokens.held) and not (writing and file.tokens.shared())
 
     async def _open_remotely(self, file: CachedFile, flags: int) -> None:
@@ -187,7 +192,7 @@ class Files:
             assert isinstance(reply, m.Opened)
             inode = self._inodes.known(reply.node)
             file = self._holdings.file(inode)
-            file.tokens.writers += flags & os.O_ACCMODE != os.O_RDONLY
+            file.tokens.writers += is_writing(flags)
             file.open_count += 1
             file.open_ids.append(reply.open_id)
             file.made_here |= bool(reply.affected)  # else it was there already
@@ -203,23 +208,23 @@ class Files:
                 reply, _ = await self._remote.call(message, b"", created)
         except BaseException:
             if made:
-                self._closed(self._holdings.file(made[0]), flags & os.O_ACCMODE != os.O_RDONLY)
+                self._closed(self._holdings.file(made[0]), is_writing(flags))
             raise
         inode = made[0]
         inode.lookups += 1
         inode.found_as = (directory.inode, name)
         file = self._holdings.file(inode)
-        if flags & os.O_ACCMODE != os.O_RDONLY:
+        if is_writing(flags):
             await self._give_up_shared(file)
         lasting = directory.cache.find(name) == inode.handle
         attributes = inode.attributes.known or reply.node.attributes
         return self._number(file, flags), Found(inode, attributes, lasting)
 
     def _number(self, file: CachedFile, flags: int) -> int:
-        if flags & os.O_ACCMODE != os.O_RDONLY and not file.tokens.revocations:
+        if is_writing(flags) and not file.tokens.revocations:
             assert not file.tokens.shared(), "K2: open for writing with SHARED tokens"
         number = next(self._ids)
-        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        writing = is_writing(flags)
         direct = bool(flags & (os.O_DIRECT | os.O_APPEND)) or (writing and self.write_directly)
         self._open[number] = OpenFile(file, flags, file.errors.reports, direct)
         return number
