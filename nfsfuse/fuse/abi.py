@@ -131,7 +131,6 @@ COPY_FILE_RANGE_OUT = Struct("=Q")  # bytes copied, for COPY_FILE_RANGE_64
 WRITE_OUT = Struct("=II")  # size, padding; also the reply to the 32-bit COPY_FILE_RANGE
 READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
 WRITE_IN = READ_IN  # with write_flags; the data follow
-OPEN_IN = Struct("=II")  # flags, open_flags
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
 SETXATTR_IN = Struct("=II")  # value size, flags; name and value follow (without FUSE_SETXATTR_EXT)
 GETXATTR_IN = Struct("=II")  # size, padding; GETXATTR has a name after it, LISTXATTR has not

@@ -1,5 +1,5 @@
 """The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, statx, tmpfile, plain readdir,
-and opendir and setxattr with all of their flags.
+and setxattr with all of its flags.
 
 Their messages do not reach libfuse. Each runs as a task of its own, in a nursery and not in a pyfuse3 worker,
 so that any number of programs can wait for locks; we write the raw reply.
@@ -23,12 +23,10 @@ from nfsfuse.fuse.binding import Request, pyfuse3
 from nfsfuse.fuse.interrupt import Interrupts
 from nfsfuse.fuse.replies import (
     DirectoryEntry,
-    OpenDirectory,
     StatxReply,
     pack_directory,
     pack_entry,
     pack_open,
-    pack_open_directory,
     pack_statx,
 )
 from nfsfuse.protocol.types import LockOwner
@@ -123,11 +121,6 @@ class ExtraOperations:
         """open(2) with O_TMPFILE: an inode without a name, open. Counts as a lookup of it, like create."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    async def opendir(self, request: Request, nodeid: int, flags: int) -> OpenDirectory:
-        """As `pyfuse3.Operations.opendir`, which cannot have the kernel cache the listing; overridden, that
-        one is not asked."""
-        raise pyfuse3.FUSEError(errno.ENOSYS)
-
     async def readdir(
         self, request: Request, nodeid: int, fh: int, cookie: int, size: int
     ) -> Iterable[DirectoryEntry]:
@@ -204,11 +197,6 @@ async def _tmpfile(operations: ExtraOperations, request: Request, body: bytes) -
     return pack_entry(entry) + pack_open(info)
 
 
-async def _opendir(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
-    flags, _open_flags = abi.OPEN_IN.unpack_from(body)
-    return pack_open_directory(await operations.opendir(request, request.nodeid, flags))
-
-
 async def _readdir(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
     fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
     return pack_directory(await operations.readdir(request, request.nodeid, fh, offset, size), size)
@@ -225,7 +213,6 @@ CALLS: Final[dict[Opcode, tuple[str, Call]]] = {
     Opcode.SETXATTR: ("setxattr", _setxattr),
     Opcode.STATX: ("statx", _statx),
     Opcode.TMPFILE: ("tmpfile", _tmpfile),
-    Opcode.OPENDIR: ("opendir", _opendir),
     Opcode.READDIR: ("readdir", _readdir),
 }
 
