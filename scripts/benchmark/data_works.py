@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from scripts.benchmark.figures import duration, rate
+from scripts.benchmark.figures import duration, microseconds_each, rate
 from scripts.benchmark.ground import MIB, Ground, Work
 
 
@@ -20,11 +20,6 @@ def _bulk(ground: Ground) -> str:
 
 def _rate(seconds: dict[str, float]) -> float:
     return seconds["bytes"] / MIB / seconds["seconds"]
-
-
-def _each(seconds: dict[str, float]) -> float:
-    """Microseconds for each of what was done."""
-    return seconds["seconds"] / seconds["count"] * 1e6
 
 
 def sequential_write(ground: Ground) -> tuple[float, ...]:
@@ -64,21 +59,22 @@ def random_read(ground: Ground) -> tuple[float, ...]:
     name = _bulk(ground)
     sizes = ground.sizes
     with ground.fresh() as client:
-        return (_each(_data(ground, "random", client / name, sizes.bulk_bytes, sizes.random_reads)),)
+        measured = _data(ground, "random", client / name, sizes.bulk_bytes, sizes.random_reads)
+        return (microseconds_each(measured),)
 
 
 def write_and_sync(ground: Ground) -> tuple[float, ...]:
     """In the writer's own file."""
     name = _bulk(ground)
     sizes = ground.sizes
-    return (_each(_data(ground, "fsync", ground.writer / name, sizes.bulk_bytes, sizes.syncs)),)
+    return (microseconds_each(_data(ground, "fsync", ground.writer / name, sizes.bulk_bytes, sizes.syncs)),)
 
 
 def append(ground: Ground) -> tuple[float, ...]:
     """To a new file, closed in the end."""
     path = ground.writer / "appended"
     path.unlink(missing_ok=True)
-    return (_each(_data(ground, "append", path, MIB, ground.sizes.appends)),)
+    return (microseconds_each(_data(ground, "append", path, MIB, ground.sizes.appends)),)
 
 
 DATA_WORKS: Final = (

@@ -31,6 +31,11 @@ class Figure:
         return ours / theirs if self.better is Better.MORE else theirs / ours
 
 
+def microseconds_each(measured: dict[str, float], count: str = "count") -> float:
+    """What one of *count* took, of what a program printed."""
+    return measured["seconds"] / measured[count] * 1e6
+
+
 def rate(name: str, title: str, unit: str) -> Figure:
     """A figure of which more is better."""
     return Figure(name, title, unit, Better.MORE)

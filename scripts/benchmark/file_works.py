@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.figures import duration, rate
+from scripts.benchmark.figures import duration, microseconds_each, rate
 from scripts.benchmark.ground import Ground, Work
 
 FILES = "files"
@@ -50,7 +50,7 @@ def read(ground: Ground) -> tuple[float, ...]:
 def stat(ground: Ground) -> tuple[float, ...]:
     """One file, again and again."""
     measured = _files(ground, "stat", ground.writer / _tree(ground), ground.sizes.stats)
-    return (measured["seconds"] / measured["count"] * 1e6,)
+    return (microseconds_each(measured),)
 
 
 def remove(ground: Ground) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.figures import Figure, duration, rate
+from scripts.benchmark.figures import Figure, duration, microseconds_each, rate
 from scripts.benchmark.ground import MIB, Cannot, Ground, NotMeasured, Work
 from scripts.proof.programs import fields
 
@@ -28,7 +28,7 @@ def locks(ground: Ground) -> tuple[float, ...]:
     """An fcntl lock goes back and forth."""
     paths = [client / "locks" for client in (ground.writer, ground.second())]
     measured = ground.program("bench_locks", ground.sizes.locks, *paths)
-    return (measured["seconds"] / measured["locks"] * 1e6,)
+    return (microseconds_each(measured, "locks"),)
 
 
 def visibility(ground: Ground) -> tuple[float, ...]:
