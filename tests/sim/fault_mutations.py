@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import pytest
@@ -11,9 +11,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.fence import Fenced
 from nfsfuse.engine.files import Files, OpenFile
 from nfsfuse.engine.filesystem import Filesystem
-from nfsfuse.engine.session import Session
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.machines.page_cache import Outgoing
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
@@ -23,8 +21,7 @@ from server.machines.leases import Leases
 from server.storage.memory import MemoryStorage
 from tests.sim.fault_programs import SIZE
 from tests.sim.faults import Kind
-
-Mutation = Callable[[pytest.MonkeyPatch], None]
+from tests.sim.mutations import Mutation, the_lease_never_runs_out
 
 
 def losses_are_not_reported(patch: pytest.MonkeyPatch) -> None:
@@ -93,18 +90,6 @@ def a_fenced_clients_kernel_keeps_its_pages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nfsfuse.engine.filesystem.purge", purge)
 
 
-def the_lease_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
-    advance = Lease.advance
-
-    def never_suspend(self: Lease, now: float, *, connected: bool, heard_at: float) -> list[Do]:
-        done = advance(self, now, connected=connected, heard_at=heard_at)
-        self.suspended = False
-        return [do for do in done if do is not Do.SUSPEND]
-
-    patch.setattr(Lease, "advance", never_suspend)
-    patch.setattr(Session, "leased", lambda *_, **__: True)
-
-
 def the_server_fences_before_the_lease_has_run_out(patch: pytest.MonkeyPatch) -> None:
     init = Leases.__init__
 
@@ -126,7 +111,7 @@ FOUND_UNDER: Final[dict[Mutation, tuple[Kind, ...]]] = {
     fsync_does_not_reach_the_disk: (Kind.CUT,),
     a_fenced_client_believes_its_caches: (Kind.CUT_OFF,),
     a_fenced_clients_kernel_keeps_its_pages: (Kind.CUT_OFF, Kind.FREEZE_LONG, Kind.KILL),
-    the_lease_is_not_looked_at: (Kind.CUT_OFF,),
+    the_lease_never_runs_out: (Kind.CUT_OFF,),
     the_server_fences_before_the_lease_has_run_out: (Kind.CUT, Kind.FREEZE),
     there_is_no_grace: (Kind.RESTART,),
 }
