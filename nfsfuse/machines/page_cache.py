@@ -109,7 +109,7 @@ class PageCache:
         dirty ones, so that a cache full of dirty blocks does not make every write slow."""
         excess = len(self._blocks) - self._budget_blocks
         newest = next(reversed(self._blocks))
-        for key in list(self._blocks)[: 2 * excess + 16]:
+        for key in list(itertools.islice(self._blocks, 2 * excess + 16)):
             file, _ = self._blocks[key]
             start = key[1] * BLOCK_SIZE
             if key == newest or file.dirty.overlaps(start, start + BLOCK_SIZE):

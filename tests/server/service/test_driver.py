@@ -283,6 +283,22 @@ async def test_a_long_call_sends_those_that_follow_to_threads_for_a_while(
     assert disk.quick(lambda: "warm again") == "warm again"
 
 
+async def test_threads_are_used_as_long_as_calls_are_long(mock_clock: trio.testing.MockClock) -> None:
+    storage = Storage(mock_clock)
+    disk = Disk(lambda: storage.waits)
+    disk.quick(storage.cold)
+    for _ in range(5):
+        mock_clock.jump(COLD_SECONDS * 0.9)
+        following = disk.quick(storage.cold)
+        assert isinstance(following, Coroutine)
+        await following
+    mock_clock.jump(COLD_SECONDS * 0.9)
+    assert isinstance(following := disk.quick(lambda: "short"), Coroutine)
+    assert await following == "short"
+    mock_clock.jump(COLD_SECONDS * 0.2)
+    assert disk.quick(lambda: "warm again") == "warm again"
+
+
 async def test_a_long_call_that_fails_counts_too(mock_clock: trio.testing.MockClock) -> None:
     storage = Storage(mock_clock)
     disk = Disk(lambda: storage.waits)
