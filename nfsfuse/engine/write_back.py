@@ -81,6 +81,10 @@ class WriteBack:
         if file.pages.dirty_bytes - file.pages.refused_bytes >= IO_SIZE_MAX:
             self._begin(file, 0, RANGE_END, size_min=IO_SIZE_MAX)
 
+    def hasten(self, file: CachedFile, start: int, end: int) -> None:
+        """What is dirty in ``[start, end)`` is about to be waited for: send it, as far as it can be now."""
+        self._begin(file, start, end, size_min=1)
+
     def has_room(self) -> bool:
         """Whether more data may become dirty. What was refused counts for itself: a file that cannot be written
         must not stop the others, until such data alone fill what may be dirty."""

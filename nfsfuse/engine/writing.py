@@ -277,6 +277,8 @@ class Writer:
             if first < last:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file)
+        if write.page and file.tokens.takes_little(write.start_page, write.end_page):
+            self._write_back.hasten(file, offset, end)
 
     async def _get_tokens(self, file: CachedFile, write: _Write) -> int | None:
         start, end, extends = write.start_page, write.end_page, write.extends

@@ -122,13 +122,14 @@ class Notifier:
         self, code: NotifyCode, payload: bytes, on_returned: Callable[[], None] | None
     ) -> Notified:
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
-        notified = await self._in_thread(lambda: self._write(message, on_returned), f"notify {code.name}")
+        notified = await self._in_thread(lambda: self._write(message, on_returned))
         if notified.errno and notified.errno not in _EXPECTED[code]:
             raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
         return notified
 
-    async def _in_thread(self, write: Callable[[], Notified], name: str) -> Notified:
-        """What *write* returns in a thread of its own. Not to be cancelled, also while it waits for a thread: a
+    async def _in_thread(self, write: Callable[[], Notified]) -> Notified:
+        """What *write* returns in a thread of its own, which is given no name: that takes as long as many a
+        notification. Not to be cancelled, also while it waits for a thread: a
         cancelled recall has either not begun or is over."""
         with trio.CancelScope(shield=True):
             while self._threads >= THREADS_MAX:
@@ -144,7 +145,7 @@ class Notifier:
             with suppress(trio.RunFinishedError):  # the event loop has crashed: nobody waits any more
                 token.run_sync_soon(ended, result)
 
-        trio.lowlevel.start_thread_soon(write, deliver, name)
+        trio.lowlevel.start_thread_soon(write, deliver)
         self._threads += 1
         # No scope is needed here: a wait that refuses to be aborted is shielded.
         notified = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)

@@ -21,9 +21,15 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+from nfsfuse.protocol.types import PAGE_SIZE
+
+
+LITTLE_BYTES_MAX: Final = 16 * PAGE_SIZE
+"""Recalled at once: so little need not be gathered before it is written back."""
 
 
 class Phase(Enum):
@@ -89,6 +95,16 @@ class DataTokens:
             revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING)
             and revocation.start < end
             and start < revocation.end
+            for revocation in self.revocations
+        )
+
+    def takes_little(self, start: int, end: int) -> bool:
+        """Whether a recall of few pages is invalidating ``[start, end)``: a page of it that is written back now
+        is the invalidation's doing, and the recall will wait for it to reach the server."""
+        return any(
+            revocation.phase is Phase.INVALIDATING
+            and revocation.start <= start
+            and end <= revocation.end <= revocation.start + LITTLE_BYTES_MAX
             for revocation in self.revocations
         )
 
