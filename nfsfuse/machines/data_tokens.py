@@ -27,7 +27,6 @@ from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
-
 LITTLE_BYTES_MAX: Final = 16 * PAGE_SIZE
 """Recalled at once: so little need not be gathered before it is written back."""
 

@@ -1,14 +1,17 @@
-"""Carries out the steps of a handler: at once while none has to wait, else in a task."""
+"""Carries out the steps of a handler: at once while none has to wait, or when what it waited for is granted;
+what has to wait for anything else goes on in a task."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, assert_never
 
 import trio
 
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import SessionId
 from server.service.calls import (
     Acquire,
@@ -55,30 +58,34 @@ class Driver:
         self._acknowledged = acknowledged
         self._changed = trio.lowlevel.ParkingLot()
 
-    def advance(self, call: Call, handling: Handling) -> Reply | Wait:
-        """The reply if it can be had without waiting, else a coroutine that returns it. Raises what the
-        handler raises."""
-        reply = self._advance(call, handling, lambda: next(handling))
+    def advance(
+        self, call: Call, handling: Handling, tokens: tuple[Token, ...] | None = None
+    ) -> Reply | Waiting | Wait:
+        """The reply if it can be had without waiting. Else the `Waiting` for tokens with which, once they are
+        granted, it is to be called again; or a coroutine that returns the reply. Raises what the handler
+        raises."""
+        resume = partial(next, handling) if tokens is None else partial(handling.send, tokens)
+        reply = self._advance(call, handling, resume)
         return self._continue(call, handling, reply) if isinstance(reply, Coroutine) else reply
 
-    async def _continue(self, call: Call, handling: Handling, waiting: Wait) -> Reply:
+    async def _continue(self, call: Call, handling: Handling, waiting: Waiting | Wait) -> Reply:
         resume: Callable[[], Step]
         try:
             while True:
                 try:
-                    result = await waiting
+                    result = await (waiting.wait() if isinstance(waiting, Waiting) else waiting)
                 except Exception as exc:
-                    resume = _thrower(handling, exc)
+                    resume = partial(handling.throw, exc)
                 else:
-                    resume = _sender(handling, result)
+                    resume = partial(handling.send, result)
                 reply = self._advance(call, handling, resume)
-                if not isinstance(reply, Coroutine):
+                if not isinstance(reply, (Waiting, Coroutine)):
                     return reply
                 waiting = reply
         finally:
             handling.close()
 
-    def _advance(self, call: Call, handling: Handling, resume: Callable[[], Step]) -> Reply | Wait:
+    def _advance(self, call: Call, handling: Handling, resume: Callable[[], Step]) -> Reply | Waiting | Wait:
         while True:
             try:
                 step = resume()
@@ -88,12 +95,11 @@ class Driver:
             try:
                 result = self._begin(call, step)
             except Exception as exc:
-                resume = _thrower(handling, exc)
+                resume = partial(handling.throw, exc)
                 continue
-            if isinstance(result, Coroutine):
-                waiting: Wait = result
-                return waiting
-            resume = _sender(handling, result)
+            if isinstance(result, (Waiting, Coroutine)):
+                return result
+            resume = partial(handling.send, result)
 
     def _begin(self, call: Call, step: Step) -> Any:
         match step:
@@ -106,11 +112,11 @@ class Driver:
                     return self._change_in_turn(call, step)
                 return self._change(call, step)
             case Acquire():
-                got = self._tokens.acquire(call, step)
+                return self._tokens.acquire(call, step)
             case AcquireRun():
                 return self._tokens.acquire_run(call, step)
             case Hold():
-                got = self._tokens.hold(call, step)
+                return self._tokens.hold(call, step)
             case Clear():
                 return self._tokens.clear(call, step)
             case Use():
@@ -124,7 +130,6 @@ class Driver:
                 return self._tokens.pin_if_held(handle)
             case _:
                 assert_never(step)
-        return got.wait() if isinstance(got, Waiting) else got
 
     def _change(self, call: Call, step: Change) -> Any:
         assert not call.intended, "one change in a request"
@@ -160,11 +165,3 @@ class Driver:
         except OSError as exc:
             raise SystemExit(f"nfsfuse-server: cannot write the journal: {exc}") from exc
         self._changed.unpark_all()
-
-
-def _sender(handling: Handling, value: Any) -> Callable[[], Step]:
-    return lambda: handling.send(value)
-
-
-def _thrower(handling: Handling, exc: Exception) -> Callable[[], Step]:
-    return lambda: handling.throw(exc)

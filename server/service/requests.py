@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -17,17 +18,18 @@ import trio
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
+from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import RequestId
 from nfsfuse.rpc.exchange import RequestArrived
 from server.machines.leases import Leases
-from server.service.calls import Call, Handler, Reply
+from server.service.calls import Call, Handler, Handling, Reply
 from server.service.driver import Driver
 from server.service.files import FILE_HANDLERS
 from server.service.locks import LOCK_HANDLERS
 from server.service.names import NAME_HANDLERS
 from server.service.recovery import Recovery
-from server.service.session import Session
-from server.service.tokens import Tokens
+from server.service.session import Queued, Session
+from server.service.tokens import Tokens, Waiting
 from server.state.journal import Journal
 from server.state.records import Outcome
 from server.storage.interface import Storage
@@ -78,10 +80,12 @@ class Requests:
     def _begin_late(self, event: RequestArrived) -> None:
         """Begin what was held back. What is wrong with it ends its own session: it is another's call that got
         us here."""
-        if self._session.over.is_set():
-            return
+        if not self._session.over.is_set():
+            self._ends_own_session(lambda: self._begin(event))
+
+    def _ends_own_session(self, go_on: Callable[[], None]) -> None:
         try:
-            self._begin(event)
+            go_on()
         except ProtocolError as exc:
             log.warning("%s: ended: %s", self._session, exc)
             self._session.end(str(exc))
@@ -91,16 +95,46 @@ class Requests:
         if isinstance(event.message, m.Write):
             self._leases.written(session.id, trio.current_time())
         call = Call(session, event.message, event.payload, self._storage, event.id)
-        handling = HANDLERS[type(event.message)](call)
-        with self._answering(event, call):
-            reply_or_wait = self._driver.advance(call, handling)
+        self._advance(call, HANDLERS[type(event.message)](call))
+        self._tokens.resume_granted()
+
+    def _advance(self, call: Call, handling: Handling, tokens: tuple[Token, ...] | None = None) -> None:
+        """Take *call* as far as it goes without waiting: from its beginning, or from where it is granted
+        *tokens*."""
+        session = self._session
+        with self._answering(call):
+            reply_or_wait = self._driver.advance(call, handling, tokens)
+            if isinstance(reply_or_wait, Waiting):
+                session.running[call.id] = Queued(partial(self._interrupt, call, handling, reply_or_wait))
+                reply_or_wait.then(partial(self._granted, call, handling))
+                return
             if isinstance(reply_or_wait, Coroutine):
                 # Registered here and not in the task: its cancellation may be the very next request.
-                scope = session.running[event.id] = trio.CancelScope()
-                session.nursery.start_soon(self._wait_for, event, call, reply_or_wait, scope)
+                scope = session.running[call.id] = trio.CancelScope()
+                session.nursery.start_soon(self._wait_for, call, reply_or_wait, scope)
                 return
             self._reply(call, reply_or_wait)
         self._ended(call)
+
+    def _granted(self, call: Call, handling: Handling, tokens: tuple[Token, ...]) -> None:
+        """What *call* waited for is granted: it goes on. It is another's event that got us here."""
+        del self._session.running[call.id]
+        self._ends_own_session(lambda: self._advance(call, handling, tokens))
+
+    def _interrupt(self, call: Call, handling: Handling, waiting: Waiting, answer: bool) -> None:
+        """*call* is not waited for any more; *answer*: by a client that is still there."""
+        del self._session.running[call.id]
+        waiting.give_up()
+        handling.close()
+        if answer:
+            self._interrupted(call)
+        self._ended(call)
+        self._tokens.resume_granted()
+
+    def _interrupted(self, call: Call) -> None:
+        channel = self._session.channel
+        self._driver.ended(call, FsError(errno.EINTR), channel.frames_sent + 1)
+        channel.fail_if_unanswered(call.id, errno.EINTR)
 
     def _of_session(self, message: Message) -> Message:
         """Do what is about the session itself; the reply."""
@@ -112,6 +146,7 @@ class Requests:
                 session.cancel(request)
             case m.ReturnTokens(tokens=tokens, frames_received=frames_received):
                 self._tokens.given_back(session, tokens, frames_received)
+                self._tokens.resume_granted()
             case m.Reclaim():
                 return self._recovery.reclaim(session, message)
             case m.ReclaimComplete():
@@ -138,27 +173,22 @@ class Requests:
             channel.reply(number, outcome)
 
     async def _wait_for(
-        self,
-        event: RequestArrived,
-        call: Call,
-        waiting: Coroutine[Any, Any, Reply],
-        scope: trio.CancelScope,
+        self, call: Call, waiting: Coroutine[Any, Any, Reply], scope: trio.CancelScope
     ) -> None:
         with scope:
             try:
-                with self._answering(event, call):
+                with self._answering(call):
                     self._reply(call, await waiting)
             finally:
-                del call.session.running[event.id]
+                del call.session.running[call.id]
                 if scope.cancel_called:
-                    channel = self._session.channel
-                    self._driver.ended(call, FsError(errno.EINTR), channel.frames_sent + 1)
-                    channel.fail_if_unanswered(event.id, errno.EINTR)
+                    self._interrupted(call)
                 self._ended(call)
+                self._tokens.resume_granted()
         await self._session.channel.writable()
 
     @contextmanager
-    def _answering(self, event: RequestArrived, call: Call) -> Iterator[None]:
+    def _answering(self, call: Call) -> Iterator[None]:
         """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
         and us a traceback; the server goes on."""
         try:
@@ -168,7 +198,7 @@ class Requests:
         except ProtocolError:
             raise
         except Exception:
-            log.exception("%s: %s failed unexpectedly", self._session, type(event.message).__name__)
+            log.exception("%s: %s failed unexpectedly", self._session, type(call.message).__name__)
             self._fail(call, FsError(errno.EIO, "internal error of the server"))
 
     def _ended(self, call: Call) -> None:

@@ -255,6 +255,7 @@ class Service:
             session.nursery, session.started = nursery, True
             task_status.started()
             await session.over.wait()
+            session.give_up_queued()
             nursery.cancel_scope.cancel()
         await self._records.forget([session.id])
         self._release(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +17,17 @@ from server.machines.sync_errors import SyncErrors
 
 GRANTS_REMEMBERED_MAX: Final = 4096
 """Inodes: more than a client's requests in flight can be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A request that waits for tokens. *give_up* ends that; told whether it is to be answered (EINTR)."""
+
+    give_up: Callable[[bool], None]
+
+    def cancel(self) -> None:
+        """Its client gives up on it."""
+        self.give_up(True)
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +47,7 @@ class Session:
     over: trio.Event = field(default_factory=trio.Event)
     """The session is about to end: nothing of it is taken in any more."""
     open_files: dict[OpenId, InodeHandle] = field(default_factory=dict)
-    running: dict[RequestId, trio.CancelScope] = field(default_factory=dict)
+    running: dict[RequestId, trio.CancelScope | Queued] = field(default_factory=dict)
     granted_in: OrderedDict[InodeHandle, int] = field(default_factory=OrderedDict)
     """In which frame of the session tokens of an inode were last granted, oldest first."""
     granted_in_floor: int = 0
@@ -84,9 +96,15 @@ class Session:
 
     def cancel(self, request: RequestId) -> None:
         """Give up on a request that is still waiting; one that is answered already stays so."""
-        scope = self.running.get(request)
-        if scope is not None:
-            scope.cancel()
+        running = self.running.get(request)
+        if running is not None:
+            running.cancel()
+
+    def give_up_queued(self) -> None:
+        """The session is over: its requests that wait for tokens have waited in vain."""
+        for running in list(self.running.values()):
+            if isinstance(running, Queued):
+                running.give_up(False)
 
     def __str__(self) -> str:
         return f"{self.client_name} (session {self.id.hex()[:8]})"

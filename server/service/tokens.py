@@ -1,13 +1,16 @@
 """The token manager at work: its effects put on the sessions' connections, in order.
 
-Everything here is synchronous. `acquire` returns the tokens at once or a `Waiting` that a task may wait for;
-recalls go out as requests to the holder, and their replies are fed back as acknowledgements.
+Everything here is synchronous. `acquire` returns the tokens at once or a `Waiting`; recalls go out as requests
+to the holder, and their replies are fed back as acknowledgements. What waited goes on as soon as the event that
+granted it has been dealt with (`resume_granted`), without a turn of the scheduler: the way of a page from one
+client to another has enough of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -32,25 +35,54 @@ DirectChange = tuple[InodeHandle, Resource, int, int]
 
 
 class Waiting:
-    """A request that is in the token manager's queue."""
+    """A request that is in the token manager's queue. Whoever asked waits for it in a task (`wait`), or says
+    how to go on (`then`)."""
 
-    def __init__(self, ticket: int, cancel: Callable[[int], None]) -> None:
+    def __init__(self, ticket: int, tokens: Tokens) -> None:
         self._ticket = ticket
-        self._cancel = cancel
-        self._granted = trio.Event()
-        self._tokens: tuple[Token, ...] = ()
+        self._manager = tokens
+        self._event: trio.Event | None = None
+        self._go_on: Callable[[tuple[Token, ...]], None] | None = None
+        self._tokens: tuple[Token, ...] | None = None
 
-    def grant(self, tokens: tuple[Token, ...]) -> None:
+    @property
+    def granted(self) -> bool:
+        """Whether it has been."""
+        return self._tokens is not None
+
+    def grant(self, tokens: tuple[Token, ...]) -> bool:
+        """It is granted; whether `resume` has to be called."""
         self._tokens = tokens
-        self._granted.set()
+        if self._event is not None:
+            self._event.set()
+        return self._go_on is not None
+
+    def then(self, go_on: Callable[[tuple[Token, ...]], None]) -> None:
+        """Have *go_on* called with the tokens, after the event that grants them. It must not raise."""
+        assert not self.granted
+        self._go_on = go_on
+
+    def resume(self) -> None:
+        """Go on, with the tokens. Nothing happens if the wait was given up."""
+        if self._go_on is not None:
+            assert self._tokens is not None
+            self._go_on(self._tokens)
+
+    def give_up(self) -> None:
+        """The request leaves the queue."""
+        self._go_on = None
+        self._manager.cancelled(self._ticket)
 
     async def wait(self) -> tuple[Token, ...]:
         """The tokens, once they are granted. Cancelled, the request leaves the queue."""
-        try:
-            await self._granted.wait()
-        except trio.Cancelled:
-            self._cancel(self._ticket)
-            raise
+        if self._tokens is None:
+            self._event = trio.Event()
+            try:
+                await self._event.wait()
+            except trio.Cancelled:
+                self.give_up()
+                raise
+        assert self._tokens is not None
         return self._tokens
 
 
@@ -74,6 +106,8 @@ class Tokens:
         self._pinned: set[InodeHandle] = set()
         self._tickets = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
+        self._resumable: deque[Waiting] = deque()
+        self._resuming = False
         self._direct: dict[int, DirectChange] = {}  # by ticket: waiting, for nobody
         self._direct_waiting: set[DirectChange] = set()  # the same
 
@@ -140,7 +174,7 @@ class Tokens:
             case [Refused()]:
                 return None
             case _:
-                result = self._waiting[ticket] = Waiting(ticket, self._cancelled)
+                result = self._waiting[ticket] = Waiting(ticket, self)
                 rest = effects
                 kept.append(ticket)
         self._carry_out(rest, removes)
@@ -200,11 +234,25 @@ class Tokens:
         self._direct[ticket] = what
         self._direct_waiting.add(what)
         self._carry_out(effects)
+        self.resume_granted()
         return True
 
-    def _cancelled(self, ticket: int) -> None:
+    def cancelled(self, ticket: int) -> None:
+        """The request *ticket* is not waited for any more."""
         self._waiting.pop(ticket, None)
         self._carry_out(self.manager.cancel(ticket))
+
+    def resume_granted(self) -> None:
+        """Go on with all that has been granted. To be called when an event has been dealt with: not in the
+        middle of a handler, which could find what it has just looked at changed."""
+        if self._resuming:
+            return  # by whoever does it already
+        self._resuming = True
+        try:
+            while self._resumable:
+                self._resumable.popleft().resume()
+        finally:
+            self._resuming = False
 
     # --- what clients say ---
 
@@ -225,6 +273,7 @@ class Tokens:
         self._carry_out(self.manager.drop_session(session.id))
         for handle in handles:
             self._unpin_if_free(handle)
+        self.resume_granted()
 
     # --- effects ---
 
@@ -235,7 +284,9 @@ class Tokens:
                 case Granted(ticket=ticket) if ticket in self._direct:
                     passed.append(ticket)
                 case Granted(ticket=ticket, tokens=tokens):
-                    self._waiting.pop(ticket).grant(tokens)
+                    waiting = self._waiting.pop(ticket)
+                    if waiting.grant(tokens):
+                        self._resumable.append(waiting)
                 case Recall():
                     self._send(effect, removes)
                 case Refused():
@@ -256,9 +307,15 @@ class Tokens:
                 self._carry_out(effects)
                 for handle in {recall.token.handle, *(token.handle for token in reply.returned)}:
                     self._unpin_if_free(handle)
+                self.resume_granted()
 
         self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
         session.channel.post(m.Recall(recall.token, removal), acknowledged)
+
+    def check(self) -> None:
+        """Assert the invariants, between two events."""
+        self.manager.check()
+        assert not self._resumable, "what was granted has gone on"
 
     def pin_if_held(self, handle: InodeHandle) -> None:
         """*handle* is about to lose a name, perhaps its last."""

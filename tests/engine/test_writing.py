@@ -81,14 +81,29 @@ class Refusing(Silent):
         raise FsError(errno.EIO)
 
 
+class Slow(Silent):
+    """A server that takes writes, once `open` is set."""
+
+    def __init__(self) -> None:
+        self.open = trio.Event()
+        self.written: list[tuple[int, bytes]] = []
+
+    async def call(self, message: Any, payload: Any = b"", apply: Any = None) -> Any:
+        assert isinstance(message, m.Write)
+        self.written.append((message.offset, bytes(payload)))
+        await self.open.wait()
+        apply(m.Written(node(b"file", 2).attributes), b"")
+
+
 def writer_of_a_file(
-    kernel: Kernel, *, pages: int = 1, remote: Silent | None = None
+    kernel: Kernel, *, pages: int = 1, remote: Silent | None = None, write_back: WriteBack | None = None
 ) -> tuple[Writer, CachedFile]:
     """A file of *pages*, held exclusively, open for writing, its size known."""
     inodes = InodeTable(node(b"root", 1))
     cache = PageCache(1 << 20, guard=False)
     holdings = Holdings(Silent(), inodes, cache, lambda inode: None)
-    write_back = WriteBack(Silent(), cache, 1 << 20, lambda file: None)
+    if write_back is None:
+        write_back = WriteBack(Silent(), cache, 1 << 20, lambda file: None)
     inode = inodes.known(node(b"file", 2))
     file = holdings.file(inode)
     file.tokens.writers = 1
@@ -208,21 +223,47 @@ async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_inval
 
 async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_under_way() -> None:
     """The page that is being taken away lacks the write, is dirty perhaps, and comes back whole."""
-    kernel = Kernel()
-    writer, file = writer_of_a_file(kernel)
+    kernel, server = Kernel(), Slow()
+    write_back = WriteBack(server, PageCache(1 << 20, guard=False), 1 << 20, lambda file: None)  # type: ignore[arg-type]
+    writer, file = writer_of_a_file(kernel, write_back=write_back)
     file.tokens.answered(0, PAGE_SIZE)
     recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
     assert file.tokens.invalidate(recall) == [(0, PAGE_SIZE)]
+    page = b"old" + b"stored".ljust(PAGE_SIZE - 3)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
-        await trio.testing.wait_all_tasks_blocked()
-        await writer.write(
-            file, 0, b"old" + b"stored".ljust(PAGE_SIZE - 3), append=False, direct=False, page=True
-        )
-        recall.close()
-        file.tokens.revoked(recall)
-        file.wake()
+        await nursery.start(write_back.run)
+        async with trio.open_nursery() as writes:
+            writes.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
+            await trio.testing.wait_all_tasks_blocked()
+            await writer.write(file, 0, page, append=False, direct=False, page=True)
+            recall.close()
+            file.tokens.revoked(recall)
+            file.wake()
+            await trio.testing.wait_all_tasks_blocked()
+            assert file.pages.read(0, 9) == b"oldstored", "it is on its way"
+            server.open.set()
+        nursery.cancel_scope.cancel()
     assert file.pages.read(0, 9) == b"newstored"
+
+
+@pytest.mark.parametrize(("pages", "hastened"), [(1, True), (16, True), (17, False)])
+async def test_a_page_that_a_small_recall_has_written_back_goes_to_the_server_at_once(
+    pages: int, hastened: bool
+) -> None:
+    """While the invalidation returns. What is recalled in bulk is gathered first, and goes in large writes."""
+    server = Slow()
+    write_back = WriteBack(server, PageCache(1 << 20, guard=False), 1 << 20, lambda file: None)  # type: ignore[arg-type]
+    writer, file = writer_of_a_file(Kernel(), pages=pages, write_back=write_back)
+    file.tokens.answered(0, PAGE_SIZE)
+    recall = file.tokens.revoke(0, pages * PAGE_SIZE, TokenMode.NONE)
+    file.tokens.invalidate(recall)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(write_back.run)
+        writer.write_at_once(file, 0, bytes(PAGE_SIZE), append=False, direct=False, page=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.written == [(0, bytes(PAGE_SIZE))] * hastened
+        server.open.set()
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(("direct", "data"), [(True, TokenMode.EXCLUSIVE), (False, TokenMode.NONE)])

@@ -290,7 +290,7 @@ class ConnectedWorld(World):
     # --- is all as it should be? ---
 
     def check(self) -> None:
-        self.service.tokens.manager.check()
+        self.service.tokens.check()
         self.service.journal.check()
         for session in self.service.sessions.values():
             session.channel.check()

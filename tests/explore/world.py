@@ -332,7 +332,7 @@ class World:
 
     def check(self) -> None:
         """Every invariant."""
-        self.service.tokens.manager.check()
+        self.service.tokens.check()
         alive = [client for client in self.clients if client.alive]
         for client in alive:
             check_client(client.fs, client.kernel)

@@ -191,7 +191,7 @@ class Rig:
 
     def check(self) -> None:
         """Every invariant, while nothing is under way."""
-        self.service.tokens.manager.check()
+        self.service.tokens.check()
         for client in self.clients:
             client.fs.check()
 

@@ -303,7 +303,7 @@ class World:
         if self.steps % self.options.check_every:
             return
         try:
-            self.service.tokens.manager.check()
+            self.service.tokens.check()
             for client in self.clients:
                 check_client(client.fs, client.kernel)
             over = [client for client in self.clients if self._is_over(client)]

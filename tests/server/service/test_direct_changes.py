@@ -114,7 +114,7 @@ async def test_only_what_has_changed_is_recalled(what: str, autojump_clock: trio
         )
         assert knows_name == (what != "name")
         assert world.direct.recalled == (what != "somebody else's")
-        world.tokens.manager.check()
+        world.tokens.check()
         nursery.cancel_scope.cancel()
 
 

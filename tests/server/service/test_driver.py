@@ -20,7 +20,7 @@ from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, waits_of
 from server.service.driver import Driver
 from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
-from server.service.tokens import Tokens
+from server.service.tokens import Tokens, Waiting
 from server.state.journal import Journal
 from server.state.memory import MemoryLog
 from server.state.records import Intent, Named, unpack
@@ -84,7 +84,7 @@ async def test_a_handler_that_need_not_wait_is_answered_without_a_task() -> None
     assert (len(call.granted), len(call.held)) == (1, 2)
     assert world.pinned == [HANDLE]
     world.tokens.ended(call)
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_an_exception_of_a_step_is_raised_at_its_yield() -> None:
@@ -156,13 +156,49 @@ async def test_a_waiting_grant_resumes_the_handler_in_the_middle() -> None:
 
     world.driver.advance(holder, holding())
     waiter = world.call(b"two")
+    handling = waiting()
+    rest = world.driver.advance(waiter, handling)
+    assert isinstance(rest, Waiting)
+    replies: list[object] = []
+    rest.then(lambda tokens: replies.append(world.driver.advance(waiter, handling, tokens)))
+    assert order == ["before"]
+    world.tokens.ended(holder)  # granted now, before it goes on
+    assert world.tokens.manager.holds(b"two", HANDLE, ATTR, 0, 1, SHARED)  # type: ignore[arg-type]
+    assert order == ["before"]
+    world.tokens.resume_granted()
+    assert order == ["before", SHARED]
+    assert replies == [m.Done()]
+    world.tokens.ended(waiter)
+
+
+async def test_a_handler_that_is_in_a_task_waits_there_for_its_grant() -> None:
+    world = World()
+    holder, waiter = world.call(b"one"), world.call(b"two")
+
+    def holding() -> Handling:
+        yield Hold(HANDLE, ATTR)
+        return m.Done()
+
+    def waiting() -> Handling:
+        yield Slow(lambda: None)
+        yield Acquire(HANDLE, ATTR, SHARED)
+        return m.Done()
+
+    world.driver.advance(holder, holding())
     rest = world.driver.advance(waiter, waiting())
     assert isinstance(rest, Coroutine)
-    assert order == ["before"]
-    world.tokens.ended(holder)  # granted now, before the task runs
-    assert world.tokens.manager.holds(b"two", HANDLE, ATTR, 0, 1, SHARED)  # type: ignore[arg-type]
-    assert await rest == m.Done()
-    assert order == ["before", SHARED]
+    replies: list[object] = []
+
+    async def run() -> None:
+        replies.append(await rest)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        world.disk.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert replies == []
+        world.tokens.ended(holder)
+    assert replies == [m.Done()]
     world.tokens.ended(waiter)
 
 
@@ -293,7 +329,8 @@ async def test_threads_are_used_as_long_as_calls_are_long(mock_clock: trio.testi
         assert isinstance(following, Coroutine)
         await following
     mock_clock.jump(COLD_SECONDS * 0.9)
-    assert isinstance(following := disk.quick(lambda: "short"), Coroutine)
+    following = disk.quick(lambda: "short")
+    assert isinstance(following, Coroutine)
     assert await following == "short"
     mock_clock.jump(COLD_SECONDS * 0.2)
     assert disk.quick(lambda: "warm again") == "warm again"

@@ -98,7 +98,7 @@ class World:
 
     def check(self) -> None:
         service = self.server.service
-        service.tokens.manager.check()
+        service.tokens.check()
         service.locks.manager.check()
         service.journal.check()
 

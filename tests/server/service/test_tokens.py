@@ -84,7 +84,7 @@ async def test_a_recall_follows_the_reply_that_carries_its_grant() -> None:
     world.all[0].acknowledge()
     assert [(t.start, t.end, t.mode) for t in await waiting.wait()] == [(0, P, EXCLUSIVE)]
     world.tokens.ended(second)
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_grants_are_in_the_order_of_arrival() -> None:
@@ -99,11 +99,53 @@ async def test_grants_are_in_the_order_of_arrival() -> None:
     assert world.all[0].sent == ["reply", Token(HANDLE, DATA, 0, P, NONE)], "asked once"
     world.all[0].acknowledge()
     for number, (call, got) in zip((1, 2, 3), waiting, strict=True):
-        assert got._granted.is_set()
-        assert not any(later._granted.is_set() for _, later in waiting[number:])
+        assert got.granted
+        assert not any(later.granted for _, later in waiting[number:])
         world.tokens.ended(call)
         if number < 3:
             world.all[number].acknowledge()
+
+
+async def test_what_is_granted_goes_on_when_the_event_is_over_in_the_order_of_arrival() -> None:
+    world = World()
+    world.get(0, EXCLUSIVE)
+    log: list[object] = []
+    for number in (1, 2):
+        got = world.tokens.acquire(world.call(number), Acquire(HANDLE, DATA, SHARED))
+        assert isinstance(got, Waiting)
+
+        def go_on(tokens: tuple[Token, ...], number: int = number) -> None:
+            log.append((number, tokens[0].mode))
+            world.tokens.resume_granted()  # as whatever goes on does at its end: nothing is done twice
+            log.append("end")
+
+        got.then(go_on)
+    assert log == []
+    world.all[0].acknowledge()
+    assert log == [(1, SHARED), "end", (2, SHARED), "end"]
+    world.tokens.check()
+
+
+async def test_a_wait_that_is_given_up_after_its_grant_does_not_go_on() -> None:
+    world = World()
+    world.get(0, EXCLUSIVE)
+    calls = [world.call(number) for number in (1, 2)]
+    first, second = (world.tokens.acquire(call, Acquire(HANDLE, DATA, SHARED)) for call in calls)
+    assert isinstance(first, Waiting)
+    assert isinstance(second, Waiting)
+    gone_on: list[int] = []
+
+    def go_on(tokens: tuple[Token, ...]) -> None:
+        gone_on.append(1)
+        second.give_up()  # its session ends by what the first one does
+
+    first.then(go_on)
+    second.then(lambda tokens: gone_on.append(2))
+    world.all[0].acknowledge()
+    assert gone_on == [1]
+    for call in calls:
+        world.tokens.ended(call)
+    world.tokens.check()
 
 
 async def test_asked_not_to_wait_it_is_refused_and_nobody_is_asked() -> None:
@@ -129,7 +171,7 @@ async def test_a_cancelled_wait_leaves_the_queue_and_lets_the_next_one_by() -> N
     for call in (writer, reader):
         world.tokens.ended(call)
     world.all[0].acknowledge()
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_held_until_the_call_has_ended() -> None:
@@ -139,9 +181,9 @@ async def test_held_until_the_call_has_ended() -> None:
     reader = world.call(1)
     waiting = world.tokens.acquire(reader, Acquire(HANDLE, ATTR, SHARED))
     assert isinstance(waiting, Waiting)
-    assert not waiting._granted.is_set()
+    assert not waiting.granted
     world.tokens.ended(mutation)
-    assert waiting._granted.is_set()
+    assert waiting.granted
     world.tokens.ended(reader)
 
 
@@ -154,11 +196,11 @@ async def test_a_write_back_works_under_a_token_that_is_being_recalled_and_is_wa
     write = world.call(0)
     assert world.tokens.use(write, Use(HANDLE, DATA, EXCLUSIVE, 0, P))
     world.all[0].acknowledge(Token(HANDLE, DATA, 0, RANGE_END, NONE))
-    assert not waiting._granted.is_set(), "the storage is still at it"
+    assert not waiting.granted, "the storage is still at it"
     late = world.call(0)
     assert not world.tokens.use(late, Use(HANDLE, DATA, EXCLUSIVE, 0, P)), "fenced"
     world.tokens.ended(write)
-    assert waiting._granted.is_set()
+    assert waiting.granted
     world.tokens.ended(other)
 
 
@@ -171,10 +213,10 @@ async def test_a_session_that_ends_gives_everything_up_and_its_answers_count_no_
     gone = world.all[0]
     del world.by_id[gone.id]
     world.tokens.dropped(gone)  # type: ignore[arg-type]
-    assert waiting._granted.is_set()
+    assert waiting.granted
     world.tokens.ended(call)
     gone.acknowledge()
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_attributes_changed_asks_the_others_and_waits_for_nobody() -> None:
@@ -192,7 +234,7 @@ async def test_attributes_changed_asks_the_others_and_waits_for_nobody() -> None
     world.tokens.ended(reader)
     for session in world.all[1:]:
         session.acknowledge()
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_attributes_changed_by_their_holder_disturbs_nobody() -> None:
@@ -242,9 +284,9 @@ async def test_a_direct_change_takes_the_token_and_is_in_nobodys_way() -> None:
     waiting = world.tokens.acquire(reader, Acquire(HANDLE, DATA, SHARED))
     assert isinstance(waiting, Waiting)
     world.all[0].acknowledge()
-    assert waiting._granted.is_set()
+    assert waiting.granted
     world.tokens.ended(reader)
-    world.tokens.manager.check()
+    world.tokens.check()
     world.get(2, SHARED)
     assert not world.tokens._direct
     assert not world.tokens._direct_waiting
@@ -261,7 +303,7 @@ async def test_a_direct_change_takes_also_what_is_on_its_way() -> None:
     world.tokens.ended(reader)
     assert world.all[0].sent == ["reply", Token(HANDLE, DATA, 0, RANGE_END, NONE)]
     world.all[0].acknowledge()
-    world.tokens.manager.check()
+    world.tokens.check()
     assert not world.tokens.manager.held()
 
 
@@ -278,7 +320,7 @@ async def test_a_direct_change_of_a_name_leaves_the_other_names() -> None:
     assert not world.tokens._direct
     holders = world.tokens.manager.holders(HANDLE, Resource.DIR)
     assert [(t.start, t.end) for t in holders[world.all[0].id]] == [(0, 7), (8, 9), (10, RANGE_END)]
-    world.tokens.manager.check()
+    world.tokens.check()
 
 
 async def test_a_direct_change_of_what_a_vanished_client_holds_ends_with_it() -> None:
@@ -290,4 +332,4 @@ async def test_a_direct_change_of_what_a_vanished_client_holds_ends_with_it() ->
     world.tokens.dropped(gone)  # type: ignore[arg-type]
     assert not world.tokens._direct
     world.get(1, EXCLUSIVE)
-    world.tokens.manager.check()
+    world.tokens.check()
