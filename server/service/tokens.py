@@ -59,8 +59,9 @@ class Waiting:
 
     def then(self, go_on: Callable[[tuple[Token, ...]], None]) -> None:
         """Have *go_on* called with the tokens, after the event that grants them. It must not raise."""
-        assert not self.granted
         self._go_on = go_on
+        if self.granted:
+            self._manager.resume_later(self)
 
     def resume(self) -> None:
         """Go on, with the tokens. Nothing happens if the wait was given up."""
@@ -242,6 +243,10 @@ class Tokens:
         self._waiting.pop(ticket, None)
         self._carry_out(self.manager.cancel(ticket))
 
+    def resume_later(self, waiting: Waiting) -> None:
+        """At the next `resume_granted`, which whoever deals with the event calls at its end."""
+        self._resumable.append(waiting)
+
     def resume_granted(self) -> None:
         """Go on with all that has been granted. To be called when an event has been dealt with: not in the
         middle of a handler, which could find what it has just looked at changed."""
@@ -286,7 +291,7 @@ class Tokens:
                 case Granted(ticket=ticket, tokens=tokens):
                     waiting = self._waiting.pop(ticket)
                     if waiting.grant(tokens):
-                        self._resumable.append(waiting)
+                        self.resume_later(waiting)
                 case Recall():
                     self._send(effect, removes)
                 case Refused():

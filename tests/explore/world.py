@@ -312,6 +312,7 @@ class World:
         client.down.clear()
         self.runner.kill(client)
         client.session.over.set()
+        client.session.give_up_queued()
         self.runner.cancel(f"server for {client}")
         self.service._release(client.session)
 

@@ -29,5 +29,5 @@ def drawn_with_faults(seed: int) -> tuple[Options, FaultPrograms]:
 
 
 def strikes(*kinds: Kind, times: int = 2) -> Counter[Kind]:
-    """Each of *kinds* so often."""
-    return Counter(dict.fromkeys(kinds, times))
+    """Each of *kinds* so often; one that is named several times, so much oftener."""
+    return Counter({kind: kinds.count(kind) * times for kind in kinds})

@@ -17,6 +17,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.session import Session
+from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
@@ -46,6 +47,7 @@ def ack_before_write_back(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(PageProtocol, "write_back_page", write_back_page)
     patch.setattr(PageProtocol, "_check_k5", lambda *_: None)
+    patch.setattr(WriteBack, "hasten", lambda *_: None)  # which has done it already
 
 
 def grant_before_ack(patch: pytest.MonkeyPatch) -> None:

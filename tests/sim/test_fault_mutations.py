@@ -12,7 +12,7 @@ from tests.sim.fault_programs import FaultPrograms
 from tests.sim.fault_swarm import options, strikes
 from tests.sim.world import simulate
 
-SEEDS: Final = range(7, 19)
+SEEDS: Final = range(7, 32)
 
 
 @pytest.mark.parametrize("mutation", FOUND_UNDER)
