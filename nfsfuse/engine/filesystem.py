@@ -101,7 +101,7 @@ class Filesystem:
         return await attributes_for_kernel(self.names, self._kernel, inode)
 
     def _attributes_changed(self, file: CachedFile) -> None:
-        if file.attributes.kernel_trusts:
+        if file.attributes.has_to_be_told():
             self._distrust(file.inode)
 
     def _distrust(self, inode: Inode) -> None:

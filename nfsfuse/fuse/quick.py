@@ -9,6 +9,7 @@ coroutine is needed, which cost more than the answers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -121,6 +122,9 @@ class Quick:
         with body[abi.WRITE_IN.size :] as data:
             page = request.is_write_back
             written = self._fs.files.write_at_once(request.fh, request.offset, data, page=page)
+        # Of an asynchronous O_DIRECT write the kernel forgets nothing (fuse_direct_IO).
+        if written is not None and not page and not request.flags & os.O_DIRECT:
+            self._fs.inodes[request.nodeid].attributes.written_by_kernel()
         return None if written is None else abi.WRITE_OUT.pack(written, 0)
 
     @at_once

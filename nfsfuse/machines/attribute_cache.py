@@ -38,6 +38,7 @@ class AttributeCache:
         "_xattrs",
         "changed_here",
         "distrusting",
+        "kernel_forgets",
         "kernel_trusts",
         "known",
         "mode",
@@ -59,6 +60,8 @@ class AttributeCache:
         """Invalidations of them in the kernel that are under way."""
         self.kernel_trusts = False
         """The kernel was told that it may believe them until it is told otherwise."""
+        self.kernel_forgets = False
+        """It will not, by itself: see `written_by_kernel`."""
         self.unsettled = 0
         """Tellings left until the kernel may believe them: see `changed_by_kernel`."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
@@ -102,8 +105,19 @@ class AttributeCache:
         if self.unsettled:
             self.unsettled -= 1
             return False
-        self.kernel_trusts = True
+        self.kernel_trusts, self.kernel_forgets = True, False
         return True
+
+    def has_to_be_told(self) -> bool:
+        """Whether the kernel would go on believing attributes that have changed, if it were not told."""
+        return self.kernel_trusts and not self.kernel_forgets
+
+    def written_by_kernel(self) -> None:
+        """A write(2) that the kernel waits for is about to be answered. Before it returns the kernel forgets size
+        and times by itself, and takes in no answer that is older (fuse_write_update_attr, which raises the
+        attr_version): so it need not be told when they change by that write or its write-back. A recall tells it
+        all the same, as it cannot know whether the answer has been taken in yet."""
+        self.kernel_forgets = self.kernel_trusts
 
     def changed_by_kernel(self) -> None:
         """The kernel has changed something in this directory. It forgets the attributes by itself, but may take

@@ -194,3 +194,16 @@ def test_a_directory_that_the_kernel_goes_on_changing_is_not_believed() -> None:
     directory.reduced(NONE)
     assert not directory.told(known)
     assert not directory.kernel_trusts
+
+
+def test_a_kernel_that_waits_for_its_write_forgets_by_itself() -> None:
+    file = cache(EXCLUSIVE)
+    assert file.known is not None
+    assert not file.has_to_be_told(), "it believes nothing"
+    assert file.told(file.known)
+    assert file.has_to_be_told()
+    file.written_by_kernel()
+    assert not file.has_to_be_told()
+    assert file.kernel_trusts, "a recall tells it: perhaps the answer is still on its way"
+    assert file.told(file.known)
+    assert file.has_to_be_told(), "what it was told since it may keep"
