@@ -113,10 +113,10 @@ class AttributeCache:
         return self.kernel_trusts and not self.kernel_forgets
 
     def written_by_kernel(self) -> None:
-        """A write(2) that the kernel waits for is about to be answered. Before it returns the kernel forgets size
-        and times by itself, and takes in no answer that is older (fuse_write_update_attr, which raises the
-        attr_version): so it need not be told when they change by that write or its write-back. A recall tells it
-        all the same, as it cannot know whether the answer has been taken in yet."""
+        """A write(2) that the kernel waits for is about to be answered. Before it returns the kernel forgets
+        size and times by itself, and takes in no answer that is older (fuse_write_update_attr, which raises
+        the attr_version): so it need not be told when they change by that write or its write-back. A recall
+        tells it all the same, as it cannot know whether the answer has been taken in yet."""
         self.kernel_forgets = self.kernel_trusts
 
     def changed_by_kernel(self) -> None:

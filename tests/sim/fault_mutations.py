@@ -115,5 +115,5 @@ FOUND_UNDER: Final[dict[Mutation, tuple[Kind, ...]]] = {
     the_server_fences_before_the_lease_has_run_out: (Kind.CUT, Kind.FREEZE),
     there_is_no_grace: (Kind.RESTART,),
 }
-"""Under which faults each is looked for. A client mostly drops its pages before its session can be over: to find
-them there all the same it has to be kept from running at the right moment, which takes many freezes."""
+"""Under which faults each is looked for. A client mostly drops its pages before its session can be over: to
+find them there all the same it has to be kept from running at the right moment, which takes many freezes."""
