@@ -34,12 +34,14 @@ _PROT_NONE: Final = 0
 
 
 class Block:
-    """One piece of memory."""
+    """One piece of memory. *whole*: all of it is about to be filled, so it is faulted in at once: page by page
+    takes as long as the copy."""
 
     __slots__ = ("_address", "_map", "view")
 
-    def __init__(self) -> None:
-        self._map = mmap.mmap(-1, BLOCK_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    def __init__(self, *, whole: bool = False) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (mmap.MAP_POPULATE if whole else 0)
+        self._map = mmap.mmap(-1, BLOCK_SIZE, flags=flags)
         self.view = memoryview(self._map)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
@@ -92,11 +94,11 @@ class PageCache:
         """Whether a file has this block; asking does not count as a use."""
         return (file.number, index) in self._blocks
 
-    def block_for_writing(self, file: FilePages, index: int) -> Block:
-        """A file's block, made if need be."""
+    def block_for_writing(self, file: FilePages, index: int, *, whole: bool = False) -> Block:
+        """A file's block, made if need be. *whole*: all of it is about to be written."""
         block = self.block(file, index)
         if block is None:
-            block = self._free.pop() if self._free else Block()
+            block = self._free.pop() if self._free else Block(whole=whole)
             if self.guard:
                 block.protect(0, BLOCK_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
             self._blocks[file.number, index] = (file, block)
@@ -216,7 +218,7 @@ class FilePages:
         end = offset + len(view)
         at = 0
         for index, low, high in _pieces(offset, end):
-            block = self._cache.block_for_writing(self, index)
+            block = self._cache.block_for_writing(self, index, whole=high - low == BLOCK_SIZE)
             block.view[low:high] = view[at : at + high - low]
             at += high - low
             # Valid at once, piece by piece: making room for the next block must not take this one for empty.
