@@ -13,7 +13,7 @@ from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import OpenId
+from nfsfuse.protocol.types import PAGE_SIZE, OpenId
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +42,8 @@ class CachedFile:
         self.errors = WriteErrors()
         self.made_here = False
         """This client has made it, and not closed it since."""
+        self.came_ahead = False
+        """Its content came when its name was looked up, and it was not opened since."""
         self.purging = 0
         """The kernel may still have pages of a session that is over: what it writes back is refused."""
         self._waiting = trio.lowlevel.ParkingLot()
@@ -86,6 +88,11 @@ class CachedFile:
             self.tokens.used(number)
             self.attr_entitled.discard(number)
             self.wake()
+
+    def has_content(self, content: bytes | bytearray) -> None:
+        """The server told all that is in it. It counts if all of it is held: else it may have changed since."""
+        if self.tokens.holds(0, -(-len(content) // PAGE_SIZE) * PAGE_SIZE, TokenMode.SHARED):
+            self.pages.fill(0, content, IntervalSet())
 
     def changes(self, start: int, end: int) -> None:
         """Data of ``[start, end)`` change here: fetches under way bring something older."""

@@ -23,7 +23,6 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
@@ -103,6 +102,9 @@ class Files:
             return None
         file.open_count += 1
         file.tokens.writers += writing
+        if file.came_ahead:
+            file.came_ahead = False
+            self._holdings.opens_ahead.opened()
         return self._number(file, flags)
 
     async def open(self, node_id: int, flags: int) -> int:
@@ -151,8 +153,10 @@ class Files:
             if truncates:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens)
-            if reply.content and file.tokens.holds(0, _page_end(len(content)), TokenMode.SHARED):
-                file.pages.fill(0, content, IntervalSet())
+            if reply.content:
+                file.has_content(content)
+                if not is_writing(flags):
+                    self._holdings.opens_ahead.opened()
             if file.open_count == 0:
                 self._release(file)  # whoever opened it was interrupted
 
@@ -377,7 +381,3 @@ class Files:
         file.changes(size, RANGE_END)
         file.pages.cut(size)
         file.attributes.changed_here = False  # the server's are the true ones now, size and times
-
-
-def _page_end(size: int) -> int:
-    return -(-size // 4096) * 4096

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.machines.opens_ahead import OpensAhead
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
@@ -27,6 +28,7 @@ class Holdings:
         self._distrust = distrust
         self._files: dict[InodeHandle, CachedFile] = {}
         self._directories: dict[InodeHandle, CachedDirectory] = {}
+        self.opens_ahead = OpensAhead()
 
     def file(self, inode: Inode) -> CachedFile:
         """The state of a regular file; made when it is first asked for."""
@@ -105,6 +107,13 @@ class Holdings:
         for other in affected:
             self.learn_changed(other)
         return inode
+
+    def content_came_ahead(self, inode: Inode, content: bytes | bytearray) -> None:
+        """The answer to a lookup told all that is in a file."""
+        file = self.file(inode)
+        file.has_content(content)
+        file.came_ahead = True
+        self.opens_ahead.asked()
 
     def distrust_listings(self) -> list[CachedDirectory]:
         """No listing may be believed that was told before: the directories whose listing the kernel has."""

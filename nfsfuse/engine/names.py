@@ -90,15 +90,17 @@ class Names:
             if known is not None:
                 return known
 
-            def answered(reply: Message, _: bytes | bytearray) -> None:
+            def answered(reply: Message, content: bytes | bytearray) -> None:
                 assert isinstance(reply, m.Entry)
                 if reply.node is None:
                     self._holdings.apply(reply.tokens)
                 else:
-                    self._holdings.found(reply.node, reply.tokens)
+                    inode = self._holdings.found(reply.node, reply.tokens)
+                    if reply.content:
+                        self._holdings.content_came_ahead(inode, content)
                 cache.learned(name, None if reply.node is None else reply.node.handle)
 
-            message = m.Lookup(directory.inode.handle, name)
+            message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
             if reply.node is None:
                 return Absent(lasting=cache.find(name) is None)

@@ -77,12 +77,14 @@ class Welcome(Message):
 @dataclass(frozen=True, slots=True)
 class Entry(Message):
     """An inode that was looked up or made; None: there is none of that name (that, too, may be cached under
-    the token). *affected* as in `Done`. *empty*: it is a directory without names, and *tokens* cover all."""
+    the token). *affected* as in `Done`. *empty*: it is a directory without names, and *tokens* cover all.
+    *content*: the payload is all of the file, and *tokens* cover it."""
 
     node: Node | None
     tokens: tuple[Token, ...]
     affected: tuple[Node, ...] = ()
     empty: bool = False
+    content: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +239,13 @@ class Cancel(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Lookup(Request[Entry]):
-    """Find *name* in *parent*. ENOENT, ENOTDIR, EXDEV (another filesystem is mounted there)."""
+    """Find *name* in *parent*. *content*: if it is a small file and nobody is in the way, what is in it is told
+    too, as the file is likely to be opened next. ENOENT, ENOTDIR, EXDEV (another filesystem is mounted there).
+    """
 
     parent: InodeHandle
     name: bytes
+    content: bool = False
 
 
 @dataclass(frozen=True, slots=True)

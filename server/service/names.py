@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, XATTR_SIZE_MAX
+from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
@@ -71,7 +72,23 @@ def _lookup(call: Call) -> Handling:
             raise
         return m.Entry(None, tokens)
     told, attributes = yield from _told(call, node.handle)
-    return m.Entry(Node(node.handle, attributes), tokens + told)
+    found = m.Entry(Node(node.handle, attributes), tokens + told)
+    if request.content and stat.S_ISREG(attributes.mode) and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
+        reply: Reply = yield from _with_content(call, found, node.handle, attributes.size)
+        return reply
+    return found
+
+
+def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) -> Any:
+    """Sub-steps: add what is in a file of *size*, if nobody holds what is in the way and it is in memory. The
+    size stays, as the token for the attributes is granted already."""
+    tokens: tuple[Token, ...] | None = yield Acquire(handle, Resource.DATA, SHARED, wait=False)
+    if tokens is None:
+        return found
+    data = call.storage.read_nowait(handle, 0, size)
+    content = data is not None and len(data) == size
+    found = replace(found, tokens=found.tokens + tokens, content=content)
+    return (found, data) if content else found
 
 
 def _getattr(call: Call) -> Handling:

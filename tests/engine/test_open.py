@@ -345,3 +345,78 @@ async def test_what_the_server_refuses_of_a_new_file_is_not_shared() -> None:
             await client.fs.files.flush(number)
         client.fs.files.release(number)
         assert not file.tokens.shared()
+
+
+# --- contents that come with their names ---
+
+
+async def test_who_opens_files_gets_their_contents_with_their_names() -> None:
+    async with rig() as world:
+        for name in (b"first", b"second", b"third"):
+            world.make_file(name, name)
+        client = world.clients[0]
+        with client.asks("Lookup", "Open"):
+            await client.close(await client.open(b"first"))
+        for name in (b"second", b"third"):
+            with client.asks("Lookup"):
+                number = await client.open(name)
+                assert await client.read(number, 0, P) == name
+                await client.close(number)
+        assert client.sent("Release") == []
+
+
+async def test_who_only_looks_at_names_gets_no_contents_after_a_while() -> None:
+    async with rig() as world:
+        names = [b"%d" % number for number in range(20)]
+        for name in names:
+            world.make_file(name, name)
+        client = world.clients[0]
+        await client.close(await client.open(b"0"))
+        for name in names[1:]:
+            await client.node(name)
+        inodes = [client.fs.inodes[await client.node(name)] for name in names]
+        held = [client.fs.holdings.existing_file(inode.handle) for inode in inodes]
+        came = [file is not None and bool(file.pages.valid) for file in held]
+        assert came[1]
+        assert not any(came[4:])
+
+
+async def test_a_content_that_came_ahead_is_recalled_like_any_other() -> None:
+    async with rig(2) as world:
+        for name in (b"first", b"second"):
+            world.make_file(name, b"old")
+        reader, writer = world.clients
+        await reader.close(await reader.open(b"first"))
+        await reader.node(b"second")
+        theirs = await writer.open(b"second", os.O_WRONLY)
+        await writer.fs.files.write(theirs, 0, b"new", page=False)
+        number = await reader.open(b"second")
+        assert await reader.read(number, 0, P) == b"new"
+
+
+async def test_a_file_that_somebody_writes_does_not_come_ahead() -> None:
+    """Nobody is asked to give anything up for what may not be wanted."""
+    async with rig(2) as world:
+        for name in (b"first", b"second"):
+            world.make_file(name, b"old")
+        reader, writer = world.clients
+        theirs = await writer.open(b"second", os.O_WRONLY)
+        await writer.fs.files.write(theirs, 0, b"new", page=False)
+        await reader.close(await reader.open(b"first"))
+        node = await reader.node(b"second")
+        assert not reader.fs.holdings.file(reader.fs.inodes[node]).pages.valid
+        assert writer.file(theirs).tokens.holds(0, P, TokenMode.EXCLUSIVE)
+
+
+async def test_what_is_no_small_file_has_no_content_to_come_ahead() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        world.make_file(b"first", b"x")
+        world.make_file(b"empty")
+        world.make_file(b"large", bytes((64 << 10) + 1))
+        await client.fs.names.mkdir(ROOT, b"directory", 0o755, ME)
+        await client.close(await client.open(b"first"))
+        for name in (b"empty", b"large", b"directory"):
+            client.fs.holdings.opens_ahead.opened()
+            node = await client.node(name)
+            assert client.fs.holdings.existing_file(client.fs.inodes[node].handle) is None
