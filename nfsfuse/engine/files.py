@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -25,9 +25,11 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
-from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials
+from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, Sync
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def is_writing(flags: int) -> bool:
@@ -325,8 +327,11 @@ class Files:
     async def fsync(self, number: int, data_only: bool) -> None:
         """fsync(2): on the server's disk when this returns."""
         opened = self._open[number]
-        await self._told_of_errors(opened, self._write_back.write_back(opened.file))
+        sync = Sync.DATA if data_only else Sync.ALL
+        synced = await self._told_of_errors(opened, self._write_back.write_back_and_sync(opened.file, sync))
         self._usable(number)
+        if synced:
+            return
         try:
             await self._remote.call(m.Fsync(opened.file.inode.handle, data_only))
         except FsError as exc:
@@ -335,16 +340,17 @@ class Files:
             opened.errors_told = opened.file.errors.reports
             raise
 
-    async def _told_of_errors(self, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+    async def _told_of_errors(self, opened: OpenFile, write_back: Coroutine[Any, Any, T]) -> T:
         """Write back, and tell this open file of all errors since it was last told: once (errseq)."""
         errors = opened.file.errors
         try:
-            await write_back
+            result = await write_back
         finally:
             told, opened.errors_told = opened.errors_told, errors.reports
         if told != errors.reports:
             assert errors.newest is not None
             raise errors.newest
+        return result
 
     # --- attributes of files ---
 

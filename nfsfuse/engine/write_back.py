@@ -5,6 +5,12 @@ dirty, when they have been dirty for a second, at fsync and close, and when the 
 Write-backs run in tasks of the mount, not of whoever waits for them: killing a program that waits in fsync
 must not leave an extent half-way.
 
+An fsync that finds one extent to be written has the server synchronise the file with that write: one round
+trip, not two. The extent is then on its way for as long as the server's disk takes, and for so long a recall
+of it waits, a store into it, and whoever writes the file back. Where a round trip matters to an fsync, that is
+milliseconds; a recall may have to wait for a cold disk likewise, and the server does not take a client for
+idle meanwhile (`Leases`). Who waits already when the fsync comes is not made to wait for it.
+
 What the server refuses (its disk is full, say) stays dirty while the file is open. Programs that want to
 know try again at once: fsync, close, and write, which takes in no more before. The background tries ever
 less often, one request at a time. With the last close it is given up (`PageProtocol.give_up`), loudly.
@@ -14,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -22,19 +29,34 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.page_cache import Outgoing, PageCache
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.codec import ERRNO_MAX
+from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.limits import IO_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END
+from nfsfuse.protocol.types import Sync
 
 log = logging.getLogger(__name__)
 
 WRITES_IN_FLIGHT_MAX: Final = 8
 """Write requests under way: 8 MiB cover the product of bandwidth and delay of 10 Gbit/s and 6 ms."""
 
+SYNCED_WRITES_IN_FLIGHT_MAX: Final = 8
+"""Likewise of those that wait for the server's disk. They are no part of the others' number, or a recall would
+wait for the fsyncs of other files."""
+
 DIRTY_AGE_SECONDS_MAX: Final = 1.0
 """How long data stay dirty for want of more: what a crash of this client may take of unsynced, open files."""
+
+
+@dataclass(slots=True, eq=False)
+class SyncedWrite:
+    """A write that the server answers when it has synchronised the file. *taken*: whether it has the data, None
+    while that is open. If so it has also tried the sync, and a failure of that is one of the file's reports."""
+
+    sync: Sync
+    taken: bool | None = None
 
 
 class WriteBack:
@@ -52,6 +74,7 @@ class WriteBack:
         self._dirty_bytes_max = dirty_bytes_max
         self._attributes_changed = attributes_changed
         self._in_flight = 0
+        self._synced_in_flight = 0  # part of them
         self._nursery: trio.Nursery | None = None
         self._dirty_files: dict[CachedFile, None] = {}
         self._slots = trio.lowlevel.ParkingLot()
@@ -140,11 +163,49 @@ class WriteBack:
                 await file.changed()
             if file.errors.attempts_failed != failed:
                 failed = file.errors.attempts_failed
-                while pages.writing.overlaps(start, end):
-                    await file.changed()
-                error = file.refusal()
-                if error is not None and pages.refused.overlaps(start, end):
-                    raise error
+                await self._attempt_failed(file, start, end)
+
+    async def _attempt_failed(self, file: CachedFile, start: int, end: int) -> None:
+        """The server has refused data of *file*. Raises FsError if these, or others of ``[start, end)`` that
+        are on their way, stay refused."""
+        while file.pages.writing.overlaps(start, end):
+            await file.changed()
+        error = file.refusal()
+        if error is not None and file.pages.refused.overlaps(start, end):
+            raise error
+
+    async def write_back_and_sync(self, file: CachedFile, sync: Sync) -> bool:
+        """As `write_back` of everything that is dirty now; if one request does for that, the server is made to
+        *sync* the file with it. Whether it has, also if the sync failed, which is then one of the file's
+        reports; else the file is still to be synchronised."""
+        extent = self._only_extent(file)
+        if extent is not None:
+            failed = file.errors.attempts_failed
+            write = SyncedWrite(sync)
+            self._start(file, extent, write)
+            while write.taken is None:
+                await file.changed()
+            if write.taken:
+                return True
+            if file.errors.attempts_failed != failed:
+                await self._attempt_failed(file, 0, RANGE_END)
+        await self.write_back(file)
+        return False
+
+    def _only_extent(self, file: CachedFile) -> Interval | None:
+        """All that is dirty of *file*, if one write may take it to the server's disk: nothing is on its way
+        that the sync would have to follow, and nobody has been waiting for it. (What was refused may be refused
+        again, and is tried as ever.)"""
+        pages = file.pages
+        dirty = pages.dirty.intervals()
+        if len(dirty) != 1 or pages.writing or pages.refused:
+            return None
+        if file.tokens.revocations or file.attributes.revoking:
+            return None
+        if self._synced_in_flight >= SYNCED_WRITES_IN_FLIGHT_MAX:
+            return None
+        start, end = dirty[0]
+        return (start, end) if end - start <= IO_SIZE_MAX else None
 
     async def write_back_all(self, file: CachedFile, start: int, end: int) -> FsError | None:
         """As `write_back`, but every dirty byte is tried: the error if any is refused."""
@@ -195,39 +256,55 @@ class WriteBack:
     def _begin(self, file: CachedFile, start: int, end: int, size_min: int, *, again: bool = False) -> bool:
         """Start as many writes as may be in flight, of extents of *size_min* bytes and more; whether any.
         *again*: also of what was refused."""
-        assert self._nursery is not None
         began = False
-        while self._in_flight < WRITES_IN_FLIGHT_MAX:
+        while self._in_flight - self._synced_in_flight < WRITES_IN_FLIGHT_MAX:
             extent = file.pages.to_write_back(start, end, IO_SIZE_MAX, again=again)
             if extent is None:
                 break
             if extent[1] - extent[0] < size_min:
                 start = extent[1]
                 continue
-            self._in_flight += 1
-            self._nursery.start_soon(self._send, file, file.pages.begin_write_back(*extent))
+            self._start(file, extent)
             began = True
         if not file.pages.dirty:
             self._dirty_files.pop(file, None)
         return began
 
-    async def _send(self, file: CachedFile, outgoing: Outgoing) -> None:
+    def _start(self, file: CachedFile, extent: Interval, synced: SyncedWrite | None = None) -> None:
+        """Dirty *extent* is on its way."""
+        assert self._nursery is not None
+        self._in_flight += 1
+        self._synced_in_flight += synced is not None
+        self._nursery.start_soon(self._send, file, file.pages.begin_write_back(*extent), synced)
+
+    async def _send(self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None) -> None:
         self.writes_sent += 1
         self.bytes_sent += len(outgoing.data)
 
         def written(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Written)
+            if not 0 <= reply.sync_errno <= ERRNO_MAX:
+                raise ProtocolError(f"not an errno: {reply.sync_errno}")
+            if synced is not None:
+                synced.taken = True
+            if reply.sync_errno:
+                # The server's disk has failed: it says so once, and whoever has the file open here is to know.
+                file.errors.lost(FsError(reply.sync_errno))
             file.pages.end_write_back(outgoing, clean=True)
             self._accepted(file)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
             file.wake()  # a recall that waits for this goes on in the same turn as this task
 
+        message = m.Write(file.inode.handle, outgoing.start, Sync.NONE if synced is None else synced.sync)
         try:
-            await self._remote.call(m.Write(file.inode.handle, outgoing.start), outgoing.data, written)
+            await self._remote.call(message, outgoing.data, written)
         except FsError as exc:
             self._refused(file, outgoing, exc)
         finally:
+            if synced is not None:
+                self._synced_in_flight -= 1
+                synced.taken = bool(synced.taken)
             self._in_flight -= 1
             file.wake()
             self._slots.unpark_all()

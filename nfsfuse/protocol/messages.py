@@ -27,6 +27,7 @@ from nfsfuse.protocol.types import (
     OpenId,
     RequestId,
     SessionId,
+    Sync,
 )
 
 
@@ -118,9 +119,12 @@ class Data(Message):
 
 @dataclass(frozen=True, slots=True)
 class Written(Message):
-    """The server's kernel has the data (not yet its disk: that is `Fsync`)."""
+    """The server's kernel has the data. If `Write.sync` asked for it, so has its disk, or *sync_errno* is the
+    errno with which the sync failed, as an `Fsync` after the write would have (0: it did not). That is no
+    failure of the write: the data are not to be written again, as if the server had refused them."""
 
     attributes: Attributes
+    sync_errno: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,10 +442,14 @@ class Read(Request[Data]):
 @dataclass(frozen=True, slots=True)
 class Write(Request[Written]):
     """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It
-    never waits for another client, as recalls are acknowledged only after it (K6)."""
+    never waits for another client, as recalls are acknowledged only after it (K6).
+
+    *sync*: with the `Fsync` that would follow, of all of the file, in one round trip. Answered when both are
+    done."""
 
     handle: InodeHandle
     offset: int
+    sync: Sync = Sync.NONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ Times are integer nanoseconds since the epoch, sizes and offsets are bytes, name
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, NewType
 
 PAGE_SIZE: Final = 4096
@@ -40,6 +41,16 @@ Epoch = NewType("Epoch", int)
 
 RequestId = NewType("RequestId", int)
 """Pairs a reply with its request; counted up by the side that asks, and never used again."""
+
+
+class Sync(IntEnum):
+    """What of a file is to be on the server's disk before a write is answered."""
+
+    NONE = 0
+    DATA = 1
+    """As fdatasync(2): its data, and what reading them needs."""
+    ALL = 2
+    """As fsync(2): its attributes too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 A session lives while its client is heard of. One that has been silent for the lease and a margin is *fenced*:
 what it held goes to others, and what it sends later is refused. So is one that is heard of but does not do what
 it was asked: that has not answered a recall, and has written nothing back either, for as long. Only those who
-need that range have waited for it.
+need that range have waited for it. While the server is at a write of the session's it is not the client that
+keeps others waiting, but the server's disk: to fence it would not help them either, as a session gives up what
+it holds only when none of its requests is under way.
 
 The client measures its lease from the sending of what the server has acknowledged, the server from the arrival
 of what it has received, so the client's ends first, whatever the network does; the margin is for clocks that do
@@ -25,10 +27,12 @@ quartz loses 100 ppm); it is also the time that a client has for what it should 
 
 @dataclass(slots=True)
 class _Lease:
-    """One session's. *recalls* are the unanswered ones, by the time they were sent, oldest first."""
+    """One session's. *recalls* are the unanswered ones, by the time they were sent, oldest first; *writes*:
+    how many are under way."""
 
     heard_at: float
     progress_at: float
+    writes: int = 0
     recalls: dict[int, float] = field(default_factory=dict)
 
 
@@ -58,9 +62,15 @@ class Leases:
         self.heard(session, now)
         self._leases[session].progress_at = now
 
-    def written(self, session: SessionId, now: float) -> None:
+    def write_began(self, session: SessionId) -> None:
         """The client writes back, which may be its answer to a recall in the making."""
-        self._leases[session].progress_at = now
+        self._leases[session].writes += 1
+
+    def write_ended(self, session: SessionId, now: float) -> None:
+        """A write is answered: the client can go on."""
+        lease = self._leases[session]
+        lease.writes -= 1
+        lease.progress_at = now
 
     def recalled(self, session: SessionId, recall: int, now: float) -> None:
         """A recall was sent."""
@@ -84,7 +94,7 @@ class Leases:
         for session, lease in self._leases.items():
             if lease.heard_at + self.patience_seconds <= now:
                 found.append((session, f"not heard of for {now - lease.heard_at:.1f} s"))
-            elif lease.recalls:
+            elif lease.recalls and not lease.writes:
                 idle = now - max(next(iter(lease.recalls.values())), lease.progress_at)
                 if idle >= self.patience_seconds:
                     found.append((session, f"a recall was not answered in {idle:.1f} s"))
@@ -95,3 +105,4 @@ class Leases:
         for lease in self._leases.values():
             times = list(lease.recalls.values())
             assert times == sorted(times), "oldest first"
+            assert lease.writes >= 0, "more writes have ended than begun"

@@ -13,7 +13,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
 from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
@@ -159,7 +159,18 @@ def _write(call: Call) -> Handling:
     attributes = yield step(lambda: call.storage.write(r.handle, r.offset, data))
     call.session.sync_errors.wrote(call.session.id, r.handle)
     call.attributes_changed.append(r.handle)
-    return m.Written(attributes)
+    if r.sync is Sync.NONE:
+        return m.Written(attributes)
+    # A step of its own, after `wrote`: it may be another session's fsync, meanwhile, that is told of the loss
+    # of these data, and then this session is to be told as well. (Nor is a short write worth a thread.)
+    sync_errno = 0
+    try:
+        yield from _synced(call, r.handle, data_only=r.sync is Sync.DATA)
+    except FsError as exc:
+        sync_errno = exc.errno
+    # As they are when the answer is sent: the client takes them to be newer than those of any answer before it.
+    attributes = yield Quick(lambda: call.storage.getattr(r.handle))
+    return m.Written(attributes, sync_errno)
 
 
 def _fsync(call: Call) -> Handling:
@@ -168,15 +179,20 @@ def _fsync(call: Call) -> Handling:
     if stat.S_ISDIR(attributes.mode):
         yield Slow(lambda: call.storage.fsync_dir(r.handle))
     else:
-        errors = call.session.sync_errors
-        try:
-            yield Slow(lambda: call.storage.fsync(r.handle, r.data_only))
-        except FsError as exc:
-            errors.failed(call.session.id, r.handle, exc)
-            raise
-        if (owed := errors.synced(call.session.id, r.handle)) is not None:
-            raise owed
+        yield from _synced(call, r.handle, data_only=r.data_only)
     return m.Done()
+
+
+def _synced(call: Call, handle: InodeHandle, *, data_only: bool) -> Any:
+    """Sub-steps: synchronise a file. Raises what the session has to be told."""
+    errors = call.session.sync_errors
+    try:
+        yield Slow(lambda: call.storage.fsync(handle, data_only))
+    except FsError as exc:
+        errors.failed(call.session.id, handle, exc)
+        raise
+    if (owed := errors.synced(call.session.id, handle)) is not None:
+        raise owed
 
 
 def _fallocate(call: Call) -> Handling:

@@ -355,7 +355,8 @@ class World:
         return (
             client.fs.holdings._files,
             list(client.fs.files._open.values()),
-            (write_back._in_flight, list(write_back._dirty_files), write_back._slots),
+            (write_back._in_flight, write_back._synced_in_flight),
+            (list(write_back._dirty_files), write_back._slots),
             (kernel.inodes, kernel._version, kernel.failed_write_backs),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 
@@ -23,6 +23,8 @@ from tests.sim.fault_programs import SIZE
 from tests.sim.faults import Kind
 from tests.sim.mutations import Mutation, the_lease_never_runs_out
 
+T = TypeVar("T")
+
 
 def losses_are_not_reported(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(WriteErrors, "lost", lambda *_: None)
@@ -32,9 +34,9 @@ def only_the_first_to_ask_is_told(patch: pytest.MonkeyPatch) -> None:
     """The error is the file's, and forgotten once anybody was told (Linux before errseq_t)."""
     told = Files._told_of_errors
 
-    async def tell(self: Files, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+    async def tell(self: Files, opened: OpenFile, write_back: Coroutine[Any, Any, T]) -> T:
         try:
-            await told(self, opened, write_back)
+            return await told(self, opened, write_back)
         finally:
             for other in self._open.values():
                 if other.file is opened.file:
@@ -46,10 +48,10 @@ def only_the_first_to_ask_is_told(patch: pytest.MonkeyPatch) -> None:
 def errors_are_told_for_ever(patch: pytest.MonkeyPatch) -> None:
     told = Files._told_of_errors
 
-    async def tell(self: Files, opened: OpenFile, write_back: Coroutine[Any, Any, None]) -> None:
+    async def tell(self: Files, opened: OpenFile, write_back: Coroutine[Any, Any, T]) -> T:
         before = opened.errors_told
         try:
-            await told(self, opened, write_back)
+            return await told(self, opened, write_back)
         finally:
             opened.errors_told = before
 

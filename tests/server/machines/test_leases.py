@@ -51,11 +51,28 @@ def test_a_recall_that_is_not_answered_fences_who_is_heard_of():
 def test_write_backs_show_that_it_is_about_to_be_answered():
     made = leases()
     made.recalled(ONE, 7, 101.0)
-    made.written(ONE, 110.0)
+    made.write_began(ONE)
+    made.write_ended(ONE, 110.0)
     for session in ONE, TWO:
         made.heard(session, 121.9)
     assert fenced(made, 121.9) == []
     assert fenced(made, 122.0) == [ONE]
+
+
+def test_nobody_is_fenced_while_the_servers_disk_is_at_its_write():
+    made = leases()
+    made.recalled(ONE, 7, 101.0)
+    made.write_began(ONE)
+    made.write_began(ONE)
+    made.write_ended(ONE, 110.0)
+    for session in ONE, TWO:
+        made.heard(session, 200.0)
+    assert fenced(made, 200.0) == [], "it cannot answer before it has its own answer"
+    made.write_ended(ONE, 200.0)
+    for session in ONE, TWO:
+        made.heard(session, 200.0 + PATIENCE)
+    assert fenced(made, 200.0 + PATIENCE - 0.1) == []
+    assert fenced(made, 200.0 + PATIENCE) == [ONE]
 
 
 def test_nobody_is_fenced_because_the_server_stood_still():
