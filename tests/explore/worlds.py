@@ -10,6 +10,7 @@ from tests.explore.programs import (
     SmallWorld,
     evict,
     flush,
+    fsync,
     leave,
     load,
     read,
@@ -61,6 +62,7 @@ SMALL: Final = {
     "a pwrite of two pages, and a store": SmallWorld(
         (Script(0, (write(1, pages=2),), mapped=False), STORER), pages=2
     ),
+    "a pwrite that is fsynced, and a load": SmallWorld((Script(0, (write(1), fsync()), mapped=False), READER)),
     "a store by a client that may die, and a load": SmallWorld((Script(0, (store(1),)), READER), crashes=(0,)),
     "a truncation by a client that may die, and a store": SmallWorld(
         (Script(0, (truncate(8),)), STORER), crashes=(0,)

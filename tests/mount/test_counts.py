@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
@@ -85,6 +86,30 @@ def test_a_sequential_write_is_sent_in_large_writes(proof: Proof) -> None:
     assert done.bytes_sent == size, done
     assert done.requests["Write"] == done.writes_sent
     assert done.bytes_sent / done.writes_sent >= 512 * 1024, done
+
+
+SYNCED_WRITES: Final = 20
+
+
+@pytest.mark.parametrize("flags", [0, os.O_SYNC, os.O_DSYNC], ids=["fsync", "O_SYNC", "O_DSYNC"])
+def test_a_small_write_and_its_fsync_are_one_request(proof: Proof, flags: int) -> None:
+    """Of a file that is open with O_SYNC the kernel asks for the fsync after each write."""
+    one = proof.mounts[0]
+    descriptor = os.open(one / "synced", os.O_RDWR | os.O_CREAT | flags)
+    try:
+        os.pwrite(descriptor, bytes(4096), 0)
+        before = counts(proof.rig, one)
+        for turn in range(SYNCED_WRITES):
+            os.pwrite(descriptor, bytes(4096), 4096 * turn)
+            if not flags:
+                os.fsync(descriptor)
+        done = counts(proof.rig, one) - before
+    finally:
+        os.close(descriptor)
+    assert done.upcalls["fsync"] == SYNCED_WRITES, done
+    assert done.requests["Write"] == SYNCED_WRITES, done
+    # One, if for a second the system had something else to do between a write and its fsync.
+    assert done.requests["Fsync"] <= 1, done
 
 
 def test_memory_stays_within_the_budget_while_a_large_file_is_read(
