@@ -307,11 +307,18 @@ class Files:
         )
         return None if written is None else self._written(opened, offset, written, page)
 
-    async def write(self, number: int, offset: int, data: bytes, *, page: bool) -> int:
-        """pwrite(2) for the kernel, or the write-back of a mapped *page*."""
+    async def write(
+        self, number: int, offset: int, data: bytes, *, page: bool, sync: Sync = Sync.NONE
+    ) -> int:
+        """pwrite(2) for the kernel, or the write-back of a mapped *page*. *sync*: as O_SYNC and O_DSYNC want
+        it. After a write through its page cache the kernel asks for that itself (`generic_write_sync`), after
+        one past it it does not."""
         opened, append, direct = self._writing(number, page)
         written = await self._writer.write(opened.file, offset, data, append=append, direct=direct, page=page)
-        return self._written(opened, offset, written, page)
+        self._written(opened, offset, written, page)
+        if direct and sync is not Sync.NONE:
+            await self.fsync(number, sync is Sync.DATA)
+        return written
 
     def _writing(self, number: int, page: bool) -> tuple[OpenFile, bool, bool]:
         """The open file; whether the write appends, and whether it goes past the kernel's cache."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nfsfuse.fuse.binding import pyfuse3
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.types import (
@@ -9,6 +11,7 @@ from nfsfuse.protocol.types import (
     Attributes,
     Credentials,
     FilesystemStatistics,
+    Sync,
 )
 
 BLOCK_SIZE = 128 * 1024
@@ -54,6 +57,14 @@ def absent(seconds: float) -> pyfuse3.EntryAttributes:
     result.entry_timeout = seconds
     result.attr_timeout = 0
     return result
+
+
+def sync(flags: int) -> Sync:
+    """What a FUSE_WRITE with these *flags*, which are open(2)'s with those of pwritev2(2) added, is to have on
+    the disk when it returns (`fuse_write_flags` in fs/fuse/file.c). O_SYNC has the bit of O_DSYNC in it."""
+    if not flags & os.O_DSYNC:
+        return Sync.NONE
+    return Sync.ALL if flags & os.O_SYNC == os.O_SYNC else Sync.DATA
 
 
 def changes(attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChanges:

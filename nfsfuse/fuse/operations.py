@@ -267,7 +267,8 @@ class Operations(pyfuse3.Operations):
         with waiting(request):
             if request.kill_suidgid:
                 await self._fs.ranges.drop_privileges(self._fs.files[fh].file)
-            return await self._fs.files.write(fh, off, buf, page=request.is_write_back)
+            sync = convert.sync(request.flags)
+            return await self._fs.files.write(fh, off, buf, page=request.is_write_back, sync=sync)
 
     @handler
     async def flush(self, request: Request, fh: Fh) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from nfsfuse.engine.filesystem import Filesystem
-from nfsfuse.fuse import abi
+from nfsfuse.fuse import abi, convert
 from nfsfuse.fuse.abi import Opcode
 from nfsfuse.fuse.binding import Request
 from nfsfuse.fuse.boundary import Answer, at_once
@@ -28,7 +28,7 @@ from nfsfuse.fuse.replies import (
     pack_open_directory,
     pack_xattr,
 )
-from nfsfuse.protocol.types import LockOwner
+from nfsfuse.protocol.types import LockOwner, Sync
 from nfsfuse.rpc.memory import keep_freed_buffers
 
 LARGE_BYTES_MIN: Final = 128 << 10
@@ -117,7 +117,7 @@ class Quick:
     def write(self, request: Request, body: memoryview) -> Answer | None:
         assert request.fh is not None
         self._transfers(request.size)
-        if request.kill_suidgid:
+        if request.kill_suidgid or convert.sync(request.flags) is not Sync.NONE:
             return None
         with body[abi.WRITE_IN.size :] as data:
             page = request.is_write_back

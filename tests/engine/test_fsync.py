@@ -158,6 +158,30 @@ async def test_what_is_written_meanwhile_is_not_waited_for(monkeypatch: pytest.M
         await client.close(number)
 
 
+@pytest.mark.parametrize("sync", [Sync.DATA, Sync.ALL])
+async def test_a_write_of_a_synchronous_file_is_on_the_disk_when_it_returns(sync: Sync) -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        number = await opened(world, client)
+        with client.asks("Write"):
+            await client.fs.files.write(number, 0, b"data", page=False, sync=sync)
+        assert syncs(client) == [sync]
+        world.storage.crash()
+        assert world.content(b"file") == b"data"
+        await client.close(number)
+
+
+async def test_the_kernel_asks_for_that_itself_after_a_write_through_its_cache() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        client.fs.files.write_directly = False
+        number = await opened(world, client)
+        with client.asks():
+            await client.fs.files.write(number, 0, b"data", page=False, sync=Sync.ALL)
+            await client.fs.files.write(number, 0, bytes(P), page=True, sync=Sync.ALL)
+        await client.close(number)
+
+
 # --- errors ---
 
 

@@ -91,22 +91,26 @@ def test_a_sequential_write_is_sent_in_large_writes(proof: Proof) -> None:
 SYNCED_WRITES: Final = 20
 
 
-@pytest.mark.parametrize("flags", [0, os.O_SYNC, os.O_DSYNC], ids=["fsync", "O_SYNC", "O_DSYNC"])
-def test_a_small_write_and_its_fsync_are_one_request(proof: Proof, flags: int) -> None:
-    """Of a file that is open with O_SYNC the kernel asks for the fsync after each write."""
+@pytest.mark.parametrize(
+    ("flags", "write_flags"),
+    [(0, 0), (os.O_SYNC, 0), (os.O_DSYNC, 0), (0, os.RWF_SYNC), (0, os.RWF_DSYNC)],
+    ids=["fsync", "O_SYNC", "O_DSYNC", "RWF_SYNC", "RWF_DSYNC"],
+)
+def test_a_small_write_and_its_fsync_are_one_request(proof: Proof, flags: int, write_flags: int) -> None:
+    """Also if it is a synchronous write: past its cache the kernel does not ask for the fsync of that."""
     one = proof.mounts[0]
     descriptor = os.open(one / "synced", os.O_RDWR | os.O_CREAT | flags)
     try:
         os.pwrite(descriptor, bytes(4096), 0)
         before = counts(proof.rig, one)
         for turn in range(SYNCED_WRITES):
-            os.pwrite(descriptor, bytes(4096), 4096 * turn)
-            if not flags:
+            os.pwritev(descriptor, [bytes(4096)], 4096 * turn, write_flags)
+            if not flags | write_flags:
                 os.fsync(descriptor)
         done = counts(proof.rig, one) - before
     finally:
         os.close(descriptor)
-    assert done.upcalls["fsync"] == SYNCED_WRITES, done
+    assert done.upcalls["fsync"] == (0 if flags | write_flags else SYNCED_WRITES), done
     assert done.requests["Write"] == SYNCED_WRITES, done
     # One, if for a second the system had something else to do between a write and its fsync.
     assert done.requests["Fsync"] <= 1, done
