@@ -62,7 +62,7 @@ def forget_refused(
     files = [file for file in holdings.files() if file.inode.handle in handles]
     for file in files:
         for open_id in file.open_ids:
-            remote.post(m.Release(open_id))
+            remote.release(open_id, ())
     known = [inode for inode in inodes if inode.handle in handles]
     for inode in known:
         log.error("%s: what was held here could not be reclaimed", inode)
@@ -138,5 +138,5 @@ async def open_again(holdings: Holdings, remote: Remote) -> None:
         file.open_ids.append(reply.open_id)
         if file.open_count == 0:
             for open_id in file.open_ids:
-                remote.post(m.Release(open_id))
+                remote.release(open_id, ())
             file.open_ids.clear()

@@ -265,8 +265,10 @@ class Files:
         # writing once more makes a round trip for that; what is written again and again is seldom new.
         shared = file.share() if file.made_here and file.open_ids else ()
         file.made_here = False
+        known = file.attributes.known
+        unlinked = known is not None and known.nlink == 0  # it takes room until the server knows
         for open_id in file.open_ids:
-            self._remote.release(open_id, shared)
+            self._remote.release(open_id, shared, at_once=unlinked)
             shared = ()
         file.open_ids.clear()
 

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from nfsfuse.engine.closes import Closes
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
@@ -134,6 +135,7 @@ class Session:
         self.channel = Channel(
             Exchange(frozenset(SERVER_REQUESTS)), self._called, self._abandoned, self._acknowledged, clock
         )
+        self.closes = Closes(lambda closed: self.post(m.Release(closed)))
 
     async def run(self, *, task_status: trio.TaskStatus[m.Welcome] = trio.TASK_STATUS_IGNORED) -> None:
         """Greet the server, then keep the session until `goodbye`, over as many connections as it takes.
@@ -146,6 +148,7 @@ class Session:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_lease)
+                    nursery.start_soon(self.closes.run)
                     while True:
                         why = await self._serve(link)
                         if self._leaving:
@@ -202,6 +205,7 @@ class Session:
         log.warning("the server was restarted (epoch %d): what is held here is reclaimed", welcome.epoch)
         assert self._lease is not None
         suspended = self._lease.suspended
+        self.closes.drop()  # the server has forgotten all open files, and these are not claimed
         claims = self.on_new_epoch(welcome)
         self.channel.renew(
             lambda call: not isinstance(call.message, ENDS_WITH_EPOCH),
@@ -223,6 +227,7 @@ class Session:
     def _fenced(self, welcome: m.Welcome) -> None:
         """The server has ended the session. What nobody has done yet is asked in the new one."""
         log.error("the server has ended this mount's session: what it held, and had not written back, is lost")
+        self.closes.drop()  # they went with the session
         self.channel.renew(self._survives, "the session with the server was lost")
         self.on_fenced()
 
@@ -372,10 +377,17 @@ class Session:
         self.channel.post(message)
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.closes.send()  # what was given up before is told before
         self.channel.post(m.ReturnTokens(tokens, self.channel.frames_received))
 
-    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
-        self.post(m.Release(open_id, tokens, self.channel.frames_received if tokens else 0))
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
+        # As of now: what is granted before it is sent is not what was given up.
+        self.closes.add(m.Closed(open_id, tokens, self.channel.frames_received if tokens else 0))
+        if at_once:
+            self.closes.send()
+
+    def tell_closed(self) -> None:
+        self.closes.send()
 
     @property
     def requests_sent(self) -> int:
@@ -383,8 +395,10 @@ class Session:
         return self.channel.frames_sent
 
     async def goodbye(self) -> None:
-        """End the session in order, if the server can be told; else its lease ends it."""
+        """End the session in order, if the server can be told; else its lease ends it. Either way all open
+        files are released, also those whose close has not been told."""
         self._leaving = True
+        self.closes.drop()  # nothing may come after Goodbye
         if self.channel.connected:
             try:
                 with trio.fail_after(GOODBYE_SECONDS_MAX):
@@ -401,6 +415,8 @@ class Session:
         assert isinstance(event.message, m.Recall)
         if self.on_recall is None:
             raise ProtocolError("a recall before anything was granted")
+        # Who asks for a file that was closed here will mostly want the next ones too, of which it need not ask.
+        self.closes.send()
         self.on_recall(event.message, partial(self._answer, self._sessions, event.id))
 
     def _answer(self, session: int, number: RequestId, reply: m.Recalled) -> None:

@@ -32,8 +32,12 @@ class Remote(Protocol):
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         """Tell the server that *tokens* were given up unasked. Grants that are on their way are not meant."""
 
-    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
-        """Tell the server of the last close of an open file, and with it what `return_tokens` tells."""
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
+        """Tell the server of the last close of an open file, and with it what `return_tokens` tells. It is told
+        a little later, together with others, unless *at_once*."""
+
+    def tell_closed(self) -> None:
+        """Tell the server now of every last close that it does not know of yet."""
 
     def leased(self, *, finishing: bool = False) -> bool:
         """Whether what is held may be believed at this very instant: the lease runs. Asked right where an

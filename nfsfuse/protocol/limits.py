@@ -49,6 +49,11 @@ CLAIMS_MAX: Final = 1024
 """Tokens, open files and locks in one Reclaim: 1024 x (HANDLE_SIZE_MAX and ~60 bytes) stay well below
 HEADER_SIZE_MAX, and the server does them in a few milliseconds."""
 
+RELEASES_MAX: Final = 64
+"""Closed files in one Release: what a message costs is shared by many by then, and the server does them in a
+millisecond or two, in which it serves nobody else. 64 x (two tokens with HANDLE_SIZE_MAX each) stay well below
+HEADER_SIZE_MAX."""
+
 SMALL_FILE_SIZE_MAX: Final = 65536
 """Bytes: a file no larger than this comes with the reply to its open."""
 

@@ -419,13 +419,21 @@ class Create(Request[Opened]):
 
 
 @dataclass(frozen=True, slots=True)
-class Release(Request[Done]):
-    """The last close of an open file. With it the client gives up what of *tokens* exceeds their mode; see
-    `ReturnTokens`."""
+class Closed:
+    """The last close of an open file. With it the client gave up what of *tokens* exceeds their mode, when it
+    had received *frames_received* frames; see `ReturnTokens`."""
 
     open_id: OpenId
     tokens: tuple[Token, ...] = ()
     frames_received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Request[Done]):
+    """The last closes of at most RELEASES_MAX open files, in their order, and what was given up with each.
+    EBADF if one was not open; all others are released all the same."""
+
+    closed: tuple[Closed, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,12 @@ class TokenManager(TokenTable):
             for _, _, held in holder.tokens
         )
 
+    def is_in_flight(self, session: SessionId, handle: InodeHandle, resource: Resource) -> bool:
+        """Whether something of *resource* was granted to *session* in a reply that is not settled yet."""
+        state = self._states.get((handle, resource))
+        holder = state.holders.get(session) if state is not None else None
+        return holder is not None and bool(holder.in_flight)
+
     def waits_for_holders_only(self, ticket: int) -> bool:
         """Whether *ticket* waits, and nothing but what sessions hold is in its way: it will be granted before
         any other operation that it conflicts with."""

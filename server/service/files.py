@@ -6,11 +6,12 @@ import errno
 import os
 import stat
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, SMALL_FILE_SIZE_MAX
+from nfsfuse.protocol.errors import FsError, ProtocolError
+from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
@@ -112,10 +113,22 @@ def _create(call: Call) -> Handling:
 
 def _release(call: Call) -> Handling:
     r: m.Release = call.message
-    handle = call.session.released(r.open_id)
-    yield Quick(lambda: call.storage.unpin(handle))
-    if r.tokens:
-        yield GiveBack(r.tokens, r.frames_received)
+    if len(r.closed) > RELEASES_MAX:
+        raise ProtocolError(f"{len(r.closed)} closed files in one message")
+    # Tokens first, in one go and in the order in which everything else arrives that is given up.
+    for closed in r.closed:
+        if closed.tokens:
+            yield GiveBack(closed.tokens, closed.frames_received)
+    failure: FsError | None = None
+    for closed in r.closed:
+        try:
+            # Not before its turn: what is left when the session ends is released with it.
+            handle = call.session.released(closed.open_id)
+            yield Quick(partial(call.storage.unpin, handle))
+        except FsError as exc:
+            failure = failure or exc  # the others are open files all the same
+    if failure is not None:
+        raise failure
     return m.Done()
 
 

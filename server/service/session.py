@@ -85,7 +85,8 @@ class Session:
         """Whether the client had seen all that it was granted of *handle* when it had received so many
         frames. If in doubt not: then the server believes too much, which is harmless."""
         while self.granted_in and next(iter(self.granted_in.values())) <= frames_received:
-            self.granted_in.popitem(last=False)
+            # Who gave something up before that, and says so only now, may not have seen it.
+            _, self.granted_in_floor = self.granted_in.popitem(last=False)
         return handle not in self.granted_in and self.granted_in_floor <= frames_received
 
     def end(self, why: str) -> None:

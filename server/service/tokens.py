@@ -262,8 +262,14 @@ class Tokens:
     # --- what clients say ---
 
     def given_back(self, session: Session, returned: tuple[Token, ...], frames_received: int) -> None:
-        """The client gave up *returned* unasked, except what it was granted in frames it had not seen."""
-        tokens = tuple(token for token in returned if session.knows_of_grants(token.handle, frames_received))
+        """The client gave up *returned* unasked, except what it was granted in frames it had not seen, or is
+        being granted: a file that it has closed may be opened again before the close is told."""
+        tokens = tuple(
+            token
+            for token in returned
+            if session.knows_of_grants(token.handle, frames_received)
+            and not self.manager.is_in_flight(session.id, token.handle, token.resource)
+        )
         self._carry_out(self.manager.give_back(session.id, tokens))
         for handle in {token.handle for token in tokens}:
             self._unpin_if_free(handle)

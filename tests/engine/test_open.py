@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from nfsfuse.engine.closes import RELEASE_SECONDS
 from nfsfuse.machines.inodes import ROOT
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -179,7 +180,7 @@ async def test_close_writes_back_before_it_returns_and_a_release_needs_no_wait()
         assert not inspect.iscoroutinefunction(client.fs.files.release)
         with client.asks():
             client.fs.files.release(number)
-        assert isinstance(client.remote.posts[-1], m.Release)
+        assert len(client.remote.released) == 1
 
 
 async def test_closing_what_was_open_for_reading_asks_nobody() -> None:
@@ -279,6 +280,7 @@ async def test_a_new_file_that_is_closed_can_be_read_by_others_without_a_recall(
         await maker.close(number)
         assert file.tokens.everything() == [(0, RANGE_END, TokenMode.SHARED)]
         assert file.attributes.mode is TokenMode.SHARED
+        await trio.sleep(RELEASE_SECONDS)
         await trio.testing.wait_all_tasks_blocked()
         with reader.asks("Lookup", "Open"):
             theirs = await reader.open(b"new")
@@ -287,6 +289,22 @@ async def test_a_new_file_that_is_closed_can_be_read_by_others_without_a_recall(
         with maker.asks():
             again = await maker.open(b"new")
             assert await maker.read(again, 0, P) == b"hello"
+
+
+async def test_new_files_that_are_read_before_the_server_knows_that_they_are_closed_cost_one_recall() -> None:
+    async with rig(2) as world:
+        maker, reader = world.clients
+        recalled = count_recalls(maker)
+        for name in (b"first", b"second"):
+            await maker.close(await create(maker, name, b"hello"))
+        for name in (b"first", b"second"):
+            with reader.asks("Lookup", "Open"):
+                theirs = await reader.open(name)
+                assert await reader.read(theirs, 0, P) == b"hello"
+            await reader.close(theirs)
+        (recall,) = recalled
+        assert recall.token.mode is TokenMode.SHARED
+        assert maker.remote.session.requests["Release"] == 1
 
 
 async def test_a_new_file_is_opened_for_writing_again_with_one_round_trip() -> None:

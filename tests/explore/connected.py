@@ -38,7 +38,7 @@ from server.state.memory import MemoryLog, MemoryRegistry
 from server.state.recover import recover
 from tests.explore.runner import Choice, Nursery, Runner
 from tests.explore.wire import Wire, content, told
-from tests.explore.world import InlineDisk, World, make_engine
+from tests.explore.world import InlineDisk, World, closes_waiting, make_engine
 from tests.helpers.kernel_model import KernelModel
 from tests.sim.checks import check_client, check_clients_together, check_nothing_is_believed
 
@@ -221,6 +221,8 @@ class ConnectedWorld(World):
             if client.wire.down:
                 what = f"{client} gets {told(client.wire.down[0])}"
                 found.append(Choice(what, None, lambda client=client: self._receive(client)))
+            if client.session.closes.pending:
+                found.append(Choice(f"{client} tells what it has closed", None, client.session.closes.send))
         if not self.calm:
             for number, client in enumerate(self.clients):
                 found += self._disturbances(number, client)
@@ -336,6 +338,7 @@ class ConnectedWorld(World):
             self._engine_parts(client),
             (suspension._wanted, suspension._running, client.away, lease.suspended, session.leased()),
             [(call.message, call.posted, call.task is None) for call in session.channel.unanswered()],
+            closes_waiting(session.closes, session.channel.frames_received),
             (wire.dead, wire.greeted, [content(frame) for frame in wire.down]),
             (_kept(sequence), None if far is None else _kept(far._sequence)),
             None if far is None else _difference(session.channel, far),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from nfsfuse.engine.closes import Closes
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -115,7 +116,11 @@ class Client:
     kernel: KernelModel = field(init=False)
     session: Session = field(init=False)
     requests: Requests = field(init=False)
+    closes: Closes = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.closes = Closes(lambda closed: self.post(m.Release(closed)))
 
     def __str__(self) -> str:
         return self.name
@@ -147,10 +152,16 @@ class Client:
         return ask
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
+        self.closes.send()
         self.post(m.ReturnTokens(tokens, self.frames_received))
 
-    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
-        self.post(m.Release(open_id, tokens, self.frames_received if tokens else 0))
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
+        self.closes.add(m.Closed(open_id, tokens, self.frames_received if tokens else 0))
+        if at_once:
+            self.closes.send()
+
+    def tell_closed(self) -> None:
+        self.closes.send()
 
     def leased(self, *, finishing: bool = False) -> bool:
         return True
@@ -195,7 +206,11 @@ class _ServerChannel:
         def acknowledge(reply: m.Recalled) -> None:
             client.up.append(lambda: acknowledged(reply, b""))
 
-        self._send(f"the {_short(message)}", lambda: client.fs.recalls.arrived(message, acknowledge))
+        def arrive() -> None:
+            client.closes.send()
+            client.fs.recalls.arrived(message, acknowledge)
+
+        self._send(f"the {_short(message)}", arrive)
 
 
 class _Kernel(KernelModel):
@@ -275,6 +290,8 @@ class World:
             if client.down:
                 what = client.down[0].__doc__
                 found.append(Choice(f"{client} gets {what}", None, self._receiver(client)))
+            if client.closes.pending:
+                found.append(Choice(f"{client} tells what it has closed", None, client.closes.send))
         return found
 
     def take(self, choice: Choice) -> None:
@@ -365,8 +382,17 @@ class World:
             *self._engine_parts(client),
             client.up,
             client.down,
+            closes_waiting(client.closes, client.frames_received),
             client.session.open_files,
         )
+
+
+def closes_waiting(closes: Closes, frames_received: int) -> list[tuple[object, ...]]:
+    """What of the closes that wait matters: not how many frames there have been, but how many since."""
+    return [
+        (closed.open_id, closed.tokens, frames_received - closed.frames_received if closed.tokens else 0)
+        for closed in closes.pending
+    ]
 
 
 def _short(message: object) -> str:

@@ -18,7 +18,6 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
-from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
@@ -80,13 +79,14 @@ class FakeKernel:
 
 
 class RecordingRemote:
-    """A session that keeps what was asked (`calls`, waited for) and told (`posts`)."""
+    """A session that keeps what was asked (`calls`, waited for), told (`posts`), given up and closed."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.calls: list[tuple[Message, int]] = []  # and the bytes of payload
         self.posts: list[Message] = []
         self.returned: list[Token] = []
+        self.released: list[OpenId] = []
 
     async def call(
         self, message: Request[Any], payload: Any = b"", apply: Any = None, failed: Any = None
@@ -102,9 +102,12 @@ class RecordingRemote:
         self.returned += tokens
         self.session.return_tokens(tokens)
 
-    def release(self, open_id: OpenId, tokens: tuple[Token, ...]) -> None:
-        self.posts.append(m.Release(open_id, tokens))
-        self.session.release(open_id, tokens)
+    def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
+        self.released.append(open_id)
+        self.session.release(open_id, tokens, at_once=at_once)
+
+    def tell_closed(self) -> None:
+        self.session.tell_closed()
 
     def leased(self, *, finishing: bool = False) -> bool:
         return self.session.leased(finishing=finishing)

@@ -138,7 +138,7 @@ async def test_a_create_whose_reply_was_lost_is_answered_and_not_repeated(autoju
         assert opened.tokens == ()
         (session,) = w.server.service.sessions.values()
         assert session.open_files == {opened.open_id: opened.node.handle}
-        await client.ask(m.Release(opened.open_id))
+        await client.ask(m.Release((m.Closed(opened.open_id),)))
 
 
 async def test_a_create_that_did_not_arrive_is_done_after_the_restart(autojump_clock):
@@ -370,7 +370,7 @@ async def test_an_open_file_that_was_unlinked_stays_open(autojump_clock):
         await wait_all_tasks_blocked()
         assert not w.server.service.recovery.in_grace
         assert w.storage.getattr(w.file).nlink == 0
-        await one.ask(m.Release(opened.open_id))
+        await one.ask(m.Release((m.Closed(opened.open_id),)))
         with pytest.raises(FsError) as caught:
             w.storage.getattr(w.file)
         assert caught.value.errno == errno.ESTALE
