@@ -147,8 +147,6 @@ class Names:
         return await self._made(parent, name, message)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        # What is closed is not to be kept as if it were open: its room is free when this returns.
-        self._remote.tell_closed()
         await self._removed(parent, name, m.Unlink(self._inodes[parent].handle, name))
 
     async def rmdir(self, parent: int, name: bytes) -> None:
@@ -172,8 +170,6 @@ class Names:
             old.cache.changed(name, UNKNOWN)
             new.cache.changed(new_name, UNKNOWN)
 
-        if new.cache.find(new_name) is not None:
-            self._remote.tell_closed()  # it may replace a file: as unlink
         with old.pending(), new.pending():
             message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)
             await self._remote.call(message, b"", renamed)

@@ -377,7 +377,8 @@ class Session:
         self.channel.post(message)
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
-        self.closes.send()  # what was given up before is told before
+        # What was given up before is told before; and no close is to keep what is unlinked and forgotten now.
+        self.closes.send()
         self.channel.post(m.ReturnTokens(tokens, self.channel.frames_received))
 
     def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
@@ -385,9 +386,6 @@ class Session:
         self.closes.add(m.Closed(open_id, tokens, self.channel.frames_received if tokens else 0))
         if at_once:
             self.closes.send()
-
-    def tell_closed(self) -> None:
-        self.closes.send()
 
     @property
     def requests_sent(self) -> int:

@@ -36,9 +36,6 @@ class Remote(Protocol):
         """Tell the server of the last close of an open file, and with it what `return_tokens` tells. It is told
         a little later, together with others, unless *at_once*."""
 
-    def tell_closed(self) -> None:
-        """Tell the server now of every last close that it does not know of yet."""
-
     def leased(self, *, finishing: bool = False) -> bool:
         """Whether what is held may be believed at this very instant: the lease runs. Asked right where an
         answer is given from a cache, or new dirty data are taken in. *finishing*: also while caches are being

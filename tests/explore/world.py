@@ -160,9 +160,6 @@ class Client:
         if at_once:
             self.closes.send()
 
-    def tell_closed(self) -> None:
-        self.closes.send()
-
     def leased(self, *, finishing: bool = False) -> bool:
         return True
 

@@ -106,9 +106,6 @@ class RecordingRemote:
         self.released.append(open_id)
         self.session.release(open_id, tokens, at_once=at_once)
 
-    def tell_closed(self) -> None:
-        self.session.tell_closed()
-
     def leased(self, *, finishing: bool = False) -> bool:
         return self.session.leased(finishing=finishing)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from scripts.proof.counts import counts, daemon_of, resident_bytes
+from nfsfuse.engine.closes import RELEASE_SECONDS
+from nfsfuse.protocol.limits import RELEASES_MAX
+from scripts.proof.counts import Counts, counts, daemon_of, resident_bytes
+from scripts.rig.processes import poll_until
 from tests.mount.conftest import TEST_SECONDS_MAX, Proof
 
 MIB = 1 << 20
@@ -26,6 +31,9 @@ BUDGET = 256 * MIB
 
 LAUNDERED_PAGES = 1024
 
+FILES = 200
+"""Made one after the other."""
+
 
 @pytest.fixture(scope="module")
 def proof(proof: Proof) -> Iterator[Proof]:
@@ -38,6 +46,15 @@ def read_all(descriptor: int, size: int) -> int:
     """Read from the start to *size*; how many bytes came."""
     buffer = bytearray(MIB)
     return sum(os.preadv(descriptor, [buffer], at) for at in range(0, size, MIB))
+
+
+def await_releases(proof: Proof, mount: Path, before: Counts) -> None:
+    """Wait until the server has been told of what was closed since *before*, of which there is something."""
+
+    def told() -> bool:
+        return bool((counts(proof.rig, mount) - before).requests["Release"])
+
+    poll_until(told, TEST_SECONDS_MAX, "a Release")
 
 
 def test_a_second_read_makes_no_upcall_and_no_request(proof: Proof, request: pytest.FixtureRequest) -> None:
@@ -63,13 +80,30 @@ def test_a_second_read_makes_no_upcall_and_no_request(proof: Proof, request: pyt
 def test_opening_it_again_makes_no_request(proof: Proof) -> None:
     """Upcalls, yes: the kernel tells of each open. But no reads, and nothing that the server hears of."""
     one = proof.mounts[0]
+    before = counts(proof.rig, one)
     (one / "again").write_bytes(bytes(MIB))
     assert len((one / "again").read_bytes()) == MIB
+    await_releases(proof, one, before)
     before = counts(proof.rig, one)
     assert len((one / "again").read_bytes()) == MIB
     done = counts(proof.rig, one) - before
     assert done.upcalls["read"] == 0, done
     assert not done.requests, done
+
+
+def test_files_made_one_after_the_other_share_the_messages_of_their_closes(proof: Proof) -> None:
+    one = proof.mounts[0]
+    (one / "many").mkdir()
+    before = counts(proof.rig, one)
+    began = time.monotonic()
+    for number in range(FILES):
+        (one / "many" / str(number)).write_bytes(b"x" * 4096)
+    seconds = time.monotonic() - began
+    await_releases(proof, one, before)
+    done = counts(proof.rig, one) - before
+    assert done.requests["Create"] == FILES, done
+    # One for each RELEASE_SECONDS, or for as many as fit into one.
+    assert done.requests["Release"] <= 2 + FILES / RELEASES_MAX + seconds / RELEASE_SECONDS, (done, seconds)
 
 
 def test_a_sequential_write_is_sent_in_large_writes(proof: Proof) -> None:
