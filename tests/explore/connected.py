@@ -338,7 +338,7 @@ class ConnectedWorld(World):
             self._engine_parts(client),
             (suspension._wanted, suspension._running, client.away, lease.suspended, session.leased()),
             [(call.message, call.posted, call.task is None) for call in session.channel.unanswered()],
-            closes_waiting(session.closes, session.channel.frames_received),
+            closes_waiting(session.closes, client.server_end),
             (wire.dead, wire.greeted, [content(frame) for frame in wire.down]),
             (_kept(sequence), None if far is None else _kept(far._sequence)),
             None if far is None else _difference(session.channel, far),

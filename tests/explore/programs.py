@@ -149,6 +149,24 @@ def leave() -> Act:
     return leave
 
 
+def made() -> Act:
+    """The client takes the file for one that it has made: it shares its tokens when it is closed."""
+
+    async def made(process: Process) -> None:
+        process.client.fs.files[process.opened.handle].file.made_here = True
+
+    return made
+
+
+def open_again() -> Act:
+    """open(2), of what was closed."""
+
+    async def open_again(process: Process) -> None:
+        process.opened = await process.client.kernel.open(NAME, process.flags)
+
+    return open_again
+
+
 @dataclass(frozen=True)
 class Script:
     """What one process of a small world does, after what it has done *before*. *client* counts from 0."""

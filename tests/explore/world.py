@@ -379,15 +379,28 @@ class World:
             *self._engine_parts(client),
             client.up,
             client.down,
-            closes_waiting(client.closes, client.frames_received),
+            closes_waiting(client.closes, client.session),
+            [
+                (handle, frame - client.frames_received)
+                for handle, frame in client.session.granted_in.items()
+                if frame > client.frames_received
+            ],
             client.session.open_files,
         )
 
 
-def closes_waiting(closes: Closes, frames_received: int) -> list[tuple[object, ...]]:
-    """What of the closes that wait matters: not how many frames there have been, but how many since."""
+def closes_waiting(closes: Closes, session: Session | None) -> list[tuple[object, ...]]:
+    """What of the closes that wait matters: not how many frames there had been, but what the server is going
+    to heed of them."""
+
+    def is_heeded(closed: m.Closed, token: Token) -> bool:  # as Session.knows_of_grants, which changes something
+        if session is None:
+            return False
+        granted_in = max(session.granted_in.get(token.handle, 0), session.granted_in_floor)
+        return granted_in <= closed.frames_received
+
     return [
-        (closed.open_id, closed.tokens, frames_received - closed.frames_received if closed.tokens else 0)
+        (closed.open_id, closed.tokens, [is_heeded(closed, token) for token in closed.tokens])
         for closed in closes.pending
     ]
 

@@ -13,6 +13,8 @@ from tests.explore.programs import (
     fsync,
     leave,
     load,
+    made,
+    open_again,
     read,
     read_ahead,
     store,
@@ -44,6 +46,16 @@ READ_AHEAD: Final = SmallWorld(
 )
 """Client 1 holds the first of two pages that it reads at once; client 2 wants it, and has the other dirty."""
 
+CLOSED: Final = SmallWorld(
+    (
+        Script(0, (leave(), open_again(), write(1)), mapped=False, before=(made(),)),
+        Script(1, (read(),), writing=False, mapped=False),
+    ),
+    opens_late=True,
+)
+"""Client 1 shares the file as it closes it, opens it again before or after the server is told of that, and
+writes."""
+
 LOST: Final = Disturbances(connections=1)
 """Client 1 loses its connection once, and connects again."""
 
@@ -71,6 +83,7 @@ SMALL: Final = {
     "a store and a load, and a load": SmallWorld((Script(0, (store(1), load())), READER)),
     "a store and a truncation, and a load": SmallWorld((Script(0, (store(1), truncate(8))), READER)),
     "a store and a close, and a load": SmallWorld((Script(0, (store(1), leave())), READER)),
+    "a new file that is closed and written once more, and a pread": CLOSED,
     "a store beside the flusher, and a load": SmallWorld(
         (Script(0, (store(1),)), Script(0, (flush(),), mapped=False), READER)
     ),
