@@ -393,7 +393,8 @@ def closes_waiting(closes: Closes, session: Session | None) -> list[tuple[object
     """What of the closes that wait matters: not how many frames there had been, but what the server is going
     to heed of them."""
 
-    def is_heeded(closed: m.Closed, token: Token) -> bool:  # see Session.knows_of_grants
+    def is_heeded(closed: m.Closed, token: Token) -> bool:
+        # As Session.knows_of_grants, which changes something.
         if session is None:
             return False
         granted_in = max(session.granted_in.get(token.handle, 0), session.granted_in_floor)
