@@ -15,6 +15,7 @@ from nfsfuse.engine.write_back import SYNCED_WRITES_IN_FLIGHT_MAX
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import IO_SIZE_MAX
+from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, Sync
 from tests.helpers.disk import InlineDisk
 from tests.helpers.fake_kernel import Client, Rig, rig
@@ -274,38 +275,18 @@ async def test_a_write_is_done_again_with_its_sync_by_a_server_that_was_restarte
 # --- recalls ---
 
 
-async def test_who_waits_for_the_pages_already_does_not_wait_for_the_disk(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    slow_disk(monkeypatch, 5.0)
-    async with rig(2) as world:
-        one, two = world.clients
-        number = await opened(world, one, content=bytes(P))
-        await one.touch(number, 0, P)
-        await one.write(number, 0, b"data")
-        elsewhere = await two.open(b"file")
-        may_return = trio.Event()
-
-        async def invalidate(start: int, end: int) -> None:
-            await may_return.wait()
-
-        one.kernel.during_invalidation = invalidate
-        read_at: list[float] = []
-
-        async def read() -> None:
-            assert await two.read(elsewhere, 0, 4) == b"data"
-            read_at.append(trio.current_time())
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read)
-            await trio.testing.wait_all_tasks_blocked()
-            began = trio.current_time()
-            nursery.start_soon(one.fs.files.fsync, number, False)
-            await trio.testing.wait_all_tasks_blocked()
-            may_return.set()
-        assert Sync.ALL not in syncs(one)
-        assert read_at[0] - began < 5.0
-        await one.close(number)
+async def test_who_waits_for_the_pages_already_does_not_wait_for_the_disk() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        number = await opened(world, client)
+        await client.write(number, 0, b"data")
+        file = client.file(number)
+        recall = file.tokens.revoke(0, P, TokenMode.EXCLUSIVE)
+        with client.asks("Write", "Fsync"):
+            assert await fsync_error(client, number) == 0
+        assert syncs(client) == [Sync.NONE]
+        file.tokens.revoked(recall)
+        await client.close(number)
 
 
 async def test_a_recall_waits_for_the_disk_with_the_write_and_its_client_is_not_fenced_for_that(
