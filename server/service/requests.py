@@ -175,15 +175,19 @@ class Requests:
     async def _wait_for(
         self, call: Call, waiting: Coroutine[Any, Any, Reply], scope: trio.CancelScope
     ) -> None:
+        session, ending = self._session, True
         with scope:
             try:
                 with self._answering(call):
                     self._reply(call, await waiting)
+                ending = False
             finally:
-                del call.session.running[call.id]
+                del session.running[call.id]
                 if scope.cancel_called:
                     self._interrupted(call)
                 self._ended(call)
+                if ending and not scope.cancel_called and not session.over.is_set():
+                    self._tokens.end()  # of the server: what others have waited for is left to its successor
                 self._tokens.resume_granted()
         await self._session.channel.writable()
 

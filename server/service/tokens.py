@@ -109,6 +109,7 @@ class Tokens:
         self._waiting: dict[int, Waiting] = {}
         self._resumable: deque[Waiting] = deque()
         self._resuming = False
+        self._ending = False
         self._direct: dict[int, DirectChange] = {}  # by ticket: waiting, for nobody
         self._direct_waiting: set[DirectChange] = set()  # the same
 
@@ -250,6 +251,8 @@ class Tokens:
     def resume_granted(self) -> None:
         """Go on with all that has been granted. To be called when an event has been dealt with: not in the
         middle of a handler, which could find what it has just looked at changed."""
+        if self._ending:
+            self._resumable.clear()
         if self._resuming:
             return  # by whoever does it already
         self._resuming = True
@@ -322,6 +325,11 @@ class Tokens:
 
         self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
         session.channel.post(m.Recall(recall.token, removal), acknowledged)
+
+    def end(self) -> None:
+        """The server is ending: nothing that has waited goes on any more. It would change what the server's
+        successor may be looking at already, and nobody would be told."""
+        self._ending = True
 
     def check(self) -> None:
         """Assert the invariants, between two events."""

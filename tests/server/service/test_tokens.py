@@ -148,6 +148,20 @@ async def test_a_wait_that_is_given_up_after_its_grant_does_not_go_on() -> None:
     world.tokens.check()
 
 
+async def test_nothing_goes_on_in_a_server_that_is_ending() -> None:
+    world = World()
+    world.get(0, EXCLUSIVE)
+    got = world.tokens.acquire(world.call(1), Acquire(HANDLE, DATA, SHARED))
+    assert isinstance(got, Waiting)
+    gone_on: list[object] = []
+    got.then(gone_on.append)
+    world.tokens.end()
+    world.all[0].acknowledge()
+    assert got.granted
+    assert gone_on == []
+    world.tokens.check()
+
+
 async def test_asked_not_to_wait_it_is_refused_and_nobody_is_asked() -> None:
     world = World()
     world.get(0, EXCLUSIVE)
