@@ -31,7 +31,7 @@ def test_restarts_and_connections_that_are_cut(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [1, 4, 29, 47])
 def test_what_waited_for_a_dying_server_does_not_go_on(seed: int) -> None:
-    """A request that was granted something by the end of another went on in the server that was being killed."""
+    """What the end of another request granted it something for went on in the server that was being killed."""
     simulate(Options(seed, 2 + seed % 2, restarts=5, check_every=5), NamesAndLocks(25))
 
 
