@@ -87,8 +87,12 @@ class Requests:
         try:
             go_on()
         except ProtocolError as exc:
-            log.warning("%s: ended: %s", self._session, exc)
-            self._session.end(str(exc))
+            self._wrong(exc)
+
+    def _wrong(self, exc: ProtocolError) -> None:
+        """The client has asked what no correct one does."""
+        log.warning("%s: ended: %s", self._session, exc)
+        self._session.end(str(exc))
 
     def _begin(self, event: RequestArrived) -> None:
         session = self._session
@@ -181,6 +185,8 @@ class Requests:
                 with self._answering(call):
                     self._reply(call, await waiting)
                 ending = False
+            except ProtocolError as exc:
+                self._wrong(exc)
             finally:
                 del session.running[call.id]
                 if scope.cancel_called:
