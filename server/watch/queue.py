@@ -4,18 +4,22 @@ inotify does not say who did something. But it queues its events before the syst
 returns. So the queue is read empty when an operation of the server begins, and again when it ends, before it
 is answered: what comes in between and is about the names and inodes that it touches is the server's own. What
 another program does to the very same name or inode in that time - not after the answer - passes for it.
+
+Several operations may run at once, in threads, and one may find only in the end what it has touched (the inode
+that a rename replaces). So events are not told before all that ran when they were read have ended.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import select
 import struct
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import trio
@@ -43,11 +47,29 @@ class Event(NamedTuple):
     name: bytes
 
 
+@dataclass(slots=True, eq=False)
+class _Operation:
+    """One of the server's, and what it is known to touch so far."""
+
+    touched: list[Key]
+    ended: bool = False
+
+
 class Batch(NamedTuple):
-    """Events, and what the server was touching when they were queued."""
+    """Events, and the operations of the server that ran when they were queued."""
 
     buffer: bytes
-    own: frozenset[Key]
+    operations: tuple[_Operation, ...]
+
+    @property
+    def own(self) -> frozenset[Key]:
+        """What these touched, once they have ended."""
+        return frozenset(key for operation in self.operations for key in operation.touched)
+
+    @property
+    def complete(self) -> bool:
+        """Whether they have."""
+        return all(operation.ended for operation in self.operations)
 
     def events(self) -> Iterator[Event]:
         """In order."""
@@ -67,7 +89,7 @@ class EventQueue:
         if self._fd < 0:
             raise WatchError(f"inotify_init1: {os.strerror(ctypes.get_errno())}")
         self._lock = threading.Lock()
-        self._running: Counter[Key] = Counter()
+        self._running: list[_Operation] = []
         self._batches: list[Batch] = []
         # Readable while there are events, also such as have been read by an operation.
         self._waiting = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -79,30 +101,29 @@ class EventQueue:
     def touching(self, *keys: Key) -> Iterator[list[Key]]:
         """The body is an operation of the server's on *keys*; it may add to the list what else it finds it
         has touched."""
-        touched = list(keys)
+        operation = _Operation(list(keys))
         with self._lock:
-            self._read(())
-            self._running.update(keys)
+            self._read()
+            self._running.append(operation)
         try:
-            yield touched
+            yield operation.touched
         finally:
             with self._lock:
-                self._read(touched)
-                for key in keys:
-                    self._running[key] -= 1
-                    if not self._running[key]:
-                        del self._running[key]
-                if self._batches:
+                self._read()
+                self._running.remove(operation)
+                operation.ended = True
+                if self._batches and self._batches[0].complete:
                     os.eventfd_write(self._waiting, 1)
 
     def take(self) -> list[Batch]:
-        """All events so far."""
+        """All events so far, in order, up to the first that came while an operation ran that still does. When
+        that ends there is something to `wait` for."""
         with self._lock:
-            self._read(())
-            taken, self._batches = self._batches, []
-            if taken:
-                os.eventfd_write(self._waiting, 1)
-                os.eventfd_read(self._waiting)
+            self._read()
+            taken = list(itertools.takewhile(lambda batch: batch.complete, self._batches))
+            del self._batches[: len(taken)]
+            os.eventfd_write(self._waiting, 1)
+            os.eventfd_read(self._waiting)
             return taken
 
     async def wait(self) -> None:
@@ -127,11 +148,11 @@ class EventQueue:
         os.close(self._waiting)
         os.close(self._fd)
 
-    def _read(self, touched: tuple[()] | list[Key]) -> None:
+    def _read(self) -> None:
         """Takes in all that is queued."""
         while True:
             try:
                 buffer = os.read(self._fd, READ_SIZE)
             except BlockingIOError:
                 return
-            self._batches.append(Batch(buffer, frozenset((*self._running, *touched))))
+            self._batches.append(Batch(buffer, tuple(self._running)))

@@ -1,0 +1,64 @@
+"""The queue of inotify events: whose doing they are."""
+
+from __future__ import annotations
+
+import select
+from pathlib import Path
+
+import pytest
+
+from nfsfuse.protocol.types import InodeHandle
+from server.watch.queue import EventQueue
+
+IN_CREATE = 0x100
+
+ONE, OTHER, FOUND = (InodeHandle(name) for name in (b"one", b"other", b"found"))
+
+
+@pytest.fixture
+def queue(tmp_path: Path):
+    made = EventQueue()
+    made.add(bytes(tmp_path), IN_CREATE)
+    yield made
+    made.close()
+
+
+def is_waking(queue: EventQueue) -> bool:
+    ready, _, _ = select.select([queue._either.fileno()], [], [], 0)
+    return bool(ready)
+
+
+def test_what_an_operation_finds_in_the_end_is_its_own_although_another_read_the_event(
+    queue: EventQueue, tmp_path: Path
+) -> None:
+    with queue.touching(ONE) as touched:
+        (tmp_path / "file").touch()
+        with queue.touching(OTHER):
+            pass  # in another thread: it reads the queue at its beginning and its end
+        assert queue.take() == [], "whose doing it is cannot be told yet"
+        assert not is_waking(queue)
+        touched.append(FOUND)
+    assert is_waking(queue)
+    (batch,) = queue.take()
+    assert [event.name for event in batch.events()] == [b"file"]
+    assert {ONE, FOUND} <= batch.own
+    assert not is_waking(queue)
+
+
+def test_events_that_nobody_may_have_made_are_told_at_once(queue: EventQueue, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert is_waking(queue)
+    with queue.touching(ONE):
+        (batch,) = queue.take()
+        assert batch.own == frozenset()
+
+
+def test_events_are_told_in_order(queue: EventQueue, tmp_path: Path) -> None:
+    with queue.touching(ONE):
+        (tmp_path / "first").touch()
+        with queue.touching(OTHER):
+            pass
+        assert queue.take() == []
+    (tmp_path / "second").touch()
+    names = [event.name for batch in queue.take() for event in batch.events()]
+    assert names == [b"first", b"second"]
