@@ -40,7 +40,7 @@ class Waiting:
 
     def __init__(self, ticket: int, tokens: Tokens) -> None:
         self._ticket = ticket
-        self._manager = tokens
+        self._owner = tokens
         self._event: trio.Event | None = None
         self._go_on: Callable[[tuple[Token, ...]], None] | None = None
         self._tokens: tuple[Token, ...] | None = None
@@ -61,7 +61,7 @@ class Waiting:
         """Have *go_on* called with the tokens, after the event that grants them. It must not raise."""
         self._go_on = go_on
         if self.granted:
-            self._manager.resume_later(self)
+            self._owner.resume_later(self)
 
     def resume(self) -> None:
         """Go on, with the tokens. Nothing happens if the wait was given up."""
@@ -72,7 +72,7 @@ class Waiting:
     def give_up(self) -> None:
         """The request leaves the queue."""
         self._go_on = None
-        self._manager.cancelled(self._ticket)
+        self._owner.cancelled(self._ticket)
 
     async def wait(self) -> tuple[Token, ...]:
         """The tokens, once they are granted. Cancelled, the request leaves the queue."""

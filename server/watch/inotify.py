@@ -3,8 +3,8 @@
 A directory at a time: every one below the export is watched, found by a walk at the start and by its creation
 later, and kept open, so that its handle stays what it is. Events name the directory and the name in it; the
 inode is looked up. So some changes are not told that fanotify tells: of an inode's link count when another
-of its links is removed; and of what was renamed again before the event was read. Which events are the
-server's own the `EventQueue` tells.
+of its links is removed; and of what another program renamed again before the event was read. Which events are
+the server's own the `EventQueue` tells.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Final
 
 import trio
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import InodeHandle, Node
+from nfsfuse.protocol.types import InodeHandle
 from server.storage.interface import Listed
 from server.watch.interface import (
     PAUSE_SECONDS,
@@ -31,7 +31,7 @@ from server.watch.interface import (
     WatchError,
 )
 from server.watch.own import NotingStorage
-from server.watch.queue import Event, EventQueue, Key
+from server.watch.queue import Event, EventQueue, Key, Name
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class InotifyWatcher(Watcher):
         self._queue = queue
         self._directories: dict[int, InodeHandle] = {}  # by watch descriptor; each is pinned
         self._watches: dict[InodeHandle, int] = {}  # the reverse
-        self._children: dict[tuple[InodeHandle, bytes], InodeHandle] = {}  # directories by parent and name
+        self._children: dict[Name, InodeHandle] = {}  # directories
         try:
             for _ in self._walk(storage.root().handle):
                 pass
@@ -78,9 +78,11 @@ class InotifyWatcher(Watcher):
         while True:
             await self._queue.wait()
             found: dict[Change, None] = {}
-            for batch in self._queue.take():
-                for event in batch.events():
-                    found.update(dict.fromkeys(self._changes_of(event, batch.own)))
+            with self._queue.taking() as batches:
+                for batch in batches:
+                    own = batch.own()
+                    for event in batch.events():
+                        found.update(dict.fromkeys(self._changes_of(event, own, batch.led)))
             if found:
                 return list(found)
             await trio.sleep(PAUSE_SECONDS)
@@ -92,44 +94,49 @@ class InotifyWatcher(Watcher):
         self._directories.clear()
         self._queue.close()
 
-    def _changes_of(self, event: Event, own: Set[Key]) -> Iterator[Change]:
+    def _changes_of(
+        self, event: Event, own: Set[Key], led: Mapping[Name, InodeHandle | None]
+    ) -> Iterator[Change]:
         """What *event* means if it is not about the server's *own* doing; new directories are watched from
-        now on in any case."""
+        now on in any case. *led* tells where names led then, if they may have been led elsewhere since."""
         if event.mask & IN_Q_OVERFLOW:
             yield from self._overflowed()
             return
         directory = self._directories.get(event.watch)
         if directory is None or event.mask & IN_IGNORED:
             return
-        node = self._lookup(directory, event.name) if event.name else None
+        name = (directory, event.name)
+        if not event.name:
+            handle: InodeHandle | None = directory
+        else:
+            # In this order: where it led is noted before it leads elsewhere.
+            now = self._storage.leads_to(name)
+            handle = led.get(name, now)
         if event.mask & (_APPEARS | _VANISHES):
             if event.mask & IN_ISDIR:
-                yield from self._directory_changed(directory, event, node)
-            if (directory, event.name) not in own:
+                yield from self._directory_changed(name, event.mask)
+            if name not in own:
                 yield NameChanged(directory, event.name)
-                if node is not None:
-                    yield ContentChanged(node.handle)
-            return
-        handle = node.handle if node is not None else None if event.name else directory
-        if handle is not None and handle not in own and (directory, event.name) not in own:
+                if handle is not None:
+                    yield ContentChanged(handle)
+        elif handle is not None and handle not in own and name not in own:
             yield ContentChanged(handle) if event.mask & IN_MODIFY else AttributesChanged(handle)
 
-    def _directory_changed(
-        self, parent: InodeHandle, event: Event, node: Node | None
-    ) -> Iterator[NameChanged]:
+    def _directory_changed(self, name: Name, mask: int) -> Iterator[NameChanged]:
         """A directory has come or gone."""
-        place = (parent, event.name)
-        if event.mask & _VANISHES:
-            gone = self._children.pop(place, None)
-            if gone is not None and event.mask & IN_DELETE:
+        if mask & _VANISHES:
+            gone = self._children.pop(name, None)
+            if gone is not None and mask & IN_DELETE:
                 self._unwatch(gone)
-        elif node is not None and stat.S_ISDIR(node.attributes.mode):
-            self._children[place] = node.handle
-            if node.handle not in self._watches:
+            return
+        come = self._storage.leads_to(name)
+        if come is not None and self._is_directory(come):
+            self._children[name] = come
+            if come not in self._watches:
                 try:
-                    yield from self._walk(node.handle)
+                    yield from self._walk(come)
                 except (FsError, OSError) as exc:
-                    log.warning("changes in a new directory %r are not noticed: %s", event.name, exc)
+                    log.warning("changes in a new directory %r are not noticed: %s", name[1], exc)
 
     def _overflowed(self) -> Iterator[Change]:
         """Also new directories may have been missed."""
@@ -201,11 +208,3 @@ class InotifyWatcher(Watcher):
             del self._directories[number]
             self._queue.remove(number)
             self._storage.unpin(handle)
-
-    def _lookup(self, directory: InodeHandle, name: bytes) -> Node | None:
-        """What *name* leads to by now; None if it is gone, or not the export's."""
-        try:
-            return self._storage.lookup(directory, name)
-        except FsError as exc:
-            log.debug("%r has changed and cannot be looked up: %s", name, exc)
-            return None

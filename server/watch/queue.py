@@ -7,6 +7,9 @@ another program does to the very same name or inode in that time - not after the
 
 Several operations may run at once, in threads, and one may find only in the end what it has touched (the inode
 that a rename replaces). So events are not told before all that ran when they were read have ended.
+
+Nor does inotify say which inode an event is about, only by what name it was reached. So an operation that may
+lead a name elsewhere first notes where it has led for the events that are not told yet.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import os
 import select
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import trio
@@ -27,8 +30,10 @@ import trio
 from nfsfuse.protocol.types import InodeHandle
 from server.watch.interface import WatchError
 
-Key = InodeHandle | tuple[InodeHandle, bytes]
-"""An inode, or a name in a directory."""
+Name = tuple[InodeHandle, bytes]
+"""In a directory."""
+
+Key = InodeHandle | Name
 
 READ_SIZE: Final = 64 * 1024
 """Bytes of events in one read(2): some 2,000."""
@@ -55,13 +60,15 @@ class _Operation:
     ended: bool = False
 
 
-class Batch(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Batch:
     """Events, and the operations of the server that ran when they were queued."""
 
     buffer: bytes
     operations: tuple[_Operation, ...]
+    led: dict[Name, InodeHandle | None] = field(default_factory=dict)
+    """Where names led that may lead elsewhere by now, as an operation began since that touches them."""
 
-    @property
     def own(self) -> frozenset[Key]:
         """What these touched, once they have ended."""
         return frozenset(key for operation in self.operations for key in operation.touched)
@@ -98,12 +105,15 @@ class EventQueue:
         self._either.register(self._waiting, select.EPOLLIN)
 
     @contextmanager
-    def touching(self, *keys: Key) -> Iterator[list[Key]]:
+    def touching(self, *keys: Key, leads_to: Callable[[Name], InodeHandle | None]) -> Iterator[list[Key]]:
         """The body is an operation of the server's on *keys*; it may add to the list what else it finds it
-        has touched."""
+        has touched. *leads_to* looks up a name."""
         operation = _Operation(list(keys))
         with self._lock:
             self._read()
+            for key in keys:
+                if isinstance(key, tuple):
+                    self._note(key, leads_to)
             self._running.append(operation)
         try:
             yield operation.touched
@@ -115,19 +125,21 @@ class EventQueue:
                 if self._batches and self._batches[0].complete:
                     os.eventfd_write(self._waiting, 1)
 
-    def take(self) -> list[Batch]:
-        """All events so far, in order, up to the first that came while an operation ran that still does. When
-        that ends there is something to `wait` for."""
+    @contextmanager
+    def taking(self) -> Iterator[list[Batch]]:
+        """The body tells all events so far, in order, up to the first that came while an operation ran that
+        still does. When that ends there is something to `wait` for."""
         with self._lock:
             self._read()
             taken = list(itertools.takewhile(lambda batch: batch.complete, self._batches))
-            del self._batches[: len(taken)]
             os.eventfd_write(self._waiting, 1)
             os.eventfd_read(self._waiting)
-            return taken
+        yield taken
+        with self._lock:
+            del self._batches[: len(taken)]
 
     async def wait(self) -> None:
-        """Until there are events to `take`."""
+        """Until there are events for `taking`."""
         await trio.lowlevel.wait_readable(self._either.fileno())
 
     def add(self, path: bytes, mask: int) -> int:
@@ -147,6 +159,13 @@ class EventQueue:
         self._either.close()
         os.close(self._waiting)
         os.close(self._fd)
+
+    def _note(self, name: Name, leads_to: Callable[[Name], InodeHandle | None]) -> None:
+        """*name* may lead elsewhere soon: where it led for the events that may be about it."""
+        terminated = name[1] + b"\0"
+        for batch in self._batches:
+            if terminated in batch.buffer and name not in batch.led:
+                batch.led[name] = leads_to(name)
 
     def _read(self) -> None:
         """Takes in all that is queued."""

@@ -185,6 +185,28 @@ async def test_nothing_that_the_storage_does_is_told(watched: Watched) -> None:
     assert about(told, root, directory, file.handle, other, symlink, fifo) == []
 
 
+async def test_an_event_is_about_what_its_name_led_to_then(watched: Watched) -> None:
+    """What was written, by whomever, is not told of the inode that has its name by now."""
+    storage, root = watched.storage, watched.root
+    await watched.told()
+    files = [storage.create(root, name, 0o644, ME, True, False)[0].handle for name in (b"0", b"1", b"2")]
+    storage.write(files[0], 0, b"content")
+    storage.rename(root, b"1", root, b"0", 0)
+    assert about(await watched.told(), *files) == []
+    watched.elsewhere("echo content > 0")
+    storage.rename(root, b"2", root, b"0", 0)
+    assert ContentChanged(files[2]) not in about(await watched.told(), *files)
+
+
+async def test_what_was_renamed_since_is_told(watched: Watched) -> None:
+    storage, root = watched.storage, watched.root
+    file = storage.create(root, b"file", 0o644, ME, True, False)[0].handle
+    await watched.told()
+    watched.elsewhere("echo content > file")
+    storage.rename(root, b"file", root, b"renamed", 0)
+    assert ContentChanged(file) in await watched.told()
+
+
 async def test_both_at_work_in_turn(watched: Watched) -> None:
     """No change of the other process passes for the storage's, although it is to the same name."""
     storage, root = watched.storage, watched.root
