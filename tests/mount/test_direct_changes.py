@@ -141,6 +141,10 @@ def test_what_clients_do_is_not_taken_for_a_change_on_the_server(
     def recalls() -> int:
         return watched.server.log.read_text().count("changed on the server")
 
+    for mark in ("the new directory is watched", "and what was before this has been told of"):
+        assert not (mount / mark).exists()
+        (export / mark).mkdir()
+        seen((mount / mark).exists, True)
     before = recalls()
     for number in range(100):
         file = mount / f"{number}"
