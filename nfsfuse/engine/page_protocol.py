@@ -105,8 +105,8 @@ class PageProtocol:
         for start, end in cached:
             if end - start >= BULK_SIZE_MIN and file.tokens.may_be_dirty(start, end):
                 await self._kernel.write_back_pages(inode.node_id, inode.generation, start, end)
-            on_returned = recall.close if (start, end) == last else None
-            await self._kernel.invalidate_pages(inode.node_id, start, end, on_returned)
+            returned = recall.returned if (start, end) == last else None
+            await self._kernel.invalidate_pages(inode.node_id, start, end, returned)
 
     async def write_back_page(self, file: CachedFile, recall: Revocation) -> FsError | None:
         """What is dirty goes to the server, which takes it from the holder that is being recalled. The error if

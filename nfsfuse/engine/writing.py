@@ -186,7 +186,7 @@ class Writer:
         """Whether a recall has to end first. A write past the kernel's pages has none of them locked, and what
         an invalidation is about to write back lacks it: it waits for that, too."""
         start, end = write.start_page, write.end_page
-        return file.tokens.parked(start, end) or (write.direct and file.tokens.invalidating(start, end))
+        return (write.direct and file.tokens.invalidating(start, end)) or file.tokens.parked(start, end)
 
     @staticmethod
     def _only_end_is_held(file: CachedFile, write: _Write) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -39,13 +38,13 @@ class FuseKernel:
         self.invalidation_seconds = 0.0
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
     ) -> None:
         assert self.notifier is not None
         log.debug("invalidate [%d, %d) of inode %d", start, end, node_id)
         # A length of 0 is "to the end" (fuse_reverse_inval_inode).
         length = 0 if end >= RANGE_END else end - start
-        notified = await self.notifier.inval_inode(node_id, start, length, on_returned)
+        notified = await self.notifier.inval_inode(node_id, start, length, returned)
         log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds

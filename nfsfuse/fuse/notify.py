@@ -21,6 +21,7 @@ import trio
 
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import NotifyCode
+from nfsfuse.fuse.binding import _supplement
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
 THREADS_MAX: Final = 64
@@ -56,9 +57,8 @@ class Notifier:
     """Sends notifications through *device*, a descriptor of the FUSE device (see `Mount.notifier`).
 
     Every method returns when write(2) has, also if its caller is cancelled meanwhile: what follows an
-    invalidation must not run before it is over. *on_returned* is called in the notifying thread as soon as
-    write(2) has returned, before the event loop can know of it. OSError: the kernel refused the message
-    (ENODEV, EPERM: unmounted), which is never a normal answer.
+    invalidation must not run before it is over. OSError: the kernel refused the message (ENODEV, EPERM:
+    unmounted), which is never a normal answer.
     """
 
     def __init__(self, device: int) -> None:
@@ -71,58 +71,49 @@ class Notifier:
         self._device = -1
 
     async def inval_inode(
-        self, nodeid: int, offset: int, length: int, on_returned: Callable[[], None] | None = None
+        self, nodeid: int, offset: int, length: int, returned: bytearray | None = None
     ) -> Notified:
         """Forget the attributes and drop the pages of ``[offset, offset + length)``: write dirty ones back,
         unmap, wait for locked ones. Length 0 is to the end; a negative offset is the attributes only. Success
         does not mean that every page could be written back (fs/fuse/inode.c ignores it): the daemon sees the
-        failed FUSE_WRITE."""
+        failed FUSE_WRITE. The byte *returned* becomes 1 as soon as write(2) has returned, while the event loop
+        may already be at a request that came after it."""
         payload = abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
-        return await self._send(NotifyCode.INVAL_INODE, payload, on_returned)
+        return await self._send(NotifyCode.INVAL_INODE, payload, returned)
 
-    async def inval_entry(
-        self, parent: int, name: bytes, on_returned: Callable[[], None] | None = None
-    ) -> Notified:
+    async def inval_entry(self, parent: int, name: bytes) -> Notified:
         """Drop the dentry (a negative one too) and the parent's attributes. Waits for the directory's lock,
         which a pending create, unlink or rename in it holds."""
-        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, 0), on_returned)
+        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, 0))
 
-    async def expire_entry(
-        self, parent: int, name: bytes, on_returned: Callable[[], None] | None = None
-    ) -> Notified:
+    async def expire_entry(self, parent: int, name: bytes) -> Notified:
         """Have the dentry looked up again before its next use. Waits like `inval_entry`. A kernel older than
         6.2 drops it instead."""
-        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, abi.EXPIRE_ONLY), on_returned)
+        return await self._send(NotifyCode.INVAL_ENTRY, _entry(parent, name, abi.EXPIRE_ONLY))
 
-    async def delete(
-        self, parent: int, child: int, name: bytes, on_returned: Callable[[], None] | None = None
-    ) -> Notified:
+    async def delete(self, parent: int, child: int, name: bytes) -> Notified:
         """The name is gone and *child* was there: as `inval_entry`, and *child* is taken to have no link left:
         inotify tells those who watch *child* of that (IN_DELETE_SELF). Those who watch *parent* hear nothing:
         since Linux 5.3 only vfs_unlink(), vfs_rmdir() and vfs_rename() tell them."""
         payload = abi.NOTIFY_DELETE_OUT.pack(parent, child, len(_checked(name)), 0) + name + b"\0"
-        return await self._send(NotifyCode.DELETE, payload, on_returned)
+        return await self._send(NotifyCode.DELETE, payload)
 
-    async def store(
-        self, nodeid: int, offset: int, data: bytes, on_returned: Callable[[], None] | None = None
-    ) -> Notified:
+    async def store(self, nodeid: int, offset: int, data: bytes) -> Notified:
         """Put *data* into the page cache, at most `STORE_BYTES_MAX`; a page is up to date only if all of it
         is given (or if it was)."""
         if not 0 < len(data) <= STORE_BYTES_MAX:
             raise ValueError(f"1 to {STORE_BYTES_MAX} bytes can be stored at once, not {len(data)}")
         payload = abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0) + data
-        return await self._send(NotifyCode.STORE, payload, on_returned)
+        return await self._send(NotifyCode.STORE, payload)
 
-    async def inc_epoch(self, on_returned: Callable[[], None] | None = None) -> Notified:
+    async def inc_epoch(self) -> Notified:
         """Have every dentry of the mount looked up again before its next use; waits for nothing. Not `done`
         (EINVAL, ENOSYS) before Linux 6.16."""
-        return await self._send(NotifyCode.INC_EPOCH, b"", on_returned)
+        return await self._send(NotifyCode.INC_EPOCH, b"")
 
-    async def _send(
-        self, code: NotifyCode, payload: bytes, on_returned: Callable[[], None] | None
-    ) -> Notified:
+    async def _send(self, code: NotifyCode, payload: bytes, returned: bytearray | None = None) -> Notified:
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
-        notified = await self._in_thread(lambda: self._write(message, on_returned))
+        notified = await self._in_thread(lambda: self._write(message, returned))
         if notified.errno and notified.errno not in _EXPECTED[code]:
             raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
         return notified
@@ -152,15 +143,9 @@ class Notifier:
         assert isinstance(notified, Notified)
         return notified
 
-    def _write(self, message: bytes, on_returned: Callable[[], None] | None) -> Notified:
-        error = 0
+    def _write(self, message: bytes, returned: bytearray | None) -> Notified:
         begin = time.perf_counter()
-        try:
-            os.write(self._device, message)
-        except OSError as exc:
-            error = exc.errno or errno.EIO
-        if on_returned is not None:
-            on_returned()
+        error = _supplement.notify(self._device, message, returned)
         return Notified(error, time.perf_counter() - begin)
 
 

@@ -42,19 +42,27 @@ class Phase(Enum):
 
 @dataclass(slots=True, eq=False)
 class Revocation:
-    """A recall of ``[start, end)`` down to *keep*, in progress. *phase* may be set to CLOSED by the thread in
-    which the invalidation has just returned; everything else belongs to the event loop."""
+    """A recall of ``[start, end)`` down to *keep*, in progress. It belongs to the event loop, but for
+    *returned*: the byte becomes 1 at any instant, even between two looks at `phase`, when the invalidation
+    under way has returned."""
 
     start: int
     end: int
     keep: TokenMode
-    phase: Phase = Phase.PENDING
     waits_for: set[int] = field(default_factory=set)  # entitled operations
     part_of: int | None = None  # the entitled operation that does this for itself
+    returned: bytearray = field(default_factory=lambda: bytearray(1))
+    _phase: Phase = Phase.PENDING
 
-    def close(self) -> None:
-        """The invalidation has returned."""
-        self.phase = Phase.CLOSED
+    @property
+    def phase(self) -> Phase:
+        """Where it is now. It goes from INVALIDATING to CLOSED by itself: whoever asks for both asks for that
+        one first."""
+        return Phase.CLOSED if self._phase is Phase.INVALIDATING and self.returned[0] else self._phase
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        self._phase = phase
 
 
 class DataTokens:
@@ -213,6 +221,7 @@ class DataTokens:
         cached. What is cached by operations that run meanwhile comes out at the next call."""
         ranges = self.in_kernel.intervals(revocation.start, revocation.end)
         if ranges:
+            revocation.returned = bytearray(1)
             revocation.phase = Phase.INVALIDATING
             self.in_kernel.delete(revocation.start, revocation.end)
         else:

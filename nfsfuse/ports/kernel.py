@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from nfsfuse.machines.inodes import NodeId
@@ -13,10 +12,10 @@ class Kernel(Protocol):
     folio locks that only the event loop's answers release."""
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
     ) -> None:
-        """Write back, unmap and drop the pages of ``[start, end)``. *on_returned* is called in another thread
-        at the instant it is done. Runs to its end even if the caller is cancelled."""
+        """Write back, unmap and drop the pages of ``[start, end)``. At the instant that is done the byte
+        *returned* becomes 1, whatever Python is about. Runs to its end even if the caller is cancelled."""
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         """Start writing back the dirty pages of ``[start, end)`` in large requests, so that an invalidation

@@ -68,7 +68,7 @@ async def test_nothing_that_is_being_recalled_is_read_at_once() -> None:
         assert read(number, 0, P, cached=True) is not None, "it has not begun"
         recall.phase = Phase.INVALIDATING
         assert read(number, 0, P, cached=True) is not None, "the invalidation may wait for it"
-        recall.close()
+        recall.phase = Phase.CLOSED
         assert read(number, 0, P, cached=True) is None
         assert read(number, P, P, cached=True) is not None
         tokens.in_kernel.delete(0, P)
@@ -181,7 +181,7 @@ async def test_a_write_that_has_to_wait_for_anything_is_not_begun() -> None:
         assert write(number, 0, b"y", page=False) is None, "the kernel has a page that would lack it"
         assert write(number, 0, b"x", page=True) == 1, "as the write-back of that page it does not"
         recall = file.tokens.revoke(P, 2 * P, TokenMode.NONE)
-        recall.close()
+        recall.phase = Phase.CLOSED
         assert write(number, P, b"y", page=False) is None
         assert write(number, P, b"y", page=True) is None
         file.tokens.revoked(recall)

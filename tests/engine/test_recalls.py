@@ -74,19 +74,19 @@ async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> N
             written.set()
 
         async def invalidation(
-            node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+            node_id: NodeId, start: int, end: int, returned: bytearray | None = None
         ) -> None:
             nonlocal passes
             passes += 1
             if passes == 1:
                 await client.touch(number, 0, P)  # it is up to date in the kernel again
-                await invalidate(node_id, start, end, on_returned)
+                await invalidate(node_id, start, end, returned)
                 assert file.tokens.parked(0, P)
                 nursery.start_soon(write_back)
                 await trio.testing.wait_all_tasks_blocked()
             else:
                 await written.wait()  # the kernel waits for a folio under write-back
-                await invalidate(node_id, start, end, on_returned)
+                await invalidate(node_id, start, end, returned)
 
         client.kernel.invalidate_pages = invalidation  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:

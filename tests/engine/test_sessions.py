@@ -213,13 +213,13 @@ class _SlowKernel(FakeKernel):
     dropping = 0
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
     ) -> None:
         self.dropping += 1
         await trio.sleep(0.1)
         self.dropping -= 1
-        if on_returned is not None:
-            on_returned()
+        if returned is not None:
+            returned[0] = 1
         await trio.sleep(0.1)
 
 

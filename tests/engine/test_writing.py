@@ -17,6 +17,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.data_tokens import Phase
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.protocol import messages as m
@@ -53,14 +54,14 @@ class Kernel:
         self.on_invalidate: Callable[[], None] = lambda: None
 
     async def invalidate_pages(
-        self, node_id: int, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: int, start: int, end: int, returned: bytearray | None = None
     ) -> None:
         self.invalidated.append((start, end))
         await trio.lowlevel.checkpoint()
         action, self.on_invalidate = self.on_invalidate, lambda: None
         action()
-        if on_returned is not None:
-            on_returned()
+        if returned is not None:
+            returned[0] = 1
 
     async def write_back_pages(self, node_id: int, generation: int, start: int, end: int) -> None:
         raise AssertionError
@@ -116,7 +117,7 @@ def writer_of_a_file(
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:
     """A write comes while a recall is closed; *meanwhile* is what happens before it runs."""
     recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
-    recall.close()
+    recall.phase = Phase.CLOSED
 
     async def write() -> None:
         await writer.write(file, 0, b"new", append=False, direct=False, page=False)
@@ -208,7 +209,7 @@ async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_inval
     kernel = Kernel()
     writer, file = writer_of_a_file(kernel, pages=2)
     recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.EXCLUSIVE)
-    recall.close()
+    recall.phase = Phase.CLOSED
     kernel.on_invalidate = lambda: file.tokens.answered(0, PAGE_SIZE)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
@@ -236,7 +237,7 @@ async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_
             writes.start_soon(partial(writer.write, file, 0, b"new", append=False, direct=True, page=False))
             await trio.testing.wait_all_tasks_blocked()
             await writer.write(file, 0, page, append=False, direct=False, page=True)
-            recall.close()
+            recall.phase = Phase.CLOSED
             file.tokens.revoked(recall)
             file.wake()
             await trio.testing.wait_all_tasks_blocked()

@@ -387,9 +387,8 @@ class Control:
 
     async def notify(self, method: str, arguments: list[Any]) -> Any:
         decoded = [a.encode() if isinstance(a, str) else a for a in arguments]
-        returned: list[bool] = []
-        outcome = await getattr(self.notifier, method)(*decoded, on_returned=lambda: returned.append(True))
-        return {"errno": outcome.errno, "seconds": outcome.seconds, "returned": len(returned)}
+        outcome = await getattr(self.notifier, method)(*decoded)
+        return {"errno": outcome.errno, "seconds": outcome.seconds}
 
     async def read_ahead(self, kib: int) -> bool:
         return set_read_ahead(self.mountpoint, kib)

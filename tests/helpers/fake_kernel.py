@@ -47,15 +47,15 @@ class FakeKernel:
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
     ) -> None:
         self.invalidated.append((start, end))
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
             if self.during_invalidation is not None:
                 await self.during_invalidation(start, end)
-        if on_returned is not None:
-            on_returned()
+        if returned is not None:
+            returned[0] = 1
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         self.bulk.append((start, end))

@@ -97,14 +97,14 @@ class KernelModel:
     # --- the Kernel port: FUSE_NOTIFY_INVAL_INODE ---
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, on_returned: Callable[[], None] | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
     ) -> None:
         """fuse_reverse_inval_inode: attributes, then invalidate_inode_pages2_range."""
         await self._pause()  # the thread hop
         inode = self.inodes.get(node_id)
         if inode is None:
-            if on_returned is not None:
-                on_returned()
+            if returned is not None:
+                returned[0] = 1
             return
         self._forget_attributes(inode)
         self.note(node_id, f"invalidation of [{start:#x}, {end:#x}) begins")
@@ -113,8 +113,8 @@ class KernelModel:
         self.note(node_id, f"invalidation of [{start:#x}, {end:#x}) is done")
         await self._pause()  # out of the system call
         self.invalidations.remove((node_id, start, end))
-        if on_returned is not None:
-            on_returned()
+        if returned is not None:
+            returned[0] = 1
         await self._pause()  # back to the event loop
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:

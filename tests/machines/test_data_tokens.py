@@ -179,7 +179,7 @@ def test_a_recall_begins_when_no_earlier_one_of_any_of_its_range_is_in_progress(
     assert [tokens.may_begin(r) for r in (first, second, beside, third)] == [True, False, True, False]
     assert tokens.invalidate(first) == [(0, 2 * P)]
     assert not tokens.may_begin(second)
-    first.close()
+    first.returned[0] = 1
     tokens.reduce(0, 2 * P, NONE)
     tokens.revoked(first)
     assert tokens.may_begin(second)
@@ -196,11 +196,11 @@ def test_what_is_cached_during_an_invalidation_comes_out_at_the_next_one() -> No
     assert tokens.invalidate(revocation) == [(0, 3 * P)]
     assert revocation.phase is Phase.INVALIDATING
     tokens.answered(2 * P, 5 * P)  # operations that ran meanwhile
-    revocation.close()
+    revocation.returned[0] = 1
     assert tokens.parked(0, P)
     assert tokens.invalidate(revocation) == [(2 * P, 5 * P)]
     assert not tokens.parked(0, P), "an operation may hold the folio that this pass waits for"
-    revocation.close()
+    revocation.returned[0] = 1
     assert tokens.invalidate(revocation) == []
     assert revocation.phase is Phase.CLOSED
     tokens.reduce(0, 8 * P, NONE)
@@ -315,7 +315,7 @@ class DataTokensModel(RuleBasedStateMachine):
         pages = set(range(revocation.start // P, revocation.end // P))
         if revocation.phase is Phase.INVALIDATING:
             dropping.clear()
-            revocation.close()
+            revocation.returned[0] = 1
         elif self.tokens.may_begin(revocation):
             ranges = self.tokens.invalidate(revocation)
             found = {page for low, high in ranges for page in range(low // P, high // P)}

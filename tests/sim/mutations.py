@@ -81,7 +81,7 @@ def keep_pages_after_a_recall(patch: pytest.MonkeyPatch) -> None:
 def skip_the_invalidation(patch: pytest.MonkeyPatch) -> None:
     async def gather(self: PageProtocol, file: Any, recall: Revocation) -> None:
         file.tokens.in_kernel.delete(recall.start, recall.end)
-        recall.close()
+        recall.phase = Phase.CLOSED
 
     patch.setattr(PageProtocol, "gather_all_mmap_users", gather)
 
