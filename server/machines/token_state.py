@@ -142,7 +142,7 @@ class ResourceTokens:
         """Whether *request* need not wait, when *ahead* are the requests that came before it and still do."""
         holder = self.holders.get(request.session)
         if holder is not None and not request.transient:
-            if len(holder.tokens) > self.extents_max:
+            if self.has_too_many(holder):
                 return False
             if any(holder.being_recalled(start, end) for start, end in request.ranges):
                 return False
@@ -247,10 +247,14 @@ class ResourceTokens:
                     for low, high in holder.recallable(start, end, keep):
                         yield other, self.token(low, high, keep)
 
+    def has_too_many(self, holder: Holder) -> bool:
+        """Whether *holder* has more extents than one session may."""
+        return len(holder.tokens) > self.extents_max
+
     def to_trim(self, holder: Holder) -> list[Token]:
         """What to recall of a *holder* with too many extents: the lower or the upper half of them, whichever
         covers less, so that the large extents stay."""
-        if len(holder.tokens) <= self.extents_max or holder.trimming:
+        if not self.has_too_many(holder) or holder.trimming:
             return []
         extents = list(holder.tokens)
         half = len(extents) // 2
@@ -297,6 +301,6 @@ class ResourceTokens:
             assert not list(self.to_recall(request, self.holders)), ("nobody was asked", request)
             ahead.append(request)
         for holder in self.holders.values():
-            if holder.waiting and len(holder.tokens) > self.extents_max:
+            if holder.waiting and self.has_too_many(holder):
                 assert holder.recalls or holder.in_flight, "too many extents and nothing is done"
         assert sum(len(holder.waiting) for holder in self.holders.values()) == len(self.waiting)

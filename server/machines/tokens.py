@@ -265,7 +265,7 @@ class TokenManager(TokenTable):
 
     def _trim(self, state: ResourceTokens, session: SessionId) -> list[Effect]:
         holder = state.holders.get(session)
-        if holder is None:
+        if holder is None or not state.has_too_many(holder):
             return []
         recalls = [self._recall(state, session, token) for token in state.to_trim(holder)]
         holder.trimming.update(recall.recall_id for recall in recalls)

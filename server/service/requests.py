@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
@@ -106,7 +105,7 @@ class Requests:
         """Take *call* as far as it goes without waiting: from its beginning, or from where it is granted
         *tokens*."""
         session = self._session
-        with self._answering(call):
+        try:
             reply_or_wait = self._driver.advance(call, handling, tokens)
             if isinstance(reply_or_wait, Waiting):
                 session.running[call.id] = Queued(partial(self._interrupt, call, handling, reply_or_wait))
@@ -118,6 +117,10 @@ class Requests:
                 session.nursery.start_soon(self._wait_for, call, reply_or_wait, scope)
                 return
             self._reply(call, reply_or_wait)
+        except ProtocolError:
+            raise
+        except Exception as exc:
+            self._fail(call, exc)
         self._ended(call)
 
     def _granted(self, call: Call, handling: Handling, tokens: tuple[Token, ...]) -> None:
@@ -182,11 +185,13 @@ class Requests:
         session, ending = self._session, True
         with scope:
             try:
-                with self._answering(call):
-                    self._reply(call, await waiting)
+                self._reply(call, await waiting)
                 ending = False
             except ProtocolError as exc:
                 self._wrong(exc)
+            except Exception as exc:
+                self._fail(call, exc)
+                ending = False
             finally:
                 del session.running[call.id]
                 if scope.cancel_called:
@@ -196,20 +201,6 @@ class Requests:
                     self._tokens.end()  # of the server: what others have waited for is left to its successor
                 self._tokens.resume_granted()
         await self._session.channel.writable()
-
-    @contextmanager
-    def _answering(self, call: Call) -> Iterator[None]:
-        """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
-        and us a traceback; the server goes on."""
-        try:
-            yield
-        except FsError as exc:
-            self._fail(call, exc)
-        except ProtocolError:
-            raise
-        except Exception:
-            log.exception("%s: %s failed unexpectedly", self._session, type(call.message).__name__)
-            self._fail(call, FsError(errno.EIO, "internal error of the server"))
 
     def _ended(self, call: Call) -> None:
         """The reply is queued: others may have now what the call kept from them. A call without one is of a
@@ -228,7 +219,15 @@ class Requests:
         self._driver.ended(call, message, channel.frames_sent + 1)
         channel.reply(call.id, message, payload)
 
-    def _fail(self, call: Call, failure: FsError) -> None:
+    def _fail(self, call: Call, exc: Exception) -> None:
+        """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
+        and us a traceback; the server goes on."""
+        if isinstance(exc, FsError):
+            failure = exc
+        else:
+            name = type(call.message).__name__
+            log.error("%s: %s failed unexpectedly", self._session, name, exc_info=exc)
+            failure = FsError(errno.EIO, "internal error of the server")
         channel = self._session.channel
         self._driver.ended(call, failure, channel.frames_sent + 1)
         channel.fail(call.id, failure.errno, failure.detail)

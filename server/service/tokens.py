@@ -152,8 +152,7 @@ class Tokens:
     def clear(self, call: Call, step: Clear) -> None:
         """Carry out a Clear step."""
         for handle in step.handles:
-            if self.manager.is_in_the_way(call.session.id, handle, step.resource, step.mode):
-                self._ask_others(call.session, handle, step.resource, step.mode)
+            self._ask_others(call.session, handle, step.resource, step.mode)
 
     def use(self, call: Call, step: Use) -> bool:
         """Carry out a Use step."""
@@ -197,14 +196,15 @@ class Tokens:
         """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
         the write-back may be part of somebody's recall (K6). Sizes never change so: for that the writer
         holds ATTR exclusively."""
-        if not self.manager.holds(session.id, handle, Resource.ATTR, 0, RANGE_END, TokenMode.EXCLUSIVE):
-            self._ask_others(session, handle, Resource.ATTR, TokenMode.EXCLUSIVE)
+        self._ask_others(session, handle, Resource.ATTR, TokenMode.EXCLUSIVE)
 
     def _ask_others(
         self, session: Session, handle: InodeHandle, resource: Resource, mode: TokenMode
     ) -> None:
-        """Recall what is in the way of *session*, without waiting for it."""
+        """Recall what is in the way of *session*, if anything is, without waiting for it."""
         manager = self.manager
+        if not manager.is_in_the_way(session.id, handle, resource, mode):
+            return
         ticket = next(self._tickets)
         effects = manager.acquire(ticket, session.id, handle, resource, 0, RANGE_END, mode, transient=True)
         if any(isinstance(effect, Granted) for effect in effects):
