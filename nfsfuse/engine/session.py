@@ -369,8 +369,33 @@ class Session:
         except ConnectionLost as exc:
             raise FsError(errno.EIO, str(exc)) from exc
         finally:
-            self._waiting -= 1
-            self._room.unpark()
+            self._ended()
+
+    def ask(
+        self,
+        message: Request[Message],
+        payload: Payload,
+        apply: Callable[[Message, bytes | bytearray], None],
+        failed: Callable[[FsError], None],
+    ) -> None:
+        assert isinstance(message, ESSENTIAL), "it waits for no room"
+        self.requests[type(message).__name__] += 1
+        self._waiting += 1
+
+        def answered(reply: Message, payload: bytes | bytearray) -> None:
+            apply(reply, payload)
+            self._ended()
+
+        def refused(failure: FsError | ConnectionLost) -> None:
+            self._ended()
+            failed(failure if isinstance(failure, FsError) else FsError(errno.EIO, str(failure)))
+
+        self.channel.ask(message, payload, answered, refused)
+
+    def _ended(self) -> None:
+        """A request is not unanswered any more."""
+        self._waiting -= 1
+        self._room.unpark()
 
     def post(self, message: Request[Message]) -> None:
         self.requests[type(message).__name__] += 1

@@ -2,8 +2,8 @@
 
 A write(2) is absorbed and returns. The data go out in large writes: as soon as a whole request's worth is
 dirty, when they have been dirty for a second, at fsync and close, and when the server recalls the pages.
-Write-backs run in tasks of the mount, not of whoever waits for them: killing a program that waits in fsync
-must not leave an extent half-way.
+Write-backs belong to the mount, not to whoever waits for them: killing a program that waits in fsync must not
+leave an extent half-way.
 
 An fsync that finds one extent to be written has the server synchronise the file with that write: one round
 trip, not two. The extent is then on its way for as long as the server's disk takes, and for so long a recall
@@ -85,24 +85,31 @@ class WriteBack:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out write-backs until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+        async with trio.open_nursery() as self._nursery:
             task_status.started()
-            while True:
-                await trio.sleep(DIRTY_AGE_SECONDS_MAX / 2)
-                now = trio.current_time()
-                for file in list(self._dirty_files):
-                    since = file.pages.dirty_since
-                    if since is not None and since <= now - DIRTY_AGE_SECONDS_MAX:
-                        self._begin(file, 0, RANGE_END, size_min=1)
-                    if file.errors.retry_due(now) and file.pages.refused:
-                        self._begin(file, *self._first_refused(file), size_min=1, again=True)
+            try:
+                while True:
+                    await trio.sleep(DIRTY_AGE_SECONDS_MAX / 2)
+                    self._write_back_old()
+            finally:
+                self._nursery = None  # it is about to be closed
+
+    def _write_back_old(self) -> None:
+        """What has been dirty for long goes out, and some of what was refused."""
+        now = trio.current_time()
+        for file in list(self._dirty_files):
+            since = file.pages.dirty_since
+            if since is not None and since <= now - DIRTY_AGE_SECONDS_MAX:
+                self._begin(file, 0, RANGE_END, size_min=1)
+            if file.errors.retry_due(now) and file.pages.refused:
+                self._begin(file, *self._first_refused(file), size_min=1, again=True)
 
     def dirtied(self, file: CachedFile) -> None:
         """*file* has new dirty data: send what makes whole requests."""
         self._dirty_files[file] = None
         if file.pages.dirty_bytes - file.pages.refused_bytes >= IO_SIZE_MAX:
-            self._begin(file, 0, RANGE_END, size_min=IO_SIZE_MAX)
+            # Not at once: the program is to have its answer first, and goes on while this much is sent.
+            self._begin(file, 0, RANGE_END, size_min=IO_SIZE_MAX, at_once=False)
 
     def hasten(self, file: CachedFile, start: int, end: int) -> None:
         """What is dirty in ``[start, end)`` is about to be waited for: send it, as far as it can be now."""
@@ -239,8 +246,7 @@ class WriteBack:
 
     def closed(self, file: CachedFile) -> None:
         """Nobody has the file open any more: it is not kept for ever what the server does not take."""
-        if file.pages.refused:
-            assert self._nursery is not None
+        if file.pages.refused and self._nursery is not None:  # else the mount is ending
             assert self.give_up is not None
             self._nursery.start_soon(self.give_up, file)
 
@@ -253,9 +259,12 @@ class WriteBack:
                 lost = file.pages.dirty_bytes
                 log.error("%s: %d bytes are lost at the end of the mount: %s", file.inode, lost, exc)
 
-    def _begin(self, file: CachedFile, start: int, end: int, size_min: int, *, again: bool = False) -> bool:
+    def _begin(
+        self, file: CachedFile, start: int, end: int, size_min: int,
+        *, again: bool = False, at_once: bool = True,
+    ) -> bool:  # fmt: skip
         """Start as many writes as may be in flight, of extents of *size_min* bytes and more; whether any.
-        *again*: also of what was refused."""
+        *again*: also of what was refused. They are sent *at_once*, or by another task."""
         began = False
         while self._in_flight - self._synced_in_flight < WRITES_IN_FLIGHT_MAX:
             extent = file.pages.to_write_back(start, end, IO_SIZE_MAX, again=again)
@@ -264,20 +273,28 @@ class WriteBack:
             if extent[1] - extent[0] < size_min:
                 start = extent[1]
                 continue
-            self._start(file, extent)
+            self._start(file, extent, at_once=at_once)
             began = True
         if not file.pages.dirty:
             self._dirty_files.pop(file, None)
         return began
 
-    def _start(self, file: CachedFile, extent: Interval, synced: SyncedWrite | None = None) -> None:
+    def _start(
+        self, file: CachedFile, extent: Interval, synced: SyncedWrite | None = None, *, at_once: bool = True
+    ) -> None:
         """Dirty *extent* is on its way."""
-        assert self._nursery is not None
         self._in_flight += 1
         self._synced_in_flight += synced is not None
-        self._nursery.start_soon(self._send, file, file.pages.begin_write_back(*extent), synced)
+        outgoing = file.pages.begin_write_back(*extent)
+        if at_once or self._nursery is None:
+            self._send(file, outgoing, synced)
+        else:
+            self._nursery.start_soon(self._send_soon, file, outgoing)
 
-    async def _send(self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None) -> None:
+    async def _send_soon(self, file: CachedFile, outgoing: Outgoing) -> None:
+        self._send(file, outgoing, None)
+
+    def _send(self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None) -> None:
         self.writes_sent += 1
         self.bytes_sent += len(outgoing.data)
 
@@ -294,20 +311,24 @@ class WriteBack:
             self._accepted(file)
             if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
-            file.wake()  # a recall that waits for this goes on in the same turn as this task
+            self._sent(file, synced)
+
+        def failed(error: FsError) -> None:
+            # In a task, as it may be tried again by whom this tells: not while the session is being renewed.
+            if self._nursery is not None:  # else the mount is ending
+                self._nursery.start_soon(self._failed, file, outgoing, synced, error)
 
         message = m.Write(file.inode.handle, outgoing.start, Sync.NONE if synced is None else synced.sync)
-        try:
-            await self._remote.call(message, outgoing.data, written)
-        except FsError as exc:
-            self._refused(file, outgoing, exc)
-        finally:
-            if synced is not None:
-                self._synced_in_flight -= 1
-                synced.taken = bool(synced.taken)
-            self._in_flight -= 1
-            file.wake()
-            self._slots.unpark_all()
+        self._remote.ask(message, outgoing.data, written, failed)
+
+    def _sent(self, file: CachedFile, synced: SyncedWrite | None) -> None:
+        """The server has answered, or the session is over."""
+        if synced is not None:
+            self._synced_in_flight -= 1
+            synced.taken = bool(synced.taken)
+        self._in_flight -= 1
+        file.wake()
+        self._slots.unpark_all()
 
     def _accepted(self, file: CachedFile) -> None:
         """The server has taken something."""
@@ -315,6 +336,12 @@ class WriteBack:
             file.errors.accepted(trio.current_time())
         elif file.errors.settled():
             log.warning("%s: what the server refused before is written", file.inode)
+
+    async def _failed(
+        self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None, error: FsError
+    ) -> None:
+        self._refused(file, outgoing, error)
+        self._sent(file, synced)
 
     def _refused(self, file: CachedFile, outgoing: Outgoing, error: FsError) -> None:
         """The server has refused something."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import OpenId
@@ -25,6 +26,16 @@ class Remote(Protocol):
     ) -> tuple[R, bytes | bytearray]:
         """Ask the server. See `nfsfuse.rpc.channel.Channel.call` for *apply*, *failed* and cancellation.
         Raises FsError only."""
+
+    def ask(
+        self,
+        message: Request[Message],
+        payload: Payload,
+        apply: Callable[[Message, bytes | bytearray], None],
+        failed: Callable[[FsError], None],
+    ) -> None:
+        """Ask the server at once, without a task that waits. *apply* or *failed* is run when the answer
+        arrives, as those of `call` are, or when the session is over, which it may be by now."""
 
     def post(self, message: Request[Message]) -> None:
         """Tell the server something whose reply nobody waits for."""

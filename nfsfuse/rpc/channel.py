@@ -39,7 +39,7 @@ Failed = Callable[[FsError | ConnectionLost], None]
 @dataclass(slots=True, eq=False)
 class Asked:
     """A request of ours that is not answered yet. *frame* is its number in the sequence. *task* is None once
-    its caller has given up, and if there never was one (*posted*)."""
+    its caller has given up, and if there never was one. *posted*: nobody is told of a failure."""
 
     id: RequestId
     message: Message
@@ -283,6 +283,13 @@ class Channel:
         reply = await trio.lowlevel.wait_task_rescheduled(abandon)
         return cast("tuple[R, bytes | bytearray]", reply)
 
+    def ask(self, message: Request[Message], payload: Payload, apply: Applied, failed: Failed) -> None:
+        """As `call`, without a task that waits: *apply* or *failed* is run."""
+        if self._lost is not None:
+            failed(ConnectionLost(self._lost))
+        else:
+            self._ask(message, payload, None, apply, failed)
+
     def post(self, message: Request[Message], apply: Applied | None = None) -> None:
         """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply is logged,
         the end of the session goes unnoticed here."""
@@ -299,7 +306,9 @@ class Channel:
     ) -> Asked:
         number, frame = self._exchange.request(message, payload)
         self._trace("ask", number, message)
-        call = self._calls[number] = Asked(number, message, payload, task, apply, failed, task is None)
+        call = self._calls[number] = Asked(
+            number, message, payload, task, apply, failed, posted=task is None and failed is None
+        )
         call.frame = self._transmit(frame)
         return call
 

@@ -141,6 +141,15 @@ class Client:
             raise ask.reply
         return ask.reply
 
+    def ask(
+        self,
+        message: Request[Any],
+        payload: Any,
+        apply: Callable[[Message, bytes], None],
+        failed: Callable[[FsError], None],
+    ) -> None:
+        self._ask(message, bytes(payload), apply, failed)
+
     def post(self, message: Request[Any]) -> None:
         self._ask(message, b"", None, None)
 

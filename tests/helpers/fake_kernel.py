@@ -94,6 +94,10 @@ class RecordingRemote:
         self.calls.append((message, len(payload)))
         return await self.session.call(message, payload, apply, failed)
 
+    def ask(self, message: Request[Any], payload: Any, apply: Any, failed: Any) -> None:
+        self.calls.append((message, len(payload)))
+        self.session.ask(message, payload, apply, failed)
+
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)
         self.session.post(message)

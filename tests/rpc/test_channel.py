@@ -194,6 +194,31 @@ async def test_the_hook_of_what_was_posted_runs_with_the_reply(autojump_clock):
     assert applied == [Target(b"link 1")]
 
 
+async def test_who_asks_without_a_task_is_told_of_the_answer_or_the_failure(autojump_clock, caplog):
+    told: list[object] = []
+    async with connected(MAY_ASK) as (client, server):
+
+        def ask(number: int) -> None:
+            client.channel.ask(link(number), b"", lambda message, _: told.append(message), told.append)
+
+        ask(1)
+        ask(2)
+        ask(3)
+        await wait_all_tasks_blocked()
+        first, second, _ = server.arrived
+        server.channel.fail(second.id, errno.EACCES)
+        echo(server, first)
+        await wait_all_tasks_blocked()
+        refused, answer = told
+        assert isinstance(refused, FsError)
+        assert refused.errno == errno.EACCES
+        assert answer == Target(b"link 1")
+        client.channel.end("enough")
+        ask(4)
+        assert [str(failure) for failure in told[2:]] == ["enough", "enough"]
+    assert not caplog.records, "who asked tells of it"
+
+
 async def test_fail_if_unanswered_answers_once(autojump_clock):
     async with connected(MAY_ASK) as (client, server):
 

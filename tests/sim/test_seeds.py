@@ -17,7 +17,7 @@ FOUND = (
     (107, 2),  # deadlock: read-ahead across the edge of what was being invalidated
     (112, 2),  # a write past the page cache was undone by the write-back of a page stored into meanwhile
     (113, 2),  # a recall to SHARED while an open for writing began
-    (115, 2),  # deadlock: a late write of a whole page counted as cached while a read of the page waited
+    (1050, 2),  # deadlock: a late write of a whole page counted as cached while a read of the page waited
 )
 
 FIXED = range(2000, 2010)
