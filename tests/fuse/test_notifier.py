@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,13 @@ async def test_a_cancelled_caller_still_waits(pipe: tuple[int, int]) -> None:
     assert caller_went_on.is_set()
 
 
+def until_some_thread_waits_for_room_in_a_pipe() -> None:
+    end = time.monotonic() + WAIT_SECONDS_MAX
+    while not any("pipe_write" in (task / "wchan").read_text() for task in Path("/proc/self/task").iterdir()):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 async def test_the_event_loop_can_see_at_once_that_a_notification_has_returned(pipe: tuple[int, int]) -> None:
     """Before the notifying thread can run any Python: what the kernel asks for next may come first."""
     reader, writer = pipe
@@ -81,6 +89,7 @@ async def test_the_event_loop_can_see_at_once_that_a_notification_has_returned(p
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Notifier(writer).inval_inode, 1, 0, 0, returned)
         await trio.testing.wait_all_tasks_blocked()
+        until_some_thread_waits_for_room_in_a_pipe()
         sys.setswitchinterval(WAIT_SECONDS_MAX)  # nobody else gets Python's lock while this has it
         try:
             os.read(reader, PIPE_BYTES)
