@@ -19,7 +19,6 @@
  * that structure, and libfuse's init negotiation, differ from one libfuse to the next.
  *
  * Threads: receive and hook_read run inside pyfuse3's loop with the GIL held, and all state here belongs to that thread.
- * notify runs in any thread and touches none of it.
  */
 #define PY_SSIZE_T_CLEAN
 #define _GNU_SOURCE
@@ -626,37 +625,11 @@ static PyObject *py_negotiation(PyObject *module, PyObject *unused) {
                          (Py_ssize_t)sizeof init.granted);
 }
 
-/* One notification, in a thread of its own. The kernel may ask for the dropped page before this thread gets the GIL
- * again, and whoever has that has to know that the page was dropped: hence the byte. */
-static PyObject *py_notify(PyObject *module, PyObject *args) {
-    int device, error = 0;
-    Py_buffer message, flag = {0};
-    PyObject *returned;
-    (void)module;
-    if (!PyArg_ParseTuple(args, "iy*O", &device, &message, &returned))
-        return NULL;
-    if (returned != Py_None && PyObject_GetBuffer(returned, &flag, PyBUF_WRITABLE) < 0) {
-        PyBuffer_Release(&message);
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    if (write(device, message.buf, (size_t)message.len) < 0)
-        error = errno;
-    if (flag.buf)
-        __atomic_store_n((unsigned char *)flag.buf, 1, __ATOMIC_RELEASE);
-    Py_END_ALLOW_THREADS
-    if (flag.obj)
-        PyBuffer_Release(&flag);
-    PyBuffer_Release(&message);
-    return PyLong_FromLong(error);
-}
-
 static PyMethodDef methods[] = {
     {"current_request", py_current_request, METH_NOARGS, NULL},
     {"arm", (PyCFunction)(void (*)(void))py_arm, METH_VARARGS | METH_KEYWORDS, NULL},
     {"device", py_device, METH_NOARGS, NULL},
     {"receive", py_receive, METH_NOARGS, NULL},
-    {"notify", py_notify, METH_VARARGS, NULL},
     {"negotiation", py_negotiation, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

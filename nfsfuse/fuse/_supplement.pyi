@@ -77,8 +77,4 @@ def receive() -> int:
     """Deal with what the device has. WAIT: there is nothing now; TURN: other tasks are to run before this is
     called again; MESSAGE: there is one for libfuse, or the end of the session."""
 
-def notify(device: int, message: bytes, returned: bytearray | None) -> int:
-    """Write *message* to *device*, without Python's lock for as long as that takes. 0, or the errno. The first
-    byte of *returned* is 1 as soon as the system call has returned."""
-
 def negotiation() -> tuple[int, bytes, bytes, bytes] | None: ...

@@ -2,26 +2,21 @@
 
 Written straight to the FUSE device as ``fuse_out_header{len, error=code, unique=0}`` and a payload: that
 gives ranges, epochs and expiry, which pyfuse3 does not. Each write(2) may block for as long as a folio or a
-directory is locked, so each has a thread to itself, from trio's cache. (Not by trio.to_thread: its limiter, and
-what it does for code in the thread that calls trio, take longer than the notification itself.)
+directory is locked, so each has a thread to itself: one of `_notifications`, as a Python thread would wait for
+Python's lock before and after.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import outcome
 import trio
 
-from nfsfuse.fuse import abi
+from nfsfuse.fuse import _notifications, abi
 from nfsfuse.fuse.abi import NotifyCode
-from nfsfuse.fuse.binding import _supplement
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
 THREADS_MAX: Final = 64
@@ -64,11 +59,14 @@ class Notifier:
     def __init__(self, device: int) -> None:
         self._device = device
         self._threads = 0
+        self._events: list[int] = []  # eventfds of notifications that are over, for the next ones
         self._thread_ended = trio.lowlevel.ParkingLot()
 
     def close(self) -> None:
         """The descriptor is about to be closed: from now on every notification fails with EBADF."""
         self._device = -1
+        while self._events:
+            os.close(self._events.pop())
 
     async def inval_inode(
         self, nodeid: int, offset: int, length: int, returned: bytearray | None = None
@@ -113,40 +111,26 @@ class Notifier:
 
     async def _send(self, code: NotifyCode, payload: bytes, returned: bytearray | None = None) -> Notified:
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
-        notified = await self._in_thread(lambda: self._write(message, returned))
+        notified = await self._written(message, returned)
         if notified.errno and notified.errno not in _EXPECTED[code]:
             raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
         return notified
 
-    async def _in_thread(self, write: Callable[[], Notified]) -> Notified:
-        """What *write* returns in a thread of its own, which is given no name: that takes as long as many a
-        notification. Not to be cancelled, also while it waits for a thread: a
-        cancelled recall has either not begun or is over."""
+    async def _written(self, message: bytes, returned: bytearray | None) -> Notified:
+        """What write(2) of *message* in a thread has come to. Not to be cancelled, also while it waits for a
+        thread: a cancelled recall has either not begun or is over."""
         with trio.CancelScope(shield=True):
             while self._threads >= THREADS_MAX:
                 await self._thread_ended.park()
-        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
-
-        def ended(result: outcome.Outcome[Notified]) -> None:
-            self._threads -= 1
-            self._thread_ended.unpark()
-            trio.lowlevel.reschedule(task, result)
-
-        def deliver(result: outcome.Outcome[Notified]) -> None:
-            with suppress(trio.RunFinishedError):  # the event loop has crashed: nobody waits any more
-                token.run_sync_soon(ended, result)
-
-        trio.lowlevel.start_thread_soon(write, deliver)
-        self._threads += 1
-        # No scope is needed here: a wait that refuses to be aborted is shielded.
-        notified = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        assert isinstance(notified, Notified)
-        return notified
-
-    def _write(self, message: bytes, returned: bytearray | None) -> Notified:
-        begin = time.perf_counter()
-        error = _supplement.notify(self._device, message, returned)
-        return Notified(error, time.perf_counter() - begin)
+            event = self._events.pop() if self._events else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            notification = _notifications.send(self._device, message, returned, event)
+            self._threads += 1
+            await trio.lowlevel.wait_readable(event)
+        os.eventfd_read(event)
+        self._events.append(event)
+        self._threads -= 1
+        self._thread_ended.unpark()
+        return Notified(*_notifications.result(notification))
 
 
 def _checked(name: bytes) -> bytes:

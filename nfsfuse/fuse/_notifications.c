@@ -1,0 +1,208 @@
+/*
+ * _notifications: write(2) to the FUSE device, in threads that need nothing of Python.
+ *
+ * A notification blocks for as long as the kernel waits for the lock of a folio or a directory, so each has a
+ * thread to itself. A Python thread would have to get Python's lock before it can write, and once more to say that
+ * it has: behind the event loop, which is answering what the kernel asks meanwhile, on the way of a page from one
+ * client to another. These threads say it with an eventfd, and before that with a byte: the next request of the
+ * kernel may be read earlier than the eventfd.
+ *
+ * Threads: send, result and the life of a Notification belong to whoever has the GIL. From send until `finished` is
+ * set the notification is a worker's, which holds a reference; result gives that back. One that nobody asks for
+ * its result is never freed, as the worker may be about to write to it.
+ */
+#define PY_SSIZE_T_CLEAN
+#define _GNU_SOURCE
+#include <Python.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+#include <unistd.h>
+
+#define IDLE_SECONDS_MAX 10 /* then a thread ends */
+#define STACK_SIZE (256 << 10)
+
+typedef struct Notification {
+    PyObject_HEAD
+    struct Notification *next;
+    Py_buffer message, returned;
+    int device, event, error;
+    double seconds;
+    bool finished, collected;
+} Notification;
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    Notification *first, **last;
+    unsigned queued, idle;
+} work = {.lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER, .last = &work.first};
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void carry_out(Notification *it) {
+    int event = it->event;
+    double begin = now();
+    ssize_t written = write(it->device, it->message.buf, (size_t)it->message.len);
+    it->error = written < 0 ? errno : 0;
+    it->seconds = now() - begin;
+    if (it->returned.buf)
+        __atomic_store_n((unsigned char *)it->returned.buf, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&it->finished, true, __ATOMIC_RELEASE);
+    /* It may be freed from here on. The counter of an eventfd that is read once for each write never overflows. */
+    uint64_t one = 1;
+    while (write(event, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+static void *worker(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&work.lock);
+    for (;;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec += IDLE_SECONDS_MAX;
+        int waited = 0;
+        work.idle++;
+        while (!work.first && waited != ETIMEDOUT)
+            waited = pthread_cond_timedwait(&work.more, &work.lock, &until);
+        work.idle--;
+        Notification *it = work.first;
+        if (!it)
+            break;
+        work.first = it->next;
+        if (!work.first)
+            work.last = &work.first;
+        work.queued--;
+        pthread_mutex_unlock(&work.lock);
+        carry_out(it);
+        pthread_mutex_lock(&work.lock);
+    }
+    pthread_mutex_unlock(&work.lock);
+    return NULL;
+}
+
+/* 0, or an errno. Signals are the business of the other threads. */
+static int start_worker(void) {
+    pthread_t thread;
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int error = pthread_attr_init(&attributes);
+    if (error)
+        return error;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_SIZE);
+    error = pthread_create(&thread, &attributes, worker, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
+/* 0, or an errno: then *it* is not a worker's. */
+static int enqueue(Notification *it) {
+    int error = 0;
+    pthread_mutex_lock(&work.lock);
+    if (work.queued >= work.idle)
+        error = start_worker();
+    if (!error) {
+        it->next = NULL;
+        *work.last = it;
+        work.last = &it->next;
+        work.queued++;
+        pthread_cond_signal(&work.more);
+    }
+    pthread_mutex_unlock(&work.lock);
+    return error;
+}
+
+static void notification_dealloc(Notification *self) {
+    if (self->message.obj)
+        PyBuffer_Release(&self->message);
+    if (self->returned.obj)
+        PyBuffer_Release(&self->returned);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyTypeObject NotificationType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "nfsfuse.fuse._notifications.Notification",
+    .tp_basicsize = sizeof(Notification),
+    .tp_dealloc = (destructor)notification_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+};
+
+static PyObject *py_send(PyObject *module, PyObject *args) {
+    int device, event;
+    PyObject *message, *returned;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "iSOi", &device, &message, &returned, &event))
+        return NULL;
+    Notification *it = (Notification *)PyType_GenericAlloc(&NotificationType, 0); /* zeroed */
+    if (!it)
+        return NULL;
+    it->device = device;
+    it->event = event;
+    if (PyObject_GetBuffer(message, &it->message, PyBUF_SIMPLE) < 0 ||
+        (returned != Py_None && PyObject_GetBuffer(returned, &it->returned, PyBUF_WRITABLE) < 0)) {
+        Py_DECREF(it);
+        return NULL;
+    }
+    int error = enqueue((Notification *)Py_NewRef(it));
+    if (error) {
+        Py_DECREF(it);
+        Py_DECREF(it);
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return (PyObject *)it;
+}
+
+static PyObject *py_result(PyObject *module, PyObject *args) {
+    Notification *it;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!", &NotificationType, &it))
+        return NULL;
+    if (!__atomic_load_n(&it->finished, __ATOMIC_ACQUIRE)) {
+        PyErr_SetString(PyExc_RuntimeError, "write(2) has not returned");
+        return NULL;
+    }
+    PyObject *result = Py_BuildValue("(id)", it->error, it->seconds);
+    if (!it->collected) {
+        it->collected = true;
+        Py_DECREF(it); /* the worker's */
+    }
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"send", py_send, METH_VARARGS, NULL},
+    {"result", py_result, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_notifications",
+    .m_doc = "Writes to the FUSE device in threads; see nfsfuse.fuse.notify.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__notifications(void) {
+    if (PyType_Ready(&NotificationType) < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&module_definition);
+    if (module && PyModule_AddObjectRef(module, "Notification", (PyObject *)&NotificationType) < 0)
+        Py_CLEAR(module);
+    return module;
+}
