@@ -24,9 +24,10 @@ if "pyfuse3" in sys.modules:
 _dlopen_flags = sys.getdlopenflags()
 sys.setdlopenflags(os.RTLD_NOW | os.RTLD_GLOBAL)
 try:
+    from nfsfuse.fuse import _notifications as _notifications
     from nfsfuse.fuse import _supplement as _supplement
 except ImportError as exc:
-    raise SupplementError(f"the compiled module is missing or broken ({exc}); run: pip install .") from exc
+    raise SupplementError(f"a compiled module is missing or broken ({exc}); run: pip install .") from exc
 finally:
     sys.setdlopenflags(_dlopen_flags)
 

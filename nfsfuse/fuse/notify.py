@@ -15,8 +15,9 @@ from typing import Final
 
 import trio
 
-from nfsfuse.fuse import _notifications, abi
+from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import NotifyCode
+from nfsfuse.fuse.binding import _notifications
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
 THREADS_MAX: Final = 64
