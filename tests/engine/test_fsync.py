@@ -123,9 +123,9 @@ async def test_what_is_on_its_way_is_synchronised_after_it_has_arrived() -> None
         client = world.clients[0]
         number = await opened(world, client)
         await client.write(number, 0, b"one")
-        client.fs.write_back.hasten(client.file(number), 0, P)  # sent at once
-        await client.write(number, 10 * P, b"two")
-        with client.asks("Write", "Fsync"):
+        with client.asks("Write", "Write", "Fsync"):
+            client.fs.write_back.hasten(client.file(number), 0, P)
+            await client.write(number, 10 * P, b"two")
             assert await fsync_error(client, number) == 0
         world.storage.crash()
         assert world.content(b"file") == b"one" + bytes(10 * P - 3) + b"two"

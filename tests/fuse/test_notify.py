@@ -20,6 +20,7 @@ READER = (
 
 def notify(daemon: Daemon, method: str, *arguments: int | str) -> int:
     outcome = daemon.ask("notify", method=method, arguments=list(arguments))
+    assert outcome["returned"] == (1 if method == "inval_inode" else 0)
     assert 0 <= outcome["seconds"] < 10
     return int(outcome["errno"])
 

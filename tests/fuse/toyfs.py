@@ -387,8 +387,10 @@ class Control:
 
     async def notify(self, method: str, arguments: list[Any]) -> Any:
         decoded = [a.encode() if isinstance(a, str) else a for a in arguments]
-        outcome = await getattr(self.notifier, method)(*decoded)
-        return {"errno": outcome.errno, "seconds": outcome.seconds}
+        returned = bytearray(1)
+        told = {"returned": returned} if method == "inval_inode" else {}
+        outcome = await getattr(self.notifier, method)(*decoded, **told)
+        return {"errno": outcome.errno, "seconds": outcome.seconds, "returned": returned[0]}
 
     async def read_ahead(self, kib: int) -> bool:
         return set_read_ahead(self.mountpoint, kib)
