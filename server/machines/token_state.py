@@ -252,9 +252,9 @@ class ResourceTokens:
         return len(holder.tokens) > self.extents_max
 
     def to_trim(self, holder: Holder) -> list[Token]:
-        """What to recall of a *holder* with too many extents: the lower or the upper half of them, whichever
-        covers less, so that the large extents stay."""
-        if not self.has_too_many(holder) or holder.trimming:
+        """What to recall of a *holder* that `has_too_many` extents: the lower or the upper half of them,
+        whichever covers less, so that the large extents stay. Nothing while that is under way."""
+        if holder.trimming:
             return []
         extents = list(holder.tokens)
         half = len(extents) // 2

@@ -207,11 +207,7 @@ class Tokens:
             return
         ticket = next(self._tickets)
         effects = manager.acquire(ticket, session.id, handle, resource, 0, RANGE_END, mode, transient=True)
-        if any(isinstance(effect, Granted) for effect in effects):
-            effects = manager.finish(ticket)
-        else:
-            effects += manager.cancel(ticket)
-        self._carry_out(effects)
+        self._carry_out(effects + manager.cancel(ticket))
 
     def changed_directly(
         self, handle: InodeHandle, resource: Resource, start: int = 0, end: int = RANGE_END

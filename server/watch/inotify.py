@@ -106,15 +106,14 @@ class InotifyWatcher(Watcher):
         if directory is None or event.mask & IN_IGNORED:
             return
         name = (directory, event.name)
-        if not event.name:
-            handle: InodeHandle | None = directory
-        else:
-            # In this order: where it led is noted before it leads elsewhere.
-            now = self._storage.leads_to(name)
-            handle = led.get(name, now)
+        if name in own and not event.mask & IN_ISDIR:
+            return
+        # In this order: where a name led is noted before it leads elsewhere.
+        now = self._storage.leads_to(name) if event.name else directory
+        handle = led.get(name, now)
         if event.mask & (_APPEARS | _VANISHES):
             if event.mask & IN_ISDIR:
-                yield from self._directory_changed(name, event.mask)
+                yield from self._directory_changed(name, event.mask, now)
             if name not in own:
                 yield NameChanged(directory, event.name)
                 if handle is not None:
@@ -122,19 +121,17 @@ class InotifyWatcher(Watcher):
         elif handle is not None and handle not in own and name not in own:
             yield ContentChanged(handle) if event.mask & IN_MODIFY else AttributesChanged(handle)
 
-    def _directory_changed(self, name: Name, mask: int) -> Iterator[NameChanged]:
-        """A directory has come or gone."""
+    def _directory_changed(self, name: Name, mask: int, now: InodeHandle | None) -> Iterator[NameChanged]:
+        """A directory has come or gone; *now* is where its name leads."""
         if mask & _VANISHES:
             gone = self._children.pop(name, None)
             if gone is not None and mask & IN_DELETE:
                 self._unwatch(gone)
-            return
-        come = self._storage.leads_to(name)
-        if come is not None and self._is_directory(come):
-            self._children[name] = come
-            if come not in self._watches:
+        elif now is not None and self._is_directory(now):
+            self._children[name] = now
+            if now not in self._watches:
                 try:
-                    yield from self._walk(come)
+                    yield from self._walk(now)
                 except (FsError, OSError) as exc:
                     log.warning("changes in a new directory %r are not noticed: %s", name[1], exc)
 
