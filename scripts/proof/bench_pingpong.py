@@ -23,13 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--turns", type=int, default=4000, help="how many (default: 4000)")
     parser.add_argument("--unix", action="store_true", help="reach the server over a Unix socket, not TCP")
+    parser.add_argument(
+        "--spin", action="store_true", help="have who waits for its turn look without sleeping in between"
+    )
     options = parser.parse_args(argv)
     try:
         with Rig() as rig:
             server = rig.server(listen=None if options.unix else "127.0.0.1:0")
             paths = [rig.mount(server) / "ball" for _ in range(2)]
             limit = 30 + options.turns * SECONDS_A_TURN_MAX
-            ran = Programs(rig).run("pingpong", options.turns, *paths, seconds=limit)
+            how = ["spin"] if options.spin else []
+            ran = Programs(rig).run("pingpong", options.turns, *paths, *how, seconds=limit)
     except Failed as exc:
         print(f"bench-pingpong: error: {exc}", file=sys.stderr)
         return 1

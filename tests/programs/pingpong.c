@@ -1,8 +1,10 @@
-/* pingpong TURNS PATH1 PATH2: a word in a mapped page goes back and forth between two mounts.
+/* pingpong TURNS PATH1 PATH2 [spin]: a word in a mapped page goes back and forth between two mounts.
  *
- * Two processes wait in turn for the other's number and store the next one. While it waits a process gives the
- * processor away between two looks (sched_yield): both, and what serves the mounts, may have to share few. Then
- * the same two processes' turns are taken over a TCP connection on the loopback interface, 8 bytes each way.
+ * Two processes wait in turn for the other's number and store the next one. While the page is away a look waits
+ * in the fault for it. While it is here, with the old number, a process sleeps a moment between two looks, or
+ * else it would take a processor from what serves the mounts, which may have no other: with "spin" it does, but
+ * for giving it away each time (sched_yield). Then the same two processes' turns are taken over a TCP connection
+ * on the loopback interface, 8 bytes each way.
  *
  * A turn is half of a round trip. Prints "mmap turns N median_us X p90_us X p99_us X max_us X" and the same for
  * "tcp". Exit status: 0, 3 without progress. */
@@ -13,6 +15,7 @@
 #include <sys/socket.h>
 
 #define PATIENCE_NS 20000000000u
+#define MOMENT_NS 20000 /* and the timer's slack, 50 us */
 
 static struct {
 	word turn;
@@ -20,7 +23,7 @@ static struct {
 } *shared;
 static const char **paths;
 static uint64_t turns;
-static int listener, port;
+static int listener, port, spinning;
 
 static int by_size(const void *a, const void *b)
 {
@@ -36,13 +39,22 @@ static void report(const char *what, uint64_t *trips, uint64_t count)
 	       (double)trips[count * 99 / 100] / 2e3, (double)trips[count - 1] / 2e3);
 }
 
+static void give_way(void)
+{
+	const struct timespec moment = {.tv_nsec = MOMENT_NS};
+	if (spinning)
+		sched_yield();
+	else
+		nanosleep(&moment, NULL);
+}
+
 static void play(int side, word *ball, uint64_t *trips)
 {
 	uint64_t before = now_ns();
 	for (uint64_t trip = 0; trip < turns / 2; trip++) {
 		uint64_t mine = 2 * trip + (uint64_t)side;
 		while (atomic_load(ball) != mine)
-			sched_yield();
+			give_way();
 		atomic_store(ball, mine + 1);
 		shared->turn = mine + 1;
 		uint64_t now = now_ns();
@@ -89,7 +101,7 @@ static void run(int side)
 		report("mmap", trips + 1, turns / 2 - 1);
 	shared->done++;
 	while (shared->done < 2)
-		sched_yield();
+		give_way();
 	exchange(side, trips);
 	if (side == 0)
 		report("tcp", trips, turns / 2);
@@ -102,8 +114,9 @@ static uint64_t progress(void)
 
 int main(int argc, char **argv)
 {
-	if (argc != 4 || (turns = strtoull(argv[1], NULL, 10)) < 8) {
-		fprintf(stderr, "usage: pingpong TURNS PATH1 PATH2     (8 turns at least)\n");
+	spinning = argc == 5 && strcmp(argv[4], "spin") == 0;
+	if (argc != 4 + spinning || (turns = strtoull(argv[1], NULL, 10)) < 8) {
+		fprintf(stderr, "usage: pingpong TURNS PATH1 PATH2 [spin]     (8 turns at least)\n");
 		return USAGE;
 	}
 	paths = (const char **)argv + 2;
