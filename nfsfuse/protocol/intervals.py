@@ -53,18 +53,21 @@ class IntervalMap(Generic[V]):
             return self._values[index]
         return None
 
-    def _first(self, start: int) -> int:
-        """Index of the first interval that ends after *start*."""
-        return bisect_right(self._ends, start)
-
     def overlapping(self, start: int, end: int) -> list[tuple[int, int, V]]:
         """The intervals that meet ``[start, end)``, cut to it, in order."""
-        found = []
-        index = self._first(start)
         starts, ends, values = self._starts, self._ends, self._values
-        while index < len(starts) and starts[index] < end:
-            found.append((max(starts[index], start), min(ends[index], end), values[index]))
-            index += 1
+        low = bisect_right(ends, start)  # the first that ends after *start*
+        high = bisect_left(starts, end)
+        if low >= high:
+            return []
+        if high - low == 1:  # so it mostly is, and this is asked for every page and message
+            begin, stop = starts[low], ends[low]
+            return [(begin if begin > start else start, stop if stop < end else end, values[low])]
+        found = list(zip(starts[low:high], ends[low:high], values[low:high], strict=True))
+        begin, stop, value = found[0]
+        found[0] = (max(begin, start), stop, value)
+        begin, stop, value = found[-1]
+        found[-1] = (begin, min(stop, end), value)
         return found
 
     def gaps(self, start: int, end: int) -> list[Interval]:
@@ -81,8 +84,8 @@ class IntervalMap(Generic[V]):
 
     def covers(self, start: int, end: int) -> bool:
         """Whether every point of ``[start, end)`` has a value."""
-        index = self._first(start)
         starts, ends = self._starts, self._ends
+        index = bisect_right(ends, start)
         while start < end:
             if index >= len(starts) or starts[index] > start:
                 return False
@@ -123,7 +126,7 @@ class IntervalMap(Generic[V]):
         """Leave no value in ``[start, end)``."""
         if start >= end:
             return
-        low = self._first(start)
+        low = bisect_right(self._ends, start)
         high = bisect_left(self._starts, end)
         if low >= high:
             return
@@ -135,6 +138,9 @@ class IntervalMap(Generic[V]):
         self._replace(low, high, pieces)
 
     def _replace(self, low: int, high: int, pieces: list[tuple[int, int, V]]) -> None:
+        if not pieces:
+            del self._starts[low:high], self._ends[low:high], self._values[low:high]
+            return
         self._starts[low:high] = [start for start, _, _ in pieces]
         self._ends[low:high] = [end for _, end, _ in pieces]
         self._values[low:high] = [value for _, _, value in pieces]
@@ -165,9 +171,12 @@ class IntervalSet(IntervalMap[bool]):
 
     def intervals(self, start: int = 0, end: int = 2**63) -> list[Interval]:
         """The parts of ``[start, end)`` that are in, in order."""
-        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)]
+        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)] if self._starts else []
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether any point of ``[start, end)`` is in."""
-        index = self._first(start)
-        return index < len(self._starts) and self._starts[index] < end
+        starts = self._starts
+        if not starts:
+            return False
+        index = bisect_right(self._ends, start)
+        return index < len(starts) and starts[index] < end
