@@ -9,6 +9,7 @@ import trio
 from nfsfuse.machines.data_tokens import DataTokens, Revocation
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.machines.page_cache import FilePages
+from nfsfuse.machines.turns import Turns
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
@@ -37,6 +38,7 @@ class CachedFile:
         self.attributes = inode.attributes
         self.attr_entitled: set[int] = set()
         self.fetches: list[Fetch] = []
+        self.turns = Turns()
         self.open_count = 0
         self.open_ids: list[OpenId] = []  # on the server; they pin the inode there
         self.errors = WriteErrors()

@@ -293,13 +293,13 @@ class Files:
         return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
 
     async def read(
-        self, number: int, offset: int, size: int, *, cached: bool | None = None
+        self, number: int, offset: int, size: int, *, cached: bool | None = None, thread: int | None = None
     ) -> ReadData:
         """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
-        a fault in a mapping of a file that is read directly is cached all the same)."""
+        a fault in a mapping of a file that is read directly is cached all the same). *thread* waits for it."""
         opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
-        return await self._reader.read(opened.file, offset, size, cached=keeps)
+        return await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
 
     def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
         """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""

@@ -76,7 +76,7 @@ class Filesystem:
             self.inodes,
             self.holdings,
             self.page_protocol,
-            Reader(remote, self.holdings),
+            Reader(remote, self.holdings, kernel),
             Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
             self.write_back,
         )

@@ -19,6 +19,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import trio
+
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.data_tokens import Phase, Revocation
@@ -78,8 +80,9 @@ class PageProtocol:
 
     async def lock_page(self, file: CachedFile, recall: Revocation) -> None:
         """Wait for the operations that were granted these pages before the recall came: each gets to use
-        them once, or two clients could take a page from each other for ever. And for earlier recalls of any
-        of these pages, which the kernel may still be dropping for them."""
+        them once, or two clients could take a page from each other for ever. (The program behind it gets to
+        use them before they are unmapped: `Turns`.) And for earlier recalls of any of these pages, which the
+        kernel may still be dropping for them."""
         while not file.tokens.may_begin(recall):
             await file.changed()
 
@@ -106,7 +109,8 @@ class PageProtocol:
             if end - start >= BULK_SIZE_MIN and file.tokens.may_be_dirty(start, end):
                 await self._kernel.write_back_pages(inode.node_id, inode.generation, start, end)
             returned = recall.returned if (start, end) == last else None
-            await self._kernel.invalidate_pages(inode.node_id, start, end, returned)
+            turn = file.turns.take(start, end, trio.current_time())
+            await self._kernel.invalidate_pages(inode.node_id, start, end, returned, turn)
 
     async def write_back_page(self, file: CachedFile, recall: Revocation) -> FsError | None:
         """What is dirty goes to the server, which takes it from the holder that is being recalled. The error if

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import trio
+
 from nfsfuse.engine.cached_file import CachedFile, Fetch
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -25,9 +28,10 @@ def pages_of(offset: int, size: int) -> tuple[int, int]:
 class Reader:
     """Reads of a mount."""
 
-    def __init__(self, remote: Remote, holdings: Holdings) -> None:
+    def __init__(self, remote: Remote, holdings: Holdings, kernel: Kernel) -> None:
         self._remote = remote
         self._holdings = holdings
+        self._kernel = kernel
 
     def read_at_once(self, file: CachedFile, offset: int, size: int, *, cached: bool) -> ReadData | None:
         """As `read`, of what is held and in the daemon's pages; None if it is not, or an operation has to wait.
@@ -41,10 +45,12 @@ class Reader:
             tokens.answered(start, end)
         return data
 
-    async def read(self, file: CachedFile, offset: int, size: int, *, cached: bool) -> ReadData:
+    async def read(
+        self, file: CachedFile, offset: int, size: int, *, cached: bool, thread: int | None = None
+    ) -> ReadData:
         """The bytes of ``[offset, offset + size)``, fewer only at the end of the file. *cached*: the kernel
-        is going to keep them (not so for O_DIRECT). The answer must reach the kernel before anything else
-        runs: the token is checked right before this returns.
+        is going to keep them (not so for O_DIRECT). *thread* waits for them. The answer must reach the kernel
+        before anything else runs: the token is checked right before this returns.
 
         EAGAIN: an invalidation may be waiting for the folio lock of one of several pages, and another of them
         would have to be asked for, which the server may only grant when the invalidation is over. Several
@@ -59,6 +65,8 @@ class Reader:
             tokens.read_arrived(start, end)
         fetch: Fetch | None = None
         entitled: int | None = None
+        reader = thread if cached and file.turns.are_watched(trio.current_time()) else None
+        had = None if reader is None else self._kernel.processor(reader)
         try:
             while True:
                 if tokens.parked(start, end):
@@ -77,6 +85,8 @@ class Reader:
                     if data is not None:
                         if cached:
                             tokens.answered(start, end)
+                        if reader is not None and had is not None:
+                            file.turns.answered(start, end, reader, had, trio.current_time())
                         return data
                 elif cached and tokens.invalidating(start, end) and end - start > PAGE_SIZE:
                     raise FsError(EAGAIN, "read-ahead across the edge of what is being recalled")

@@ -78,6 +78,7 @@ class Recalls:
         directory = self._holdings.existing_directory(token.handle)
         if token.resource is Resource.DATA and file is not None:
             revocation = file.tokens.revoke(token.start, token.end, token.mode)
+            file.turns.recalled(trio.current_time())
             self._nursery.start_soon(self._revoke_data, file, revocation, token, acknowledge)
         elif token.resource is Resource.ATTR and inode is not None:
             inode.attributes.recalls += 1

@@ -7,6 +7,9 @@
  * client to another. These threads say it with an eventfd, and before that with a byte: the next request of the
  * kernel may be read earlier than the eventfd.
  *
+ * A page may have been read for a thread that has not used it yet (nfsfuse.machines.turns). A notification that takes
+ * the page waits for that thread here, where a wait can be shorter than a millisecond and costs the event loop nothing.
+ *
  * Threads: send, result and the life of a Notification belong to whoever has the GIL. From send until `finished` is
  * set the notification is a worker's, which holds a reference; result gives that back. One that nobody asks for
  * its result is never freed, as the worker may be about to write to it.
@@ -16,22 +19,34 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #define IDLE_SECONDS_MAX 10 /* then a thread ends */
 #define STACK_SIZE (256 << 10)
+#define LOOK_NANOSECONDS 30000 /* between two looks whether a thread has gone on: what it takes to wake one */
+#define FAULT_NANOSECONDS 20000 /* on the processor: the rest of a fault and what comes after it, several times over */
+
+/* What a thread has had of the processor. */
+typedef struct {
+    unsigned long long times, nanoseconds;
+} Processor;
 
 typedef struct Notification {
     PyObject_HEAD
     struct Notification *next;
     Py_buffer message, returned;
-    int device, event, error;
-    double seconds;
+    int device, event, error, thread; /* 0: no thread is waited for */
+    Processor before;
+    double patience, seconds;
     bool finished, collected;
 } Notification;
 
@@ -48,8 +63,58 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
+/* A file of /proc/TID, terminated; false if there is none, as the thread is over or in another pid namespace. */
+static bool read_proc(int thread, const char *name, char *text, size_t size) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", thread, name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return false;
+    ssize_t length = read(file, text, size - 1);
+    close(file);
+    text[length < 0 ? 0 : length] = 0;
+    return length > 0;
+}
+
+/* /proc/TID/schedstat is "time spent on the cpu (in nanoseconds)", as of the last tick or when it last gave a
+ * processor up; "time spent waiting on a runqueue"; "# of timeslices run on this cpu"
+ * (Documentation/scheduler/sched-stats.rst). */
+static bool processor_of(int thread, Processor *it) {
+    char text[80];
+    return read_proc(thread, "schedstat", text, sizeof text) &&
+           sscanf(text, "%llu %*u %llu", &it->nanoseconds, &it->times) == 2;
+}
+
+/* Whether it can run. The state follows the name, which is in parentheses (proc_pid_stat(5)). */
+static bool is_runnable(int thread) {
+    char text[128];
+    const char *name_end = read_proc(thread, "stat", text, sizeof text) ? strrchr(text, ')') : NULL;
+    return name_end && strncmp(name_end, ") R", 3) == 0;
+}
+
+static void pause_shortly(void) {
+    const struct timespec shortly = {.tv_nsec = LOOK_NANOSECONDS};
+    nanosleep(&shortly, NULL);
+}
+
+/* Wait until the thread, which slept in a fault, has gone on, or until it has had its time. */
+static void give_turn(const Notification *it) {
+    Processor had;
+    for (double end = now() + it->patience; now() < end; pause_shortly()) {
+        if (!processor_of(it->thread, &had))
+            return;
+        if (had.times == it->before.times)
+            continue; /* it has not been given a processor yet */
+        if (had.nanoseconds - it->before.nanoseconds < FAULT_NANOSECONDS && is_runnable(it->thread))
+            pause_shortly(); /* it is at it, or was preempted at once: perhaps by us */
+        return;
+    }
+}
+
 static void carry_out(Notification *it) {
     int event = it->event;
+    if (it->thread)
+        give_turn(it);
     double begin = now();
     ssize_t written = write(it->device, it->message.buf, (size_t)it->message.len);
     it->error = written < 0 ? errno : 0;
@@ -65,6 +130,7 @@ static void carry_out(Notification *it) {
 
 static void *worker(void *unused) {
     (void)unused;
+    prctl(PR_SET_TIMERSLACK, 1000); /* or a pause would take 50 us longer */
     pthread_mutex_lock(&work.lock);
     for (;;) {
         struct timespec until;
@@ -144,14 +210,19 @@ static PyTypeObject NotificationType = {
 static PyObject *py_send(PyObject *module, PyObject *args) {
     int device, event;
     PyObject *message, *returned;
+    Notification turn = {.thread = 0};
     (void)module;
-    if (!PyArg_ParseTuple(args, "iSOi", &device, &message, &returned, &event))
+    if (!PyArg_ParseTuple(args, "iSOi|iKKd", &device, &message, &returned, &event, &turn.thread, &turn.before.times,
+                          &turn.before.nanoseconds, &turn.patience))
         return NULL;
     Notification *it = (Notification *)PyType_GenericAlloc(&NotificationType, 0); /* zeroed */
     if (!it)
         return NULL;
     it->device = device;
     it->event = event;
+    it->thread = turn.thread;
+    it->before = turn.before;
+    it->patience = turn.patience;
     if (PyObject_GetBuffer(message, &it->message, PyBUF_SIMPLE) < 0 ||
         (returned != Py_None && PyObject_GetBuffer(returned, &it->returned, PyBUF_WRITABLE) < 0)) {
         Py_DECREF(it);
@@ -184,7 +255,19 @@ static PyObject *py_result(PyObject *module, PyObject *args) {
     return result;
 }
 
+static PyObject *py_processor(PyObject *module, PyObject *args) {
+    int thread;
+    Processor had;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "i", &thread))
+        return NULL;
+    if (!processor_of(thread, &had))
+        Py_RETURN_NONE;
+    return Py_BuildValue("(KK)", had.times, had.nanoseconds);
+}
+
 static PyMethodDef methods[] = {
+    {"processor", py_processor, METH_VARARGS, NULL},
     {"send", py_send, METH_VARARGS, NULL},
     {"result", py_result, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},

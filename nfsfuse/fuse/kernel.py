@@ -7,11 +7,13 @@ from functools import partial
 
 import trio
 
+from nfsfuse.fuse.binding import _notifications
 from nfsfuse.fuse.bulk import start_write_back
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.fuse.sizes import learn_size
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.tokens import RANGE_END
 
 BULK_THREADS_MAX = 4
@@ -38,13 +40,18 @@ class FuseKernel:
         self.invalidation_seconds = 0.0
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+        self,
+        node_id: NodeId,
+        start: int,
+        end: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> None:
         assert self.notifier is not None
         log.debug("invalidate [%d, %d) of inode %d", start, end, node_id)
         # A length of 0 is "to the end" (fuse_reverse_inval_inode).
         length = 0 if end >= RANGE_END else end - start
-        notified = await self.notifier.inval_inode(node_id, start, length, returned)
+        notified = await self.notifier.inval_inode(node_id, start, length, returned, turn)
         log.debug("invalidated [%d, %d) of inode %d: %s", start, end, node_id, notified)
         self.invalidations += 1
         self.invalidation_seconds += notified.seconds
@@ -68,6 +75,9 @@ class FuseKernel:
                 "daemon may not open its own files (%s; it needs CAP_DAC_READ_SEARCH)", exc.strerror
             )  # fmt: skip
             return None
+
+    def processor(self, thread: int) -> tuple[int, int] | None:
+        return _notifications.processor(thread)
 
     async def invalidate_attributes(self, node_id: NodeId) -> bool:
         assert self.notifier is not None

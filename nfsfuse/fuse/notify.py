@@ -18,6 +18,7 @@ import trio
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import NotifyCode
 from nfsfuse.fuse.binding import _notifications
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
 THREADS_MAX: Final = 64
@@ -70,15 +71,20 @@ class Notifier:
             os.close(self._events.pop())
 
     async def inval_inode(
-        self, nodeid: int, offset: int, length: int, returned: bytearray | None = None
+        self,
+        nodeid: int,
+        offset: int,
+        length: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> Notified:
         """Forget the attributes and drop the pages of ``[offset, offset + length)``: write dirty ones back,
         unmap, wait for locked ones. Length 0 is to the end; a negative offset is the attributes only. Success
         does not mean that every page could be written back (fs/fuse/inode.c ignores it): the daemon sees the
-        failed FUSE_WRITE. The byte *returned* becomes 1 as soon as write(2) has returned, while the event loop
-        may already be at a request that came after it."""
+        failed FUSE_WRITE. It is sent when *turn* is over. The byte *returned* becomes 1 as soon as write(2) has
+        returned, while the event loop may already be at a request that came after it."""
         payload = abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
-        return await self._send(NotifyCode.INVAL_INODE, payload, returned)
+        return await self._send(NotifyCode.INVAL_INODE, payload, returned, turn)
 
     async def inval_entry(self, parent: int, name: bytes) -> Notified:
         """Drop the dentry (a negative one too) and the parent's attributes. Waits for the directory's lock,
@@ -110,21 +116,26 @@ class Notifier:
         (EINVAL, ENOSYS) before Linux 6.16."""
         return await self._send(NotifyCode.INC_EPOCH, b"")
 
-    async def _send(self, code: NotifyCode, payload: bytes, returned: bytearray | None = None) -> Notified:
+    async def _send(
+        self, code: NotifyCode, payload: bytes, returned: bytearray | None = None, turn: Turn | None = None
+    ) -> Notified:
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), code, 0) + payload
-        notified = await self._written(message, returned)
+        notified = await self._written(message, returned, turn)
         if notified.errno and notified.errno not in _EXPECTED[code]:
             raise OSError(notified.errno, f"FUSE notification {code.name}: {os.strerror(notified.errno)}")
         return notified
 
-    async def _written(self, message: bytes, returned: bytearray | None) -> Notified:
+    async def _written(self, message: bytes, returned: bytearray | None, turn: Turn | None) -> Notified:
         """What write(2) of *message* in a thread has come to. Not to be cancelled, also while it waits for a
         thread: a cancelled recall has either not begun or is over."""
+        waits_for: tuple[int, int, int, float] | tuple[()] = ()
+        if turn is not None:
+            waits_for = (turn.thread, turn.times, turn.nanoseconds, turn.until - trio.current_time())
         with trio.CancelScope(shield=True):
             while self._threads >= THREADS_MAX:
                 await self._thread_ended.park()
             event = self._events.pop() if self._events else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            notification = _notifications.send(self._device, message, returned, event)
+            notification = _notifications.send(self._device, message, returned, event, *waits_for)
             self._threads += 1
             await trio.lowlevel.wait_readable(event)
         os.eventfd_read(event)

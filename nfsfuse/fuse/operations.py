@@ -259,7 +259,8 @@ class Operations(pyfuse3.Operations):
         cached = request.lock_owner is None
         with waiting(request):
             # Any contiguous buffer will do; pyfuse3's annotation is narrower than its code.
-            return cast(bytes, await self._fs.files.read(fh, off, size, cached=cached))
+            data = await self._fs.files.read(fh, off, size, cached=cached, thread=request.pid)
+            return cast(bytes, data)
 
     @translated
     async def write(self, fh: Fh, off: int, buf: bytes) -> int:

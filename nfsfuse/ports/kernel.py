@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.machines.turns import Turn
 
 
 class Kernel(Protocol):
@@ -12,10 +13,16 @@ class Kernel(Protocol):
     folio locks that only the event loop's answers release."""
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+        self,
+        node_id: NodeId,
+        start: int,
+        end: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        """Write back, unmap and drop the pages of ``[start, end)``. At the instant that is done the byte
-        *returned* becomes 1, whatever Python is about. Runs to its end even if the caller is cancelled."""
+        """Write back, unmap and drop the pages of ``[start, end)``, after *turn* is over. At the instant that
+        is done the byte *returned* becomes 1, whatever Python is about. Runs to its end even if the caller is
+        cancelled."""
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         """Start writing back the dirty pages of ``[start, end)`` in large requests, so that an invalidation
@@ -35,6 +42,10 @@ class Kernel(Protocol):
 
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         """As `invalidate_entry`; *child* is a file that loses its last name by that: who watches it is told."""
+
+    def processor(self, thread: int) -> tuple[int, int] | None:
+        """How often *thread*, for which the kernel asks, has been given a processor so far, and how many
+        nanoseconds it has had one; None if that cannot be told. See `nfsfuse.machines.turns`."""
 
     async def distrust_entries(self) -> None:
         """Have every name of the mount looked up again before its next use. Waits for nothing."""

@@ -15,7 +15,7 @@ from nfsfuse.protocol.types import InodeHandle
 
 PAUSE_SECONDS: Final = 0.01
 """Between two looks at the queue. A server at work makes most of the events itself: without a pause each of its
-operations would wake it once more, to find its own doing. (With 3 ms it was 3 % of a page's way from one client to
+operations would wake it once more, to find its own doing. (3 ms were 3 % of a page's way from one client to
 another.)"""
 
 

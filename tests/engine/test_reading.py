@@ -19,6 +19,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
+from tests.helpers.fake_kernel import FakeKernel
 
 HANDLE = InodeHandle(b"file")
 
@@ -63,7 +64,7 @@ def reader_of_a_file(server: Server) -> tuple[Reader, CachedFile]:
     holdings = Holdings(server, inodes, PageCache(1 << 20, guard=False), lambda inode: None)
     file = holdings.file(inodes.known(node(b"file", 2)))
     file.tokens.writers = 1
-    return Reader(server, holdings), file
+    return Reader(server, holdings, FakeKernel()), file
 
 
 async def test_what_came_before_a_recall_is_not_used_after_it() -> None:

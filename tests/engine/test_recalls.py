@@ -12,6 +12,7 @@ import trio.testing
 
 from nfsfuse.engine.names import Absent, Found
 from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
@@ -74,19 +75,19 @@ async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> N
             written.set()
 
         async def invalidation(
-            node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+            node_id: NodeId, start: int, end: int, returned: bytearray | None = None, turn: Turn | None = None
         ) -> None:
             nonlocal passes
             passes += 1
             if passes == 1:
                 await client.touch(number, 0, P)  # it is up to date in the kernel again
-                await invalidate(node_id, start, end, returned)
+                await invalidate(node_id, start, end, returned, turn)
                 assert file.tokens.parked(0, P)
                 nursery.start_soon(write_back)
                 await trio.testing.wait_all_tasks_blocked()
             else:
                 await written.wait()  # the kernel waits for a folio under write-back
-                await invalidate(node_id, start, end, returned)
+                await invalidate(node_id, start, end, returned, turn)
 
         client.kernel.invalidate_pages = invalidation  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
@@ -96,6 +97,27 @@ async def test_a_write_back_that_began_between_two_invalidations_is_taken() -> N
                 await acknowledged.wait()
         assert passes == 2
         assert world.content(b"file") == b"y" * P
+
+
+async def test_pages_that_others_want_are_not_taken_before_the_program_has_gone_on_that_has_read_them() -> None:
+    """From the second recall on: before that nobody looks at the programs behind reads."""
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 2 * P)
+        one, two = world.clients
+        number, other = await one.open(b"file", os.O_RDWR), await two.open(b"file", os.O_RDWR)
+        for _ in range(2):
+            await one.fs.files.read(number, 0, P, cached=True, thread=11)
+            await two.touch(other, 0, P)
+        first, second = one.kernel.turns
+        assert first is None
+        assert second is not None
+        assert (second.start, second.end, second.thread) == (0, P, 11)
+        assert (second.times, second.nanoseconds) == one.kernel.processor(11)
+        await one.fs.files.read(number, 0, P, cached=True)
+        await two.touch(other, 0, P)
+        assert one.kernel.turns[2:] == [None], "no program waits: it is read ahead, say"
+        await one.close(number)
+        await two.close(other)
 
 
 async def test_two_recalls_of_attributes_at_once_are_both_in_progress() -> None:

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from nfsfuse.engine.locks import LockRequest
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.machines.lease import SUSPEND_AT
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import OFFSET_MAX, LockOwner
@@ -213,7 +214,7 @@ class _SlowKernel(FakeKernel):
     dropping = 0
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None, turn: Turn | None = None
     ) -> None:
         self.dropping += 1
         await trio.sleep(0.1)

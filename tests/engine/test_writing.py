@@ -20,6 +20,7 @@ from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import Phase
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import TokenMode
@@ -57,7 +58,12 @@ class Kernel:
         self.on_invalidate: Callable[[], None] = lambda: None
 
     async def invalidate_pages(
-        self, node_id: int, start: int, end: int, returned: bytearray | None = None
+        self,
+        node_id: int,
+        start: int,
+        end: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.invalidated.append((start, end))
         await trio.lowlevel.checkpoint()

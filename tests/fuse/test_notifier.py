@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,9 @@ import trio
 import trio.testing
 
 from nfsfuse.fuse import abi
+from nfsfuse.fuse.binding import _notifications
 from nfsfuse.fuse.notify import STORE_BYTES_MAX, THREADS_MAX, Notifier
+from nfsfuse.machines.turns import Turn
 
 PIPE_BYTES = 4096
 
@@ -164,3 +168,72 @@ async def test_limits(pipe: tuple[int, int]) -> None:
         await notifier.store(1, 0, bytes(STORE_BYTES_MAX + 1))
     with pytest.raises(ValueError, match="a name has"):
         await notifier.inval_entry(1, bytes(256))
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that sleeps, and is woken by what is written to it."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        state = Path(f"/proc/{program.pid}/wchan")
+        until(lambda: "pipe_read" in state.read_text())
+        yield program
+        assert program.stdin is not None
+        program.stdin.close()
+
+
+def wake(program: subprocess.Popen[bytes]) -> None:
+    assert program.stdin is not None
+    program.stdin.write(b"!")
+    program.stdin.flush()
+
+
+def turn_of(program: subprocess.Popen[bytes], seconds: float) -> Turn:
+    had = _notifications.processor(program.pid)
+    assert had is not None
+    return Turn(0, 4096, program.pid, *had, trio.current_time() + seconds)
+
+
+async def test_pages_are_not_taken_before_the_thread_that_has_read_them_has_had_the_processor(
+    pipe: tuple[int, int], sleeper: subprocess.Popen[bytes]
+) -> None:
+    reader, writer = pipe
+    turn = turn_of(sleeper, WAIT_SECONDS_MAX)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Notifier(writer).inval_inode, 1, 0, 4096, None, turn)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not select.select([reader], [], [], 0)[0], "it sleeps"
+        before = time.monotonic()
+        wake(sleeper)
+    assert len(os.read(reader, 100)) == 40
+    assert time.monotonic() - before < WAIT_SECONDS_MAX / 2
+    had = _notifications.processor(sleeper.pid)
+    assert had is not None
+    assert had[0] > turn.times
+    assert had[1] > turn.nanoseconds
+
+
+async def test_a_thread_that_gets_no_processor_is_waited_for_so_long_and_no_longer(
+    pipe: tuple[int, int], sleeper: subprocess.Popen[bytes]
+) -> None:
+    reader, writer = pipe
+    before = time.monotonic()
+    await Notifier(writer).inval_inode(1, 0, 4096, None, turn_of(sleeper, 0.05))
+    assert 0.049 < time.monotonic() - before < WAIT_SECONDS_MAX
+    assert len(os.read(reader, 100)) == 40
+
+
+async def test_a_thread_that_is_over_is_not_waited_for(
+    pipe: tuple[int, int], sleeper: subprocess.Popen[bytes]
+) -> None:
+    reader, writer = pipe
+    turn = turn_of(sleeper, WAIT_SECONDS_MAX)
+    sleeper.communicate()
+    assert _notifications.processor(sleeper.pid) is None
+    before = time.monotonic()
+    await Notifier(writer).inval_inode(1, 0, 4096, None, turn)
+    assert time.monotonic() - before < WAIT_SECONDS_MAX / 2
+    assert len(os.read(reader, 100)) == 40
+
+
+def test_of_a_thread_in_another_namespace_nothing_is_known() -> None:
+    assert _notifications.processor(0) is None

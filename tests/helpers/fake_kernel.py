@@ -18,6 +18,7 @@ from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
@@ -39,6 +40,7 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.invalidated: list[tuple[int, int]] = []
+        self.turns: list[Turn | None] = []
         self.bulk: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
         self.deleted: list[NodeId] = []
@@ -47,15 +49,24 @@ class FakeKernel:
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+        self,
+        node_id: NodeId,
+        start: int,
+        end: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.invalidated.append((start, end))
+        self.turns.append(turn)
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
             if self.during_invalidation is not None:
                 await self.during_invalidation(start, end)
         if returned is not None:
             returned[0] = 1
+
+    def processor(self, thread: int) -> tuple[int, int] | None:
+        return (7, thread * 1000)  # times, nanoseconds
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         self.bulk.append((start, end))

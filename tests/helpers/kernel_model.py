@@ -23,6 +23,7 @@ import trio
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.machines.inodes import NodeId
+from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, Credentials
 from tests.helpers.kernel_pages import Folio, KernelInode
@@ -30,6 +31,9 @@ from tests.helpers.kernel_pages import Folio, KernelInode
 T = TypeVar("T")
 
 _CREDENTIALS = Credentials(0, 0)
+
+THREAD = 1
+"""Its number."""
 
 WORD_SIZE = 8
 """Bytes that a program loads or stores at once."""
@@ -89,6 +93,11 @@ class KernelModel:
     inodes: dict[NodeId, KernelInode] = field(default_factory=dict)
     invalidations: list[tuple[NodeId, int, int]] = field(default_factory=list)
     failed_write_backs: list[FsError] = field(default_factory=list)
+    processor_seconds: float | None = None
+    """How long a thread that is woken in a fault waits for a processor; None: it need not. All programs are one
+    thread then."""
+    _processor_times: int = 0
+    _gone_on: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _version: int = 1  # fc->attr_version
 
     async def _pause(self) -> None:
@@ -97,10 +106,19 @@ class KernelModel:
     # --- the Kernel port: FUSE_NOTIFY_INVAL_INODE ---
 
     async def invalidate_pages(
-        self, node_id: NodeId, start: int, end: int, returned: bytearray | None = None
+        self,
+        node_id: NodeId,
+        start: int,
+        end: int,
+        returned: bytearray | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """fuse_reverse_inval_inode: attributes, then invalidate_inode_pages2_range."""
         await self._pause()  # the thread hop
+        if turn is not None:
+            with trio.move_on_at(turn.until):
+                while self._processor_times == turn.times:
+                    await self._gone_on.park()
         inode = self.inodes.get(node_id)
         if inode is None:
             if returned is not None:
@@ -116,6 +134,10 @@ class KernelModel:
         if returned is not None:
             returned[0] = 1
         await self._pause()  # back to the event loop
+
+    def processor(self, thread: int) -> tuple[int, int] | None:
+        assert thread == THREAD
+        return self._processor_times, 0
 
     async def write_back_pages(self, node_id: NodeId, generation: int, start: int, end: int) -> None:
         """sync_file_range(2): now and then it gets somewhere."""
@@ -375,6 +397,10 @@ class KernelModel:
         folio = inode.folios.get(index)
         if folio is None:
             await self._read_ahead(mapping.opened, index)
+            if self.processor_seconds is not None:
+                await trio.sleep(self.processor_seconds)
+                self._processor_times += 1
+                self._gone_on.unpark_all()
             return
         if not await inode.lock_folio(folio):
             return
@@ -411,7 +437,9 @@ class KernelModel:
         try:
             await self._pause()
             self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
-            answer = await self.fs.files.read(opened.handle, start, len(folios) * PAGE_SIZE, cached=True)
+            size = len(folios) * PAGE_SIZE
+            thread = None if self.processor_seconds is None else THREAD
+            answer = await self.fs.files.read(opened.handle, start, size, cached=True, thread=thread)
             data = bytes(answer)
             for folio in folios:
                 at = folio.index * PAGE_SIZE - start

@@ -22,6 +22,7 @@ from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.lease import Do, Lease
+from nfsfuse.machines.turns import Turns
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import RequestId, SessionId
@@ -215,6 +216,11 @@ def rule_5_shared_tokens_while_open_for_writing(patch: pytest.MonkeyPatch) -> No
             self.held.set(begin, stop, mode)
 
     patch.setattr(DataTokens, "granted", granted)
+
+
+def pages_go_before_they_are_used(patch: pytest.MonkeyPatch) -> None:
+    """By the program that they were granted to: its daemon has had its turn."""
+    patch.setattr(Turns, "take", lambda *_: None)
 
 
 # --- the session ---
