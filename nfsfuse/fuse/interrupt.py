@@ -19,8 +19,8 @@ from __future__ import annotations
 import errno
 import functools
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import trio
@@ -149,21 +149,29 @@ INTERRUPTS: Final = Interrupts()
 """Of this process's one mount, as in pyfuse3: `interruptible` is applied before there is a mount."""
 
 
-@contextmanager
-def waiting(request: Request) -> Iterator[None]:
+class waiting:  # noqa: N801 - a context manager, and one of every request that waits
     """While the body waits on behalf of *request*, its program can be killed: FUSEError(EINTR) then.
 
     For handlers that mostly answer at once: only what waits is put into the body, for entering and leaving
     costs 6 to 15 us, most of it trio's cancel scope, where a whole upcall can be had for 30. An interrupt
     that came before counts.
     """
-    with INTERRUPTS.register(request.unique, request.pid):
-        try:
-            yield
-        finally:
-            INTERRUPTS.forget(request.unique)
-        return
-    raise pyfuse3.FUSEError(INTERRUPTS.errno)
+
+    __slots__ = ("_scope", "_unique")
+
+    def __init__(self, request: Request) -> None:
+        self._unique = request.unique
+        self._scope = INTERRUPTS.register(request.unique, request.pid)
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        INTERRUPTS.forget(self._unique)
+        if self._scope.__exit__(kind, value, trace) and value is not None:  # it was the scope's cancellation
+            raise pyfuse3.FUSEError(INTERRUPTS.errno)
 
 
 def interruptible(

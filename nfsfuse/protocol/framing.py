@@ -15,8 +15,7 @@ recv_into(2).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX
@@ -31,8 +30,7 @@ BUFFER_SIZE: Final = 64 * 1024
 payload little is copied."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame as it arrived. *payload* belongs to the receiver alone; *received* is what the sender had
     received by then."""
 
@@ -120,12 +118,16 @@ class FrameReader:
             return None
         header = bytes(self._buffer[begin : begin + header_size])
         self._start = begin + header_size
-        present = min(payload_size, self._end - self._start)
-        payload = bytearray(payload_size)
-        payload[:present] = self._buffer[self._start : self._start + present]
-        self._start += present
-        if present == payload_size:
+        if not payload_size:
+            return Frame(header, b"", acknowledged)
+        present = self._end - self._start
+        if present >= payload_size:
+            payload = bytearray(self._buffer[self._start : self._start + payload_size])
+            self._start += payload_size
             return Frame(header, payload, acknowledged)
+        payload = bytearray(payload_size)
+        payload[:present] = self._buffer[self._start : self._end]
+        self._start = self._end
         self._header, self._payload, self._payload_filled = header, payload, present
         self._acknowledged = acknowledged
         return None

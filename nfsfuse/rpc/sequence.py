@@ -17,26 +17,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.framing import Payload
 from nfsfuse.protocol.limits import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A frame that the peer may not have. *sent_at* is when it was first handed over for sending, in the
-    caller's clock."""
+class Kept(NamedTuple):
+    """A frame that the peer may not have, of *size* bytes. *sent_at* is when it was first handed over for
+    sending, in the caller's clock."""
 
     header: bytes
     payload: Payload
+    size: int
     sent_at: float
-
-    @property
-    def size(self) -> int:
-        """Bytes of header and payload."""
-        return len(self.header) + len(self.payload)
 
 
 class FrameSequence:
@@ -57,10 +52,10 @@ class FrameSequence:
     def send(self, header: bytes, payload: Payload, now: float) -> int:
         """One more frame is to be sent; its number. *payload* must not change until it is acknowledged."""
         assert header, "an empty frame is an acknowledgement"
-        frame = Kept(header, payload, now)
+        size = len(header) + len(payload)
         self.sent += 1
-        self._kept.append(frame)
-        self.kept_bytes += frame.size
+        self._kept.append(Kept(header, payload, size, now))
+        self.kept_bytes += size
         return self.sent
 
     def unacknowledged(self) -> Iterator[Kept]:

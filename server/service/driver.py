@@ -6,7 +6,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, assert_never
+from types import CoroutineType
+from typing import Any, assert_never, cast
 
 import trio
 
@@ -66,7 +67,9 @@ class Driver:
         raises."""
         resume = partial(next, handling) if tokens is None else partial(handling.send, tokens)
         reply = self._advance(call, handling, resume)
-        return self._continue(call, handling, reply) if isinstance(reply, Coroutine) else reply
+        if type(reply) is CoroutineType:  # an isinstance of the abstract Coroutine takes three calls
+            return self._continue(call, handling, cast(Wait, reply))
+        return reply
 
     async def _continue(self, call: Call, handling: Handling, waiting: Waiting | Wait) -> Reply:
         resume: Callable[[], Step]
@@ -97,8 +100,8 @@ class Driver:
             except Exception as exc:
                 resume = partial(handling.throw, exc)
                 continue
-            if isinstance(result, (Waiting, Coroutine)):
-                return result
+            if type(result) in (Waiting, CoroutineType):
+                return cast("Waiting | Wait", result)
             resume = partial(handling.send, result)
 
     def _begin(self, call: Call, step: Step) -> Any:

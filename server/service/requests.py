@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, cast
+from types import CoroutineType
+from typing import Final, cast
 
 import trio
 
@@ -22,7 +23,7 @@ from nfsfuse.protocol.types import RequestId
 from nfsfuse.rpc.exchange import RequestArrived
 from server.machines.leases import Leases
 from server.service.calls import Call, Handler, Handling, Reply
-from server.service.driver import Driver
+from server.service.driver import Driver, Wait
 from server.service.files import FILE_HANDLERS
 from server.service.locks import LOCK_HANDLERS
 from server.service.names import NAME_HANDLERS
@@ -111,12 +112,12 @@ class Requests:
                 session.running[call.id] = Queued(partial(self._interrupt, call, handling, reply_or_wait))
                 reply_or_wait.then(partial(self._granted, call, handling))
                 return
-            if isinstance(reply_or_wait, Coroutine):
+            if type(reply_or_wait) is CoroutineType:
                 # Registered here and not in the task: its cancellation may be the very next request.
                 scope = session.running[call.id] = trio.CancelScope()
-                session.nursery.start_soon(self._wait_for, call, reply_or_wait, scope)
+                session.nursery.start_soon(self._wait_for, call, cast(Wait, reply_or_wait), scope)
                 return
-            self._reply(call, reply_or_wait)
+            self._reply(call, cast(Reply, reply_or_wait))
         except ProtocolError:
             raise
         except Exception as exc:
@@ -180,7 +181,7 @@ class Requests:
             channel.reply(number, outcome)
 
     async def _wait_for(
-        self, call: Call, waiting: Coroutine[Any, Any, Reply], scope: trio.CancelScope
+        self, call: Call, waiting: Wait, scope: trio.CancelScope
     ) -> None:
         session, ending = self._session, True
         with scope:

@@ -242,7 +242,8 @@ class Service:
         requests = Requests(
             session, self._storage, self.driver, self.tokens, self.leases, self.journal, self.recovery
         )
-        session.channel = Channel(Exchange(MAY_ASK), requests.arrived)
+        clock = trio.lowlevel.current_clock().current_time  # it is asked for every frame
+        session.channel = Channel(Exchange(MAY_ASK), requests.arrived, clock=clock)
         # Before anything is awaited: there is one session of an id.
         self.sessions[session.id] = session
         self.leases.opened(session.id, trio.current_time())

@@ -267,8 +267,8 @@ def replay_without_the_reply_cache(patch: pytest.MonkeyPatch) -> None:
 class _Forgetful(Channel):
     """A server's end that keeps requests where it should keep its replies to them."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **rest: Any) -> None:
+        super().__init__(*arguments, **rest)
         self._seen: dict[RequestId, RequestArrived] = {}
 
     def _apply(self, event: Any) -> None:
