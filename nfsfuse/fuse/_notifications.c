@@ -210,19 +210,21 @@ static PyTypeObject NotificationType = {
 static PyObject *py_send(PyObject *module, PyObject *args) {
     int device, event;
     PyObject *message, *returned;
-    Notification turn = {.thread = 0};
+    int thread = 0;
+    Processor before = {0, 0};
+    double patience = 0;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iSOi|iKKd", &device, &message, &returned, &event, &turn.thread, &turn.before.times,
-                          &turn.before.nanoseconds, &turn.patience))
+    if (!PyArg_ParseTuple(args, "iSOi|iKKd", &device, &message, &returned, &event, &thread, &before.times,
+                          &before.nanoseconds, &patience))
         return NULL;
     Notification *it = (Notification *)PyType_GenericAlloc(&NotificationType, 0); /* zeroed */
     if (!it)
         return NULL;
     it->device = device;
     it->event = event;
-    it->thread = turn.thread;
-    it->before = turn.before;
-    it->patience = turn.patience;
+    it->thread = thread;
+    it->before = before;
+    it->patience = patience;
     if (PyObject_GetBuffer(message, &it->message, PyBUF_SIMPLE) < 0 ||
         (returned != Py_None && PyObject_GetBuffer(returned, &it->returned, PyBUF_WRITABLE) < 0)) {
         Py_DECREF(it);

@@ -54,9 +54,10 @@ class Turns:
         self._turns.append(Turn(start, end, thread, *had, now + TURN_SECONDS_MAX))
 
     def take(self, start: int, end: int, now: float) -> Turn | None:
-        """The oldest that whoever takes ``[start, end)`` from the kernel has to wait for, if any; once."""
-        for turn in self._turns:
-            if turn.start < end and start < turn.end and now < turn.until:
-                self._turns.remove(turn)
-                return turn
-        return None
+        """The newest that whoever takes ``[start, end)`` from the kernel has to wait for, if any: those before
+        it have had longer. All of them have had their turn then."""
+        taken = [turn for turn in self._turns if turn.start < end and start < turn.end]
+        if not taken:
+            return None
+        self._turns = [turn for turn in self._turns if turn not in taken]
+        return taken[-1] if now < taken[-1].until else None

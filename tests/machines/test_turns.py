@@ -16,16 +16,17 @@ def test_readers_are_watched_for_a_while_after_each_recall() -> None:
     assert turns.are_watched(101.0)
 
 
-def test_who_takes_pages_waits_for_those_who_read_any_of_them_each_once_and_the_oldest_first() -> None:
+def test_who_takes_pages_waits_once_for_whoever_has_read_any_of_them_last() -> None:
     turns = Turns()
     turns.answered(0, P, 11, (1, 1000), 5.0)
     turns.answered(P, 3 * P, 12, (2, 2000), 5.001)
     turns.answered(0, 2 * P, 13, (3, 3000), 5.002)
-    assert turns.take(3 * P, 4 * P, 5.003) is None
-    assert turns.take(2 * P, 4 * P, 5.003) == Turn(P, 3 * P, 12, 2, 2000, 5.001 + TURN_SECONDS_MAX)
-    assert turns.take(0, P, 5.003) == Turn(0, P, 11, 1, 1000, 5.0 + TURN_SECONDS_MAX)
-    assert turns.take(0, P, 5.003) == Turn(0, 2 * P, 13, 3, 3000, 5.002 + TURN_SECONDS_MAX)
-    assert turns.take(0, 4 * P, 5.003) is None
+    turns.answered(8 * P, 9 * P, 14, (4, 4000), 5.003)
+    assert turns.take(3 * P, 4 * P, 5.004) is None
+    assert turns.take(2 * P, 4 * P, 5.004) == Turn(P, 3 * P, 12, 2, 2000, 5.001 + TURN_SECONDS_MAX)
+    assert turns.take(0, P, 5.004) == Turn(0, 2 * P, 13, 3, 3000, 5.002 + TURN_SECONDS_MAX)
+    assert turns.take(0, 4 * P, 5.004) is None
+    assert turns.take(0, 9 * P, 5.004) == Turn(8 * P, 9 * P, 14, 4, 4000, 5.003 + TURN_SECONDS_MAX)
 
 
 def test_nobody_is_waited_for_who_has_had_his_time() -> None:
