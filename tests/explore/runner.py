@@ -344,6 +344,7 @@ def trio_of(runner: Runner) -> SimpleNamespace:
         lowlevel=SimpleNamespace(
             ParkingLot=lambda: ParkingLot(runner),
             checkpoint=_checkpoint,
+            current_clock=lambda: SimpleNamespace(current_time=lambda: runner.now),
             current_task=lambda: runner.current,
             wait_task_rescheduled=wait_task_rescheduled,
             reschedule=reschedule,
