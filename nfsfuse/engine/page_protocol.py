@@ -89,7 +89,9 @@ class PageProtocol:
     async def gather_all_mmap_users(self, file: CachedFile, recall: Revocation) -> None:
         """The kernel locks each folio, unmaps it from every process, writes it back (which comes to us as
         FUSE_WRITEs that are taken at once) and drops it. Operations are parked from the instant it has
-        returned; what those that ran meanwhile have put there is taken in a further pass."""
+        returned; what those that ran meanwhile have put there is taken in a further pass. Only the first waits
+        for programs to have their turn: while it does others may come, and a recall must not last for ever."""
+        first = True
         while True:
             if file.tokens.follow(recall):
                 file.wake()
@@ -99,17 +101,20 @@ class PageProtocol:
             if not cached:
                 break
             file.wake()  # whoever was parked since the last pass may be what this one is going to wait for
-            await self._invalidate(file, recall, cached)
+            await self._invalidate(file, recall, cached, give_turns=first)
+            first = False
         file.wake()
 
-    async def _invalidate(self, file: CachedFile, recall: Revocation, cached: list[Interval]) -> None:
+    async def _invalidate(
+        self, file: CachedFile, recall: Revocation, cached: list[Interval], *, give_turns: bool
+    ) -> None:
         last = cached[-1]
         inode = file.inode
         for start, end in cached:
             if end - start >= BULK_SIZE_MIN and file.tokens.may_be_dirty(start, end):
                 await self._kernel.write_back_pages(inode.node_id, inode.generation, start, end)
             returned = recall.returned if (start, end) == last else None
-            turn = file.turns.take(start, end, trio.current_time())
+            turn = file.turns.take(start, end, trio.current_time()) if give_turns else None
             await self._kernel.invalidate_pages(inode.node_id, start, end, returned, turn)
 
     async def write_back_page(self, file: CachedFile, recall: Revocation) -> FsError | None:

@@ -85,7 +85,7 @@ class Reader:
                     if data is not None:
                         if cached:
                             tokens.answered(start, end)
-                        if reader is not None and had is not None:
+                        if reader is not None and had is not None and entitled is not None:
                             file.turns.answered(start, end, reader, had, trio.current_time())
                         return data
                 elif cached and tokens.invalidating(start, end) and end - start > PAGE_SIZE:

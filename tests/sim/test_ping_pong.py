@@ -27,10 +27,8 @@ async def _player(world: World, client: Client, number: int) -> None:
     await client.kernel.close(opened)
 
 
-async def _stores_in_turn(world: World, *, size: int, processor_seconds: float | None = None) -> None:
+async def _stores_in_turn(world: World, *, size: int) -> None:
     handle = world.make_file(b"page", bytes(size))
-    for client in world.clients:
-        client.kernel.processor_seconds = processor_seconds
     async with trio.open_nursery() as nursery:
         for number, client in enumerate(world.clients):
             nursery.start_soon(_player, world, client, number)
@@ -44,8 +42,8 @@ def test_stores_in_turn_by_clients_that_have_one_page_mapped(seed: int, clients:
     simulate(Options(seed, clients), partial(_stores_in_turn, size=size))
 
 
-late = partial(_stores_in_turn, size=4096, processor_seconds=0.004)
-"""On busy machines: a thread gets the processor long after the next recall has come."""
+LATE = (0.004,)
+"""Seconds: on busy machines a thread gets the processor long after the next recall has come."""
 
 
 @pytest.mark.parametrize("clients", [2, 3])
@@ -53,10 +51,11 @@ late = partial(_stores_in_turn, size=4096, processor_seconds=0.004)
 def test_a_page_stays_until_the_program_that_it_was_granted_to_gets_the_processor(
     seed: int, clients: int
 ) -> None:
-    simulate(Options(seed, clients), late)
+    options = Options(seed, clients, processor_seconds=LATE)
+    simulate(options, partial(_stores_in_turn, size=4096))
 
 
 def test_or_else_nobody_would_get_any_further(monkeypatch: pytest.MonkeyPatch) -> None:
     pages_go_before_they_are_used(monkeypatch)
     with pytest.raises(Violation, match="have not ended"):
-        simulate(Options(0, 3), late)
+        simulate(Options(0, 3, processor_seconds=LATE), partial(_stores_in_turn, size=4096))

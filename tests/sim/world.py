@@ -115,6 +115,7 @@ class Options:
     may_be_fenced: bool = False  # cuts may be longer than the lease; answers before them come late
     step_seconds_max: float = 0.005  # between two calls of a program of `tests.sim.names` or `partitions`
     write_directly: bool = True  # see `Files.write_directly`
+    processor_seconds: tuple[float, ...] = ()  # how long programs wait for a processor, client by client
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
 
@@ -213,6 +214,9 @@ class World:
             self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
         )
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
+        if self.options.processor_seconds:
+            number = len(self.clients) % len(self.options.processor_seconds)
+            kernel.processor_seconds = self.options.processor_seconds[number]
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
         kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
         kernel.fs.files.write_directly = self.options.write_directly
