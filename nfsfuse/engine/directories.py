@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-from dataclasses import dataclass
 from typing import Final
 
 from nfsfuse.engine.cached_directory import CachedDirectory
@@ -18,6 +17,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle, Node
 
@@ -30,7 +30,7 @@ ITEMS_MAX: Final = 256
 """Entries put together at once: more than the kernel's buffer for one request takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Item:
     """One entry of a listing. *inode* is None for "." and "..". *lasting* as in `names.Found`."""
 
@@ -41,7 +41,7 @@ class Item:
     lasting: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Opening:
     """An open directory: its number, and whether the kernel may cache the listing, and believe what it has of
     it (`machines.kernel_listing`)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from dataclasses import dataclass
 
 import trio
 
@@ -25,13 +24,14 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FencedFile:
     """A file of which the kernel may still have the pages *cached*, and those that were being invalidated."""
 
@@ -40,7 +40,7 @@ class FencedFile:
     invalidating: tuple[Revocation, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fenced:
     """What the kernel may still have of a session that is over."""
 

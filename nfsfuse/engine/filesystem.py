@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
@@ -31,12 +30,13 @@ from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import Attributes, Node
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheOptions:
     """How much the daemon may keep. Sizes are bytes."""
 

@@ -27,6 +27,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalMap
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange, OwnedLock
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId
 
 CANCEL_SECONDS_MAX: Final = 0.5
@@ -38,7 +39,7 @@ FLOCK_LOST: Final = frozenset({errno.EAGAIN, errno.EINTR})
 """With these answers a flock that was to be converted is gone. With others it is as it was."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LockRequest:
     """What a program asks for; *open_file* is the number of the open file it asks through."""
 
@@ -51,7 +52,7 @@ class LockRequest:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Lock:
     """How a range is locked, through which open file, by which process."""
 

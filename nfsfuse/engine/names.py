@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -20,6 +19,7 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ STATISTICS_SECONDS: Final = 5.0
 changes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Found:
     """An inode as the kernel is told of it. *lasting*: its name may be believed until told otherwise."""
 
@@ -38,7 +38,7 @@ class Found:
     lasting: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Absent:
     """There is no such name. *lasting* as in `Found`."""
 

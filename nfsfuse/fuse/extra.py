@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -29,12 +28,13 @@ from nfsfuse.fuse.replies import (
     pack_open,
     pack_statx,
 )
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import LockOwner
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FileLock:
     """``fuse_file_lock``. *start* and *end* are bytes, both inclusive; ``OFFSET_MAX`` is to the end of the
     file. *type* is F_RDLCK, F_WRLCK or F_UNLCK. *pid* is the process that asks (0 when it unlocks), in

@@ -6,11 +6,11 @@ nor its defaults matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import InitFlag
+from nfsfuse.protocol.record import record
 
 WRITE_BYTES_MAX: Final = 1 << 20
 """The largest FUSE_WRITE and FUSE_READ: 256 pages, all that libfuse 3.14 has buffers for."""
@@ -43,7 +43,7 @@ DECIDED: Final = ON | OFF | LOCKS | InitFlag.READDIRPLUS_AUTO | InitFlag.CACHE_S
 """Flags that are ours to decide; the others stay as libfuse has them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class InitOptions:
     """What FUSE_INIT settles. Sizes are bytes."""
 
@@ -82,7 +82,7 @@ class InitOptions:
         return InitFlag.DO_READDIRPLUS | (LOCKS if self.locks else InitFlag(0))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Negotiated:
     """The outcome of FUSE_INIT; *granted* is what we answered, which is what the kernel does."""
 

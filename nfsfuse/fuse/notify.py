@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -19,6 +18,7 @@ from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import NotifyCode
 from nfsfuse.fuse.binding import _notifications
 from nfsfuse.machines.turns import Turn
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
 THREADS_MAX: Final = 64
@@ -38,7 +38,7 @@ _EXPECTED: Final[dict[NotifyCode, frozenset[int]]] = {
 cannot be deleted because it is a mount point or has cached children, the kernel is too old for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Notified:
     """*errno* is 0 or one of the answers in `_EXPECTED`; *seconds* is how long write(2) took."""
 

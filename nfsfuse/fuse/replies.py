@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.binding import pyfuse3
+from nfsfuse.protocol.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DirectoryEntry:
     """``fuse_dirent``: *cookie* is where the listing goes on after this name, *mode* has the type bits."""
 
@@ -22,7 +22,7 @@ class DirectoryEntry:
     cookie: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StatxReply:
     """*attributes* as for getattr, with the birth time if *btime_ns* is not None."""
 
@@ -82,7 +82,7 @@ def pack_open(info: pyfuse3.FileInfo) -> bytes:
     return abi.OPEN_OUT.pack(info.fh, flags, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OpenDirectory:
     """``fuse_open_out`` of a directory. *cache*: its listing may be put into the kernel's page cache, *keep*:
     what is there already is good."""

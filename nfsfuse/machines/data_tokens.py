@@ -82,28 +82,25 @@ class DataTokens:
 
     def holds(self, start: int, end: int, mode: TokenMode) -> bool:
         """Whether all of ``[start, end)`` is held at *mode* or stronger."""
-        at = start
-        for begin, stop, held in self.held.overlapping(start, end):
-            if begin > at or held < mode:
-                return False
-            at = stop
-        return at >= end
+        return self.held.is_at_least(start, end, mode)
 
     def parked(self, start: int, end: int) -> bool:
         """Whether operations on ``[start, end)`` have to wait for a recall to end."""
-        return any(
-            revocation.phase is Phase.CLOSED and revocation.start < end and start < revocation.end
-            for revocation in self.revocations
-        )
+        for revocation in self.revocations:
+            if revocation.start < end and start < revocation.end and revocation.phase is Phase.CLOSED:
+                return True
+        return False
 
     def invalidating(self, start: int, end: int) -> bool:
         """Whether an invalidation of some of ``[start, end)`` is under way in the kernel."""
-        return any(
-            revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING)
-            and revocation.start < end
-            and start < revocation.end
-            for revocation in self.revocations
-        )
+        for revocation in self.revocations:
+            if (
+                revocation.start < end
+                and start < revocation.end
+                and revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING)
+            ):
+                return True
+        return False
 
     def takes_little(self, start: int, end: int) -> bool:
         """Whether a recall of few pages is invalidating ``[start, end)``: a page of it that is written back now
@@ -137,15 +134,8 @@ class DataTokens:
         """A grant has arrived; whether it counts: SHARED is ignored while open for writing."""
         if mode is TokenMode.SHARED and self.writers:
             return False
-        for begin, stop in self._weaker(start, end, mode):
-            self.held.set(begin, stop, mode)
+        self.held.raise_to(start, end, mode)
         return True
-
-    def _weaker(self, start: int, end: int, mode: TokenMode) -> list[Interval]:
-        """The parts of ``[start, end)`` that are held at less than *mode*."""
-        parts = self.held.gaps(start, end)
-        parts += [(begin, stop) for begin, stop, held in self.held.overlapping(start, end) if held < mode]
-        return parts
 
     def entitle(self, start: int, end: int) -> int:
         """The operation that asked for ``[start, end)`` may use it once before it is recalled; its number."""

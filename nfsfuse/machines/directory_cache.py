@@ -9,12 +9,12 @@ changes a name recalls its one point; the rest stays.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from nfsfuse.machines.point_index import PointIndex
 from nfsfuse.protocol.intervals import Interval, IntervalSet
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, name_point
 from nfsfuse.protocol.types import NAME_SIZE_MAX, InodeHandle
 
@@ -37,7 +37,7 @@ Entry = InodeHandle | Unknown | None
 """What a name stands for: an inode, nothing (None), or `UNKNOWN`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Piece:
     """What follows one cookie. What the names stand for is in the entries: a million names are to be cheap."""
 

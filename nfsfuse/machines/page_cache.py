@@ -17,10 +17,10 @@ import ctypes
 import itertools
 import mmap
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import PAGE_SIZE
 
@@ -131,7 +131,7 @@ class PageCache:
             self._free.append(found[1])
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Outgoing:
     """An extent on its way to the server, and what it contains."""
 
@@ -159,12 +159,12 @@ class FilePages:
     @property
     def dirty_bytes(self) -> int:
         """Bytes that the server does not have."""
-        return _size(self.dirty.intervals())
+        return self.dirty.size()
 
     @property
     def refused_bytes(self) -> int:
         """Bytes that the server would not have."""
-        return _size(self.refused.intervals())
+        return self.refused.size()
 
     # --- reading ---
 
@@ -206,7 +206,7 @@ class FilePages:
             self._rewritten.add(begin, stop)
             first, last = begin // PAGE_SIZE * PAGE_SIZE, -(-stop // PAGE_SIZE) * PAGE_SIZE
             self._protect(first, last, mmap.PROT_READ | mmap.PROT_WRITE)
-        before = _size(self.dirty.intervals(offset, end))
+        before = self.dirty.size(offset, end)
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
         self._cache.dirty_bytes += len(data) - before
@@ -253,15 +253,15 @@ class FilePages:
                     for low, high in self._rewritten.gaps(start, end):
                         self._clean(low, high)
                 else:
-                    self._cache.refused_bytes += _size(self.refused.gaps(start, end))
+                    self._cache.refused_bytes += end - start - self.refused.size(start, end)
                     self.refused.add(start, end)
                 self._rewritten.delete(start, end)
         return concerned
 
     def _clean(self, start: int, end: int) -> None:
-        self._cache.dirty_bytes -= _size(self.dirty.intervals(start, end))
+        self._cache.dirty_bytes -= self.dirty.size(start, end)
         self.dirty.delete(start, end)
-        self._cache.refused_bytes -= _size(self.refused.intervals(start, end))
+        self._cache.refused_bytes -= self.refused.size(start, end)
         self.refused.delete(start, end)
         if not self.dirty:
             self.dirty_since = None
@@ -336,10 +336,6 @@ class FilePages:
         assert outgoing == self.writing, "what is on its way has a number"
         for start, end in self._rewritten.intervals():
             assert self.writing.covers(start, end), "what has changed is still on its way"
-
-
-def _size(intervals: list[Interval]) -> int:
-    return sum(end - start for start, end in intervals)
 
 
 def _pieces(start: int, end: int) -> list[tuple[int, int, int]]:

@@ -10,8 +10,9 @@ daemon has its request until the answer: when it is given one again it has the p
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+from nfsfuse.protocol.record import record
 
 CONTENDED_SECONDS: Final = 1.0
 """How long after a recall of a file its readers are watched."""
@@ -20,7 +21,7 @@ TURN_SECONDS_MAX: Final = 0.01
 """How long a thread is waited for, from its answer: a few slices of a scheduler."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Turn:
     """The pages ``[start, end)`` were read for *thread*, which had been given a processor so many *times* when
     it asked, for so many *nanoseconds*. It is waited for *until* then, in the clock's seconds, not longer."""

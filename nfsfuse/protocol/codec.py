@@ -20,7 +20,7 @@ import enum
 import types as python_types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ import msgpack
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, SEQUENCE_LENGTH_MAX, TEXT_SIZE_MAX
 from nfsfuse.protocol.messages import CODES, Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import RequestId
 
 Check = Callable[[object], Any]
@@ -45,7 +46,7 @@ REPLY: Final = 1
 FAILURE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestEnvelope:
     """*message* is asked under *id*."""
 
@@ -53,7 +54,7 @@ class RequestEnvelope:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReplyEnvelope:
     """Answers the request *id*."""
 
@@ -61,7 +62,7 @@ class ReplyEnvelope:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FailureEnvelope:
     """Answers the request *id* with an errno (positive) for its caller and a detail for people."""
 

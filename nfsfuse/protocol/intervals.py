@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
+N = TypeVar("N", bound=int)
 
 Interval = tuple[int, int]
 
@@ -56,13 +57,15 @@ class IntervalMap(Generic[V]):
     def overlapping(self, start: int, end: int) -> list[tuple[int, int, V]]:
         """The intervals that meet ``[start, end)``, cut to it, in order."""
         starts, ends, values = self._starts, self._ends, self._values
+        if len(starts) == 1:  # so it mostly is, and this is asked for every page and message
+            begin, stop = starts[0], ends[0]
+            if begin >= end or stop <= start:
+                return []
+            return [(begin if begin > start else start, stop if stop < end else end, values[0])]
         low = bisect_right(ends, start)  # the first that ends after *start*
         high = bisect_left(starts, end)
         if low >= high:
             return []
-        if high - low == 1:  # so it mostly is, and this is asked for every page and message
-            begin, stop = starts[low], ends[low]
-            return [(begin if begin > start else start, stop if stop < end else end, values[low])]
         found = list(zip(starts[low:high], ends[low:high], values[low:high], strict=True))
         begin, stop, value = found[0]
         found[0] = (max(begin, start), stop, value)
@@ -72,6 +75,8 @@ class IntervalMap(Generic[V]):
 
     def gaps(self, start: int, end: int) -> list[Interval]:
         """The parts of ``[start, end)`` without a value, in order."""
+        if not self._starts:
+            return [(start, end)] if start < end else []
         missing = []
         at = start
         for begin, stop, _ in self.overlapping(start, end):
@@ -93,13 +98,36 @@ class IntervalMap(Generic[V]):
             index += 1
         return True
 
+    def is_at_least(self: IntervalMap[N], start: int, end: int, least: N) -> bool:
+        """Whether every point of ``[start, end)`` has a value, which is *least* or more."""
+        starts, ends, values = self._starts, self._ends, self._values
+        index = bisect_right(ends, start)
+        while start < end:
+            if index >= len(starts) or starts[index] > start or values[index] < least:
+                return False
+            start = ends[index]
+            index += 1
+        return True
+
+    def raise_to(self: IntervalMap[N], start: int, end: int, least: N) -> None:
+        """Give *least* to every point of ``[start, end)`` that has no value, or less."""
+        if not self._starts:
+            self.set(start, end, least)
+            return
+        weaker = self.gaps(start, end)
+        weaker += [(low, high) for low, high, value in self.overlapping(start, end) if value < least]
+        for low, high in weaker:
+            self.set(low, high, least)
+
     def set(self, start: int, end: int, value: V) -> None:
         """Give every point of ``[start, end)`` *value*, whatever it had."""
         if start >= end:
             return
         starts, ends, values = self._starts, self._ends, self._values
-        if not starts:  # so it is for most inodes
-            self._replace(0, 0, [(start, end, value)])
+        if not starts:  # so it mostly is, of most inodes
+            starts.append(start)
+            ends.append(end)
+            values.append(value)
             return
         # A neighbour that merely touches is taken in too, in case it can be merged.
         low = bisect_left(ends, start)
@@ -124,26 +152,27 @@ class IntervalMap(Generic[V]):
 
     def delete(self, start: int, end: int) -> None:
         """Leave no value in ``[start, end)``."""
-        if start >= end:
+        starts, ends = self._starts, self._ends
+        if not starts or start >= end:
             return
-        low = bisect_right(self._ends, start)
-        high = bisect_left(self._starts, end)
+        low = bisect_right(ends, start)
+        high = bisect_left(starts, end)
         if low >= high:
             return
         pieces = []
-        if self._starts[low] < start:
-            pieces.append((self._starts[low], start, self._values[low]))
-        if self._ends[high - 1] > end:
-            pieces.append((end, self._ends[high - 1], self._values[high - 1]))
+        if starts[low] < start:
+            pieces.append((starts[low], start, self._values[low]))
+        if ends[high - 1] > end:
+            pieces.append((end, ends[high - 1], self._values[high - 1]))
         self._replace(low, high, pieces)
 
     def _replace(self, low: int, high: int, pieces: list[tuple[int, int, V]]) -> None:
-        if not pieces:
-            del self._starts[low:high], self._ends[low:high], self._values[low:high]
-            return
-        self._starts[low:high] = [start for start, _, _ in pieces]
-        self._ends[low:high] = [end for _, end, _ in pieces]
-        self._values[low:high] = [value for _, _, value in pieces]
+        starts, ends, values = self._starts, self._ends, self._values
+        del starts[low:high], ends[low:high], values[low:high]
+        for start, end, value in reversed(pieces):
+            starts.insert(low, start)
+            ends.insert(low, end)
+            values.insert(low, value)
 
     def clear(self) -> None:
         """Leave no value anywhere."""
@@ -171,7 +200,15 @@ class IntervalSet(IntervalMap[bool]):
 
     def intervals(self, start: int = 0, end: int = 2**63) -> list[Interval]:
         """The parts of ``[start, end)`` that are in, in order."""
-        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)] if self._starts else []
+        if not self._starts:
+            return []
+        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)]
+
+    def size(self, start: int = 0, end: int = 2**63) -> int:
+        """How many integers of ``[start, end)`` are in."""
+        if not self._starts:
+            return 0
+        return sum(stop - begin for begin, stop, _ in self.overlapping(start, end))
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether any point of ``[start, end)`` is in."""

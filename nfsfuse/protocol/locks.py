@@ -7,11 +7,11 @@ the end of the file" (``l_len == 0``) ends at `OFFSET_MAX` and so covers what is
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId
 
 
@@ -45,7 +45,7 @@ CONFLICTS: Final[frozenset[tuple[LockMode, LockMode]]] = frozenset(
 """The pairs of modes that two owners may not hold on one byte at a time; symmetric."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LockRange:
     """Bytes *start* to *end*, both included; 0 <= start <= end <= `OFFSET_MAX`.
 
@@ -68,7 +68,7 @@ WHOLE_FILE: Final = LockRange(0, OFFSET_MAX)
 """The only range a flock has."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HeldLock:
     """What F_GETLK tells of a lock in the way: its bytes, mode, and the process that took it.
 
@@ -83,7 +83,7 @@ class HeldLock:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OwnedLock:
     """A held lock with everything needed to take it again after the server restarted (reclaim)."""
 

@@ -7,10 +7,10 @@ data carries it in the frame's payload, never in a field; its docstring says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, OwnedLock
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
@@ -49,7 +49,7 @@ class Request(Message, Generic[R_co]):
 # --- replies ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Done(Message):
     """It is done. *affected* are the inodes whose attributes it changed, as they are afterwards."""
 
@@ -57,7 +57,7 @@ class Done(Message):
     tokens: tuple[Token, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Welcome(Message):
     """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds.
     *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
@@ -75,7 +75,7 @@ class Welcome(Message):
     root: Node
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Entry(Message):
     """An inode that was looked up or made; None: there is none of that name (that, too, may be cached under
     the token). *affected* as in `Done`. *empty*: it is a directory without names, and *tokens* cover all.
@@ -88,7 +88,7 @@ class Entry(Message):
     content: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stat(Message):
     """An inode's attributes after the operation."""
 
@@ -96,7 +96,7 @@ class Stat(Message):
     tokens: tuple[Token, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Opened(Message):
     """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`.
     If *content*, the payload is all of the file. *affected* as in `Done`."""
@@ -108,7 +108,7 @@ class Opened(Message):
     affected: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Data(Message):
     """The payload is the file data; less than was asked for means the end of the file, and then *attributes*
     say where that is."""
@@ -117,7 +117,7 @@ class Data(Message):
     attributes: Attributes | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Written(Message):
     """The server's kernel has the data. If `Write.sync` asked for it, so has its disk, or *sync_errno* is the
     errno with which the sync failed, as an `Fsync` after the write would have (0: it did not). That is no
@@ -127,14 +127,14 @@ class Written(Message):
     sync_errno: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Target(Message):
     """What a symbolic link contains."""
 
     target: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Listing(Message):
     """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
     attributes (not spelled out: a listing would be twice as long)."""
@@ -144,33 +144,33 @@ class Listing(Message):
     tokens: tuple[Token, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Statistics(Message):
     """Answers `StatFs`."""
 
     statistics: FilesystemStatistics
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Value(Message):
     """The payload is an extended attribute's value."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Names(Message):
     """An inode's extended attributes' names."""
 
     names: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Position(Message):
     """An offset, or a number of bytes done."""
 
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TokenGrant(Message):
     """Answers `GetToken`. *attributes* are given with a token for them."""
 
@@ -178,14 +178,14 @@ class TokenGrant(Message):
     attributes: Attributes | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recalled(Message):
     """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
 
     returned: tuple[Token, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reclaimed(Message):
     """Answers `Reclaim`: what of it is refused, and so not held any more."""
 
@@ -194,7 +194,7 @@ class Reclaimed(Message):
     locks: tuple[OwnedLock, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LockFound(Message):
     """Answers `GetLock`: a lock in the way, None if there is none."""
 
@@ -204,7 +204,7 @@ class LockFound(Message):
 # --- session ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hello(Request[Welcome]):
     """Begins a connection, before the numbered frames of the session (`nfsfuse.rpc.greeting`). *session_id* is
     empty for a new session, else the one to resume, which belongs to *epoch* and of whose frames the client has
@@ -221,17 +221,17 @@ class Hello(Request[Welcome]):
     features: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Heartbeat(Request[Done]):
     """Keeps the lease alive, and tells whether the connection is."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Goodbye(Request[Done]):
     """Ends the session: everything it holds is released now rather than after the lease."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cancel(Request[Done]):
     """Give up on *request*, if it is still waiting: it is then answered EINTR. An interrupted program's."""
 
@@ -241,7 +241,7 @@ class Cancel(Request[Done]):
 # --- names and attributes --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Lookup(Request[Entry]):
     """Find *name* in *parent*. *content*: if it is a small file and nobody is in the way, what is in it is told
     too, as the file is likely to be opened next. ENOENT, ENOTDIR, EXDEV (another filesystem is mounted there).
@@ -252,14 +252,14 @@ class Lookup(Request[Entry]):
     content: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetAttr(Request[Stat]):
     """stat(2). ESTALE if the inode is gone."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SetAttr(Request[Stat]):
     """chmod, chown, truncate, utimensat.
 
@@ -272,14 +272,14 @@ class SetAttr(Request[Stat]):
     blocks_write_back: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadLink(Request[Target]):
     """readlink(2)."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SymLink(Request[Entry]):
     """symlink(2)."""
 
@@ -289,7 +289,7 @@ class SymLink(Request[Entry]):
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MkNod(Request[Entry]):
     """mknod(2); *mode* has the type."""
 
@@ -300,7 +300,7 @@ class MkNod(Request[Entry]):
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class MkDir(Request[Entry]):
     """mkdir(2)."""
 
@@ -310,7 +310,7 @@ class MkDir(Request[Entry]):
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Link(Request[Entry]):
     """link(2)."""
 
@@ -319,7 +319,7 @@ class Link(Request[Entry]):
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unlink(Request[Done]):
     """unlink(2)."""
 
@@ -327,7 +327,7 @@ class Unlink(Request[Done]):
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RmDir(Request[Done]):
     """rmdir(2)."""
 
@@ -335,7 +335,7 @@ class RmDir(Request[Done]):
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rename(Request[Done]):
     """renameat2(2); *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
 
@@ -346,7 +346,7 @@ class Rename(Request[Done]):
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReadDir(Request[Listing]):
     """The entries after *cookie* (0: from the start), at most *limit* of them."""
 
@@ -355,12 +355,12 @@ class ReadDir(Request[Listing]):
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StatFs(Request[Statistics]):
     """statvfs(3) of the export."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetXattr(Request[Value]):
     """getxattr(2)."""
 
@@ -368,7 +368,7 @@ class GetXattr(Request[Value]):
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SetXattr(Request[Stat]):
     """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
 
@@ -377,14 +377,14 @@ class SetXattr(Request[Stat]):
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ListXattr(Request[Names]):
     """listxattr(2)."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RemoveXattr(Request[Stat]):
     """removexattr(2)."""
 
@@ -395,7 +395,7 @@ class RemoveXattr(Request[Stat]):
 # --- open files and data ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Open(Request[Opened]):
     """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded. Tokens for
     data are granted as far as nobody has to be asked for them. Without *want* nothing is granted, nobody is
@@ -406,7 +406,7 @@ class Open(Request[Opened]):
     want: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Create(Request[Opened]):
     """open(2) with O_CREAT: makes *name* if it is not there (or fails with EEXIST under O_EXCL), and opens
     it; atomic, for all clients together."""
@@ -418,7 +418,7 @@ class Create(Request[Opened]):
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Closed:
     """The last close of an open file. With it the client gave up what of *tokens* exceeds their mode, when it
     had received *frames_received* frames; see `ReturnTokens`."""
@@ -428,7 +428,7 @@ class Closed:
     frames_received: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Release(Request[Done]):
     """The last closes of at most RELEASES_MAX open files, in their order, and what was given up with each.
     EBADF if one was not open; all others are released all the same."""
@@ -436,7 +436,7 @@ class Release(Request[Done]):
     closed: tuple[Closed, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Read(Request[Data]):
     """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
     NONE: the client holds one already; EAGAIN if it does not, any more."""
@@ -447,7 +447,7 @@ class Read(Request[Data]):
     mode: TokenMode
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Write(Request[Written]):
     """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It
     never waits for another client, as recalls are acknowledged only after it (K6).
@@ -460,7 +460,7 @@ class Write(Request[Written]):
     sync: Sync = Sync.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fsync(Request[Done]):
     """fsync(2), or fdatasync(2) if *data_only*, of a file or directory on the server's disk."""
 
@@ -468,7 +468,7 @@ class Fsync(Request[Done]):
     data_only: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fallocate(Request[Stat]):
     """fallocate(2)."""
 
@@ -478,7 +478,7 @@ class Fallocate(Request[Stat]):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Seek(Request[Position]):
     """lseek(2) with SEEK_DATA or SEEK_HOLE."""
 
@@ -487,7 +487,7 @@ class Seek(Request[Position]):
     whence: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CopyRange(Request[Position]):
     """copy_file_range(2), done on the server."""
 
@@ -501,7 +501,7 @@ class CopyRange(Request[Position]):
 # --- tokens ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetToken(Request[TokenGrant]):
     """Tokens of one inode, granted together: *data* for at least ``[start, end)``, *attr* for the attributes;
     NONE asks for none. A write that extends a file needs both at once, or two writers could take the one
@@ -514,7 +514,7 @@ class GetToken(Request[TokenGrant]):
     attr: TokenMode
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReturnTokens(Request[Done]):
     """The client gave up, unasked, what of *tokens* exceeds their mode. It had received so many frames of
     this session by then: a grant in a later one is not what it gave up."""
@@ -523,7 +523,7 @@ class ReturnTokens(Request[Done]):
     frames_received: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
     answer. Answering must not wait for anything that the server may grant later (K6). *removal*: the
@@ -540,7 +540,7 @@ class Recall(Request[Recalled]):
 # gives each of its open files; an owner and an open file belong to the session that names them.
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GetLock(Request[LockFound]):
     """F_GETLK. EINVAL for what is no range."""
 
@@ -552,7 +552,7 @@ class GetLock(Request[LockFound]):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SetLock(Request[Done]):
     """Lock, convert or unlock; a flock always the whole file. With *wait* it queues until it is granted or
     cancelled (`Cancel`: EINTR), and holds up nothing else; without, EAGAIN if it would have to wait. EDEADLK
@@ -569,7 +569,7 @@ class SetLock(Request[Done]):
     wait: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FlushLocks(Request[Done]):
     """A process closed a descriptor: all POSIX locks of *owner* on the file go (fcntl(2))."""
 
@@ -577,7 +577,7 @@ class FlushLocks(Request[Done]):
     owner: LockOwner
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReleaseLocks(Request[Done]):
     """The last close of an open file: what was locked through it and is still held goes (OFD locks), and the
     flock of *owner*, through whichever open file that came."""
@@ -594,7 +594,7 @@ class ReleaseLocks(Request[Done]):
 # `ReclaimComplete`.
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reclaim(Request[Reclaimed]):
     """Some of what the client held in the last epoch, at most CLAIMS_MAX in all; open files keep their
     numbers."""
@@ -604,7 +604,7 @@ class Reclaim(Request[Reclaimed]):
     locks: tuple[OwnedLock, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReclaimComplete(Request[Done]):
     """There is nothing more to reclaim, and nothing more that was asked in the last epoch."""
 

@@ -18,10 +18,10 @@ keep the rest, exactly as the holder of a file keeps the pages nobody asked for.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle
 
 RANGE_END: Final = 2**63
@@ -65,7 +65,7 @@ STRONGEST_BESIDE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Token:
     """A token on the wire: granted, recalled down to *mode*, or given back down to *mode*."""
 

@@ -6,9 +6,10 @@ Times are integer nanoseconds since the epoch, sizes and offsets are bytes, name
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NewType
+
+from nfsfuse.protocol.record import record
 
 PAGE_SIZE: Final = 4096
 """Bytes. The unit of coherence, and of x86-64's page cache; every token range is a multiple of it."""
@@ -53,7 +54,7 @@ class Sync(IntEnum):
     """As fsync(2): its attributes too."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Attributes:
     """What stat(2) tells of an inode."""
 
@@ -71,7 +72,7 @@ class Attributes:
     btime_ns: int  # 0 where the server's filesystem has no birth time
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Node:
     """An inode as a lookup finds it."""
 
@@ -79,7 +80,7 @@ class Node:
     attributes: Attributes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OpenFile:
     """A file that is open on the server, and its number there."""
 
@@ -87,7 +88,7 @@ class OpenFile:
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttributeChanges:
     """What setattr changes; None leaves a field as it is (UTIME_OMIT). ``*_now`` is UTIME_NOW: the server's
     clock decides. ctime follows from any change."""
@@ -102,7 +103,7 @@ class AttributeChanges:
     mtime_now: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Credentials:
     """On whose behalf something is created: owner and group of the new inode (the client's kernel has
     checked the permissions and applied the umask)."""
@@ -111,7 +112,7 @@ class Credentials:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DirEntry:
     """One name in a directory. *cookie* is where a listing goes on after it: stable while the directory
     changes (the d_off of getdents64(2)); *node* is None for a name that vanished while it was listed or
@@ -123,7 +124,7 @@ class DirEntry:
     bare: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FilesystemStatistics:
     """What statvfs(3) tells of the server's filesystem."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 
 import trio
+
+from nfsfuse.protocol.record import record
 
 DEFAULT_PORT = 7209
 """A number from the range that IANA leaves unassigned."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TcpAddress:
     """A host's name or number, and a port (0 to listen on any)."""
 
@@ -22,7 +23,7 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UnixAddress:
     """The path of a Unix socket."""
 

@@ -8,7 +8,6 @@ token granted and recalled in two consecutive frames must be seen as granted fir
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from nfsfuse.protocol import framing
 from nfsfuse.protocol.codec import (
@@ -22,6 +21,7 @@ from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.framing import Frame
 from nfsfuse.protocol.limits import REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import REPLY_OF, Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import RequestId
 
 Payload = framing.Payload
@@ -30,7 +30,7 @@ Outgoing = tuple[bytes, Payload]
 """One frame to be sent: its header and its payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestArrived:
     """The peer asks. It must be answered, once, by `Exchange.reply` or `Exchange.fail`."""
 
@@ -39,7 +39,7 @@ class RequestArrived:
     payload: bytes | bytearray
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReplyArrived:
     """The peer answered the request *id*."""
 
@@ -48,7 +48,7 @@ class ReplyArrived:
     payload: bytes | bytearray
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FailureArrived:
     """The peer answered the request *id* with an errno."""
 

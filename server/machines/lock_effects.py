@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nfsfuse.protocol.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Granted:
     """The request of this ticket has what it asked for."""
 
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Denied:
     """The request of this ticket has ended without a lock; *errno* says why.
 

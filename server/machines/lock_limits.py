@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle, SessionId
 
 LOCKS_PER_INODE_MAX: Final = 16_384
@@ -27,7 +28,7 @@ WAITERS_PER_SESSION_MAX: Final = 4_096
 """Waiting requests of one client: about the number of threads that one could expect to block at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LockLimits:
     """The limits of one lock manager; smaller ones are for tests of what happens at a limit."""
 

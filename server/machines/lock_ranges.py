@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from nfsfuse.protocol.locks import CONFLICTS, LockMode
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import OFFSET_MAX, OpenId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Segment:
     """Bytes *start* to *end* (both included), held in one mode (never UNLOCK) through one open file.
 
@@ -38,7 +39,7 @@ class Segment:
         return self.end + 1 == after.start and self.mode is after.mode and self.open_id == after.open_id
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Splice:
     """A change worked out but not made: segments *low* up to *high* (excluded) give way to *segments*.
 

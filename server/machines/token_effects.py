@@ -6,13 +6,12 @@ before the next event is fed to the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import SessionId
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Granted:
     """The operation *ticket* may go on. *tokens* are what its session now holds, for the reply to carry; they
     always cover what was asked for. A transient request gets none: the operation holds it, until `finish`."""
@@ -21,14 +20,14 @@ class Granted:
     tokens: tuple[Token, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Refused:
     """The operation *ticket* asked not to wait, and would have to. Nothing was changed and nobody asked."""
 
     ticket: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recall:
     """*session* is to reduce ``[token.start, token.end)`` to *token.mode* at most, and then to acknowledge
     *recall_id*."""

@@ -19,10 +19,10 @@ Rules of this file, from which the manager composes its events:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, STRONGEST_BESIDE, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.token_effects import Granted, Recall
@@ -33,7 +33,7 @@ scattered pages come near it. Beyond it the server recalls half of them, and the
 wait until it has acknowledged: it may always be asked to give up a cache, so nothing has to fail."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Request:
     """*ranges* (disjoint, ascending) of the resource wanted at *mode*: by the session, or, if *transient*, by
     the operation alone."""
@@ -71,15 +71,11 @@ class Holder:
 
     def holds(self, start: int, end: int, mode: TokenMode) -> bool:
         """Whether all of the range is held at *mode* or stronger, being recalled or not."""
-        pieces = self.tokens.overlapping(start, end)
-        return all(held >= mode for _, _, held in pieces) and self.tokens.covers(start, end)
+        return self.tokens.is_at_least(start, end, mode)
 
     def strengthen(self, start: int, end: int, mode: TokenMode) -> None:
         """Hold all of the range at *mode*, or as strong as before."""
-        weaker = self.tokens.gaps(start, end)
-        weaker += [(low, high) for low, high, held in self.tokens.overlapping(start, end) if held < mode]
-        for low, high in weaker:
-            self.tokens.set(low, high, mode)
+        self.tokens.raise_to(start, end, mode)
 
     def reduce(self, start: int, end: int, keep: TokenMode) -> None:
         """Hold nothing in the range that is stronger than *keep*."""

@@ -15,6 +15,7 @@ from typing import Any
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, RequestId
 from nfsfuse.rpc.exchange import Payload
@@ -26,7 +27,7 @@ Reply = Message | tuple[Message, Payload]
 """A reply, with a payload where it has one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Acquire:
     """A step: get a token for the session, the largest there is (`tuple[Token, ...]`); or, if not to *wait*,
     perhaps none: None."""
@@ -39,7 +40,7 @@ class Acquire:
     wait: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AcquireRun:
     """A step: get a token of all of *resource* for each of *handles*, in this order (ascending), up to the
     first for which the session would have to wait; how many it got. Never waits."""
@@ -49,7 +50,7 @@ class AcquireRun:
     mode: TokenMode
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hold:
     """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
     `TokenManager.acquire`; the step gives None if that is refused. The name at the point *removes* is to be
@@ -65,7 +66,7 @@ class Hold:
     removes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Clear:
     """A step: have other sessions give up what is in the way of tokens for all of these inodes, at once rather
     than one after the other. Never waits and takes nothing: each is still to be acquired, in order."""
@@ -75,7 +76,7 @@ class Clear:
     mode: TokenMode
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Use:
     """A step: work under a token that the session should hold, until the request is answered; whether it
     holds it (bool). Never waits."""
@@ -87,14 +88,14 @@ class Use:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Unnaming:
     """A step: the inode is about to lose a name; whoever holds it must not lose it with its last one."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GiveBack:
     """A step: the session gives up what of *tokens* exceeds their mode. Never waits. See `m.ReturnTokens`."""
 
@@ -102,21 +103,21 @@ class GiveBack:
     frames_received: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Quick:
     """A step: a storage call that is usually answered from the server's caches."""
 
     call: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Slow:
     """A step: a storage call that waits for the disk by nature."""
 
     call: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Change:
     """A step: a storage call that is made once, even if the server dies in the middle of the request: its
     intent is written to the journal, and its outcome before the reply is sent. One in a handler, after it
@@ -132,7 +133,7 @@ class Change:
 LockMessage = m.GetLock | m.SetLock | m.FlushLocks | m.ReleaseLocks
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Locking:
     """A step: what the client asks of the lock manager; the reply. Waits where the request may wait."""
 

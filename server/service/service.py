@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
@@ -19,6 +18,7 @@ import trio
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import KEPT_BYTES_MAX, PROTOCOL_VERSION
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import ClientId, SessionId
 from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
@@ -52,7 +52,7 @@ LEASE_CHECKS: Final = 20
 """How often leases are looked at while one of them runs."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServiceOptions:
     """What the administrator chooses."""
 

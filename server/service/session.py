@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import ClientId, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from server.machines.sync_errors import SyncErrors
@@ -19,7 +20,7 @@ GRANTS_REMEMBERED_MAX: Final = 4096
 """Inodes: more than a client's requests in flight can be about."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Queued:
     """A request that waits for tokens. *give_up* ends that; told whether it is to be answered (EINTR)."""
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
 
 
@@ -23,7 +23,7 @@ class StateError(Exception):
     """The state cannot be used; the text says why and what the administrator can do."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class KnownSession:
     """A session that may hold something. *epoch* is the one that it was opened in. *waited_seconds*: for how
     long servers have waited for it to come back, in all the epochs since it was last there."""
@@ -35,7 +35,7 @@ class KnownSession:
     waited_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Start:
     """What a start of the server finds. *epoch* is its own, never used before; *sessions* are those that
     earlier ones have left; *rebooted*: the machine was started since, so what was not fsynced may be lost.

@@ -12,7 +12,7 @@ restart (tokens, the number of the open file).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import msgpack
@@ -21,6 +21,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode, encode
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle, OpenId, RequestId, SessionId
 
 INTENT: Final = 0
@@ -30,7 +31,7 @@ Outcome = Message | FsError
 """How an operation ended: a reply, or an errno."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Named:
     """What a name leads to: an inode, or nothing (None)."""
 
@@ -39,7 +40,7 @@ class Named:
     handle: InodeHandle | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Intent:
     """An operation that is about to be done: who asked what, and how things are before it. *names* are all
     that it may change; *was* is the size of the file before a fallocate, and 1 or 0 for whether the extended
@@ -53,7 +54,7 @@ class Intent:
     was: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Done:
     """A request's outcome, encoded."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from nfsfuse.protocol.record import record
 from server.state.interface import Log, Registry, Start
 from server.state.journal import Journal
 from server.state.settle import look, settle
@@ -13,7 +14,7 @@ from server.storage.interface import Storage
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recovered:
     """A start, and what goes on from it."""
 

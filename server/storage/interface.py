@@ -25,9 +25,9 @@ and nothing can be made with it (EPERM).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Attributes,
@@ -62,7 +62,7 @@ class Listed(NamedTuple):
     handle: InodeHandle | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Renamed:
     """What a rename did, attributes as they are afterwards.
 

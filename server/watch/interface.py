@@ -8,9 +8,9 @@ server itself does is never told.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Final
 
+from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle
 
 PAUSE_SECONDS: Final = 0.01
@@ -19,7 +19,7 @@ operations would wake it once more, to find its own doing. (3 ms were 3 % of a p
 another.)"""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NameChanged:
     """*name* was made or removed in *directory*, or leads to another inode now; with it the directory's own
     attributes have changed."""
@@ -28,21 +28,21 @@ class NameChanged:
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttributesChanged:
     """Mode, owner, times, link count or extended attributes."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ContentChanged:
     """Data, and with it size and times; where in the file is not known."""
 
     handle: InodeHandle
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Overflow:
     """Changes were more than could be queued: anything may have changed."""
 

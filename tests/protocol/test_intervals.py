@@ -60,3 +60,35 @@ def test_overlap_is_told_at_the_edges():
     assert extents.overlaps(5, 11)
     assert not extents.overlaps(20, 25)
     assert not extents.overlaps(5, 10)
+
+
+levels = st.lists(st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.integers(1, 3)), max_size=20)
+
+
+@given(levels, st.integers(0, POINTS), st.integers(0, POINTS), st.integers(1, 3))
+def test_raising_never_lowers_and_what_is_at_least_so_high_is_told(changes, start, end, least):
+    intervals: IntervalMap[int] = IntervalMap()
+    points: dict[int, int] = {}
+    for low, high, value in changes:
+        intervals.raise_to(low, high, value)
+        intervals.check()
+        points.update((point, max(value, points.get(point, 0))) for point in range(low, high))
+    assert {p: v for low, high, v in intervals for p in range(low, high)} == points
+    reached = all(points.get(point, 0) >= least for point in range(start, end))
+    assert intervals.is_at_least(start, end, least) == reached
+
+
+@given(edits, st.integers(0, POINTS), st.integers(0, POINTS))
+def test_the_size_of_a_set_counts_its_points(changes, start, end):
+    extents = IntervalSet()
+    points: set[int] = set()
+    for low, high, value in changes:
+        if value is None:
+            extents.delete(low, high)
+            points.difference_update(range(low, high))
+        else:
+            extents.add(low, high)
+            points.update(range(low, high))
+    assert extents.size() == len(points)
+    if start < end:
+        assert extents.size(start, end) == len(points & set(range(start, end)))
