@@ -35,8 +35,9 @@ from nfsfuse.protocol.types import RequestId
 Check = Callable[[object], Any]
 """Turns what msgpack decoded into the field's value, or raises ProtocolError."""
 
-Plain = Callable[[Any], object]
-"""Turns a field's value into what msgpack encodes."""
+Fields = Callable[[Any], tuple[object, ...]]
+"""The fields of a message or record, in order. What of them msgpack does not know it asks for likewise: see
+`_plain`."""
 
 ERRNO_MAX: Final = 4095
 """The largest errno a system call can return: MAX_ERRNO of <linux/err.h>."""
@@ -44,6 +45,10 @@ ERRNO_MAX: Final = 4095
 REQUEST: Final = 0
 REPLY: Final = 1
 FAILURE: Final = 2
+
+
+_PLAIN_TYPES: Final = (int, bytes, str, bool)
+"""What msgpack decodes to just these types."""
 
 
 @record(frozen=True, slots=True)
@@ -74,10 +79,6 @@ class FailureEnvelope:
 Envelope = RequestEnvelope | ReplyEnvelope | FailureEnvelope
 
 
-def _same(value: Any) -> object:
-    return value
-
-
 def _shown(value: object) -> str:
     # Not the repr of anything a peer sends: that of lists in lists recurses until it is a RecursionError.
     return str(value) if type(value) is int else f"of type {type(value).__name__}"
@@ -99,23 +100,20 @@ def _exactly(expected: type) -> Check:
     return check
 
 
-def _optional(inner: Check, plain: Plain) -> tuple[Check, Plain]:
-    return (
-        lambda value: None if value is None else inner(value),
-        lambda value: None if value is None else plain(value),
-    )
+def _optional(inner: Check) -> Check:
+    return lambda value: None if value is None else inner(value)
 
 
-def _sequence(inner: Check, plain: Plain) -> tuple[Check, Plain]:
+def _sequence(inner: Check) -> Check:
     def check(value: object) -> tuple[Any, ...]:
         if type(value) is not list:
             raise ProtocolError(f"expected a list, got {type(value).__name__}")
         return tuple(map(inner, value))
 
-    return check, lambda value: list(map(plain, value))
+    return check
 
 
-def _enumeration(kind: type[enum.IntEnum]) -> tuple[Check, Plain]:
+def _enumeration(kind: type[enum.IntEnum]) -> Check:
     members = {member.value: member for member in kind}
 
     def check(value: object) -> enum.IntEnum:
@@ -123,113 +121,110 @@ def _enumeration(kind: type[enum.IntEnum]) -> tuple[Check, Plain]:
             raise ProtocolError(f"not a {kind.__name__}: {_shown(value)}")
         return members[value]
 
-    return check, int
+    return check
 
 
-def _record(kind: type) -> tuple[Check, Plain]:
-    unpack, pack = _fields_of(kind)
-
-    def check(value: object) -> Any:
-        if type(value) is not list:
-            raise ProtocolError(f"expected {kind.__name__}, got {type(value).__name__}")
-        return unpack(value)
-
-    return check, pack
-
-
-def _converter(annotation: Any) -> tuple[Check, Plain]:
-    """How a field annotated so is checked and made plain."""
+def _bare(annotation: Any) -> Any:
+    """*annotation* without the names that `typing.NewType` gives to it."""
     while isinstance(annotation, typing.NewType):
         annotation = annotation.__supertype__
+    return annotation
+
+
+def _check_of(annotation: Any) -> Check:
+    """How a field annotated so is checked."""
+    annotation = _bare(annotation)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in (int, bytes, str, bool):
-        return _exactly(annotation), _same
+    if annotation in _PLAIN_TYPES:
+        return _exactly(annotation)
     if origin in (typing.Union, python_types.UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _optional(*_converter(inner))
+        return _optional(_check_of(inner))
     if origin is tuple and arguments[1:] == (...,):
-        return _sequence(*_converter(arguments[0]))
-    if isinstance(annotation, type) and issubclass(annotation, enum.IntEnum):
+        return _sequence(_check_of(arguments[0]))
+    if _is_enumeration(annotation):
         return _enumeration(annotation)
     if is_dataclass(annotation):
         return _record(typing.cast(type, annotation))
     raise TypeError(f"no wire form for {annotation!r}")
 
 
-def _plain_types(annotations: list[Any]) -> tuple[type, ...] | None:
-    """The types that msgpack decodes the fields to, if for all of them that is already the right value."""
-    found = []
-    for annotation in annotations:
-        while isinstance(annotation, typing.NewType):
-            annotation = annotation.__supertype__
-        if annotation not in (int, bytes, str, bool):
-            return None
-        found.append(annotation)
-    return tuple(found)
+def _is_enumeration(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, enum.IntEnum)
 
 
-def _fields_of(kind: type) -> tuple[Callable[[list[object]], Any], Callable[[Any], list[object]]]:
-    """How the fields of a dataclass are read from, and written to, a list."""
+def _wire_types(annotations: list[Any]) -> tuple[type, ...] | None:
+    """The types that msgpack decodes the fields to, if each has just one."""
+    found = [int if _is_enumeration(annotation) else annotation for annotation in map(_bare, annotations)]
+    return tuple(found) if all(kind in _PLAIN_TYPES for kind in found) else None
+
+
+def _record(kind: type) -> Check:
+    """How a message or record, a dataclass, is made of the list of its fields. `_FIELDS` has the way back."""
     hints = typing.get_type_hints(kind)
     names = [field.name for field in fields(kind)]
-    converters = [_converter(hints[name]) for name in names]
-    checks = tuple(check for check, _ in converters)
     count = len(names)
-    plain_types = _plain_types([hints[name] for name in names])
+    checks = tuple(_check_of(hints[name]) for name in names)
+    wire_types = _wire_types([hints[name] for name in names])
+    enumerations = [index for index, name in enumerate(names) if _is_enumeration(_bare(hints[name]))]
+    _FIELDS[kind] = _fields_of(names)
 
-    def unpack(values: list[object]) -> Any:
-        # Most messages have plain fields only, and one comparison of types decides for all of them.
-        if plain_types is not None and tuple(map(type, values)) == plain_types:
+    def check(values: object) -> Any:
+        if type(values) is not list:
+            raise ProtocolError(f"expected {kind.__name__}, got {type(values).__name__}")
+        # Most have plain fields only, and one comparison of types decides for all of them.
+        if wire_types is not None and tuple(map(type, values)) == wire_types:
+            for index in enumerations:
+                values[index] = checks[index](values[index])
             return kind(*values)
         if len(values) != count:
             raise ProtocolError(f"{kind.__name__} has {count} fields, got {len(values)}")
         return kind(*[check(value) for check, value in zip(checks, values, strict=True)])
 
-    if count == 0:
-        return unpack, lambda message: []
-    getters = [(attrgetter(name), plain) for name, (_, plain) in zip(names, converters, strict=True)]
-    if any(plain is not _same for _, plain in getters):
-        return unpack, lambda message: [plain(get(message)) for get, plain in getters]
-    get_all = attrgetter(*names)
-    if count == 1:  # attrgetter of one name gives the value, of several a tuple
-        return unpack, lambda message: [get_all(message)]
-    return unpack, lambda message: list(get_all(message))
+    return check
 
 
-_CODECS: Final = {kind: _fields_of(kind) for kind in CODES}
-_UNPACK: Final = {code: _CODECS[kind][0] for kind, code in CODES.items()}
-_PACK: Final = {kind: (code, _CODECS[kind][1]) for kind, code in CODES.items()}
+def _fields_of(names: list[str]) -> Fields:
+    if not names:
+        return lambda message: ()
+    get = attrgetter(*names)
+    if len(names) == 1:  # attrgetter of one name gives the value, of several a tuple
+        return lambda message: (get(message),)
+    return get
 
-_dump: Final[Callable[[object], bytes]] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+_FIELDS: Final[dict[type, Fields]] = {}
+_UNPACK: Final = {code: _record(kind) for kind, code in CODES.items()}
+_PACK: Final = {kind: (code, _FIELDS[kind]) for kind, code in CODES.items()}
+
+
+def _plain(value: object) -> tuple[object, ...]:
+    """A record inside a message, which msgpack does not know. (It packs tuples as arrays, and enumerations as
+    the integers that they are.)"""
+    get = _FIELDS.get(type(value))
+    if get is None:
+        if isinstance(value, int):  # which msgpack knows, but not such large ones
+            raise OverflowError("an integer beyond 64 bit")
+        raise TypeError(f"no wire form for {type(value).__name__}")
+    return get(value)
+
+
+_dump: Final[Callable[[object], bytes]] = msgpack.Packer(
+    default=_plain, use_bin_type=True, autoreset=True
+).pack
 
 
 def encode(envelope: Envelope) -> bytes:
     """The header of *envelope*'s frame."""
-    match envelope:
-        case RequestEnvelope(id=number, message=message):
-            code, pack = _PACK[type(message)]
-            header = _dump([REQUEST, number, code, *pack(message)])
-        case ReplyEnvelope(id=number, message=message):
-            code, pack = _PACK[type(message)]
-            header = _dump([REPLY, number, code, *pack(message)])
-        case FailureEnvelope(id=number, errno=errno, detail=detail):
-            assert 0 < errno <= ERRNO_MAX, errno
-            header = _dump([FAILURE, number, errno, _text(detail)])
+    if isinstance(envelope, FailureEnvelope):
+        assert 0 < envelope.errno <= ERRNO_MAX, envelope.errno
+        header = _dump((FAILURE, envelope.id, envelope.errno, _text(envelope.detail)))
+    else:
+        code, get = _PACK[type(envelope.message)]
+        kind = REQUEST if type(envelope) is RequestEnvelope else REPLY
+        header = _dump((kind, envelope.id, code, *get(envelope.message)))
     assert len(header) <= HEADER_SIZE_MAX, (type(envelope), len(header))
     return header
-
-
-def _message(code: object, values: list[object]) -> Message:
-    unpack = _UNPACK.get(code) if type(code) is int else None
-    if unpack is None:
-        raise ProtocolError(f"unknown message {_shown(code)}")
-    return typing.cast(Message, unpack(values))
-
-
-def _number(value: object) -> RequestId:
-    if type(value) is not int or value < 0:
-        raise ProtocolError(f"not a request id: {_shown(value)}")
-    return RequestId(value)
 
 
 def decode(header: bytes | bytearray | memoryview) -> Envelope:
@@ -244,16 +239,22 @@ def decode(header: bytes | bytearray | memoryview) -> Envelope:
     except (ValueError, msgpack.UnpackException) as exc:  # UnicodeDecodeError is a ValueError
         # str, as the repr of ExtraData has the value in it (see _shown).
         raise ProtocolError(f"not msgpack: {type(exc).__name__}: {exc!s:.200}") from exc
-    # The kind's type is looked at because False and 0.0 equal 0, which is all that a pattern asks.
-    if type(values) is list and values and type(values[0]) is int:
-        match values:
-            case [0, number, code, *rest]:
-                return RequestEnvelope(_number(number), _message(code, rest))
-            case [1, number, code, *rest]:
-                return ReplyEnvelope(_number(number), _message(code, rest))
-            case [2, number, errno, detail]:
-                return _failure(_number(number), errno, detail)
-    raise ProtocolError("not an envelope")
+    # Types are compared because False and 0.0 equal 0.
+    if type(values) is not list or len(values) < 3 or type(values[0]) is not int:
+        raise ProtocolError("not an envelope")
+    kind, number, code = values[:3]
+    if type(number) is not int or number < 0:
+        raise ProtocolError(f"not a request id: {_shown(number)}")
+    if kind == FAILURE and len(values) == 4:
+        return _failure(RequestId(number), code, values[3])
+    if kind not in (REQUEST, REPLY):
+        raise ProtocolError("not an envelope")
+    unpack = _UNPACK.get(code) if type(code) is int else None
+    if unpack is None:
+        raise ProtocolError(f"unknown message {_shown(code)}")
+    message = unpack(values[3:])
+    envelope = RequestEnvelope if kind == REQUEST else ReplyEnvelope
+    return envelope(RequestId(number), message)
 
 
 def _failure(number: RequestId, errno: object, detail: object) -> FailureEnvelope:

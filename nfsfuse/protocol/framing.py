@@ -21,6 +21,8 @@ from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, MAGIC, PAYLOAD_SIZE_MAX
 
 _PREFIX: Final = struct.Struct("<IIQ")
+PREFIX_SIZE: Final = _PREFIX.size
+"""Bytes of a frame before its header."""
 
 Payload = bytes | bytearray | memoryview
 """File data to be sent, or nothing."""
@@ -85,11 +87,7 @@ class FrameReader:
             self._header, self._payload = None, bytearray()
             return [frame]
         self._end += count
-        frames: list[Frame] = []
-        if self._greeted or self._greet():
-            while (frame_or_none := self._next()) is not None:
-                frames.append(frame_or_none)
-        return frames
+        return self._complete() if self._greeted or self._greet() else []
 
     def at_boundary(self) -> bool:
         """Whether the stream may end here without cutting a frame in two."""
@@ -105,32 +103,31 @@ class FrameReader:
         self._greeted = True
         return True
 
-    def _next(self) -> Frame | None:
-        available = self._end - self._start
-        if available < _PREFIX.size:
-            return None
-        header_size, payload_size, acknowledged = _PREFIX.unpack_from(self._buffer, self._start)
-        if header_size > HEADER_SIZE_MAX or payload_size > PAYLOAD_SIZE_MAX:
-            raise ProtocolError(f"frame too large: header {header_size}, payload {payload_size} bytes")
-        begin = self._start + _PREFIX.size
-        if available < _PREFIX.size + header_size:
-            self._make_room(_PREFIX.size + header_size)
-            return None
-        header = bytes(self._buffer[begin : begin + header_size])
-        self._start = begin + header_size
-        if not payload_size:
-            return Frame(header, b"", acknowledged)
-        present = self._end - self._start
-        if present >= payload_size:
-            payload = bytearray(self._buffer[self._start : self._start + payload_size])
-            self._start += payload_size
-            return Frame(header, payload, acknowledged)
-        payload = bytearray(payload_size)
-        payload[:present] = self._buffer[self._start : self._end]
-        self._start = self._end
-        self._header, self._payload, self._payload_filled = header, payload, present
-        self._acknowledged = acknowledged
-        return None
+    def _complete(self) -> list[Frame]:
+        """The frames that are complete; of the next one, what is there of its payload is put in place."""
+        frames: list[Frame] = []
+        buffer, start, end = self._buffer, self._start, self._end
+        while end - start >= PREFIX_SIZE:
+            header_size, payload_size, acknowledged = _PREFIX.unpack_from(buffer, start)
+            if header_size > HEADER_SIZE_MAX or payload_size > PAYLOAD_SIZE_MAX:
+                raise ProtocolError(f"frame too large: header {header_size}, payload {payload_size} bytes")
+            at = start + PREFIX_SIZE + header_size
+            if at > end:
+                self._start = start
+                self._make_room(PREFIX_SIZE + header_size)
+                return frames
+            header = bytes(buffer[start + PREFIX_SIZE : at])
+            start = at + payload_size
+            if start <= end:
+                payload = bytearray(buffer[at:start]) if payload_size else b""
+                frames.append(Frame(header, payload, acknowledged))
+            else:
+                self._header, self._acknowledged = header, acknowledged
+                self._payload, self._payload_filled = bytearray(payload_size), end - at
+                self._payload[: end - at] = buffer[at:end]
+                start = end
+        self._start = start
+        return frames
 
     def _make_room(self, size: int) -> None:
         """Let a header larger than the buffer fit; it shrinks again with the next connection only, as

@@ -115,36 +115,29 @@ class Exchange:
     def received(self, frame: Frame) -> Event:
         """What *frame* says. Raises ProtocolError for what no correct peer sends."""
         envelope = decode(frame.header)
-        match envelope:
-            case RequestEnvelope():
-                return self._asked_by_peer(envelope, frame.payload)
-            case ReplyEnvelope(id=number, message=message):
-                asked = self._answered(number)
-                if type(message) is not REPLY_OF[asked]:
-                    raise ProtocolError(f"{asked.__name__} was answered by {type(message).__name__}")
-                return ReplyArrived(number, message, frame.payload)
-            case FailureEnvelope(id=number, errno=errno, detail=detail):
-                self._answered(number)
-                return FailureArrived(number, errno, detail)
+        if isinstance(envelope, RequestEnvelope):
+            return self._asked_by_peer(envelope, frame.payload)
+        asked = self._asked.pop(envelope.id, None)
+        if asked is None:
+            raise ProtocolError(f"an answer to request {envelope.id}, which is not asked")
+        if isinstance(envelope, FailureEnvelope):
+            return FailureArrived(envelope.id, envelope.errno, envelope.detail)
+        if type(envelope.message) is not REPLY_OF[asked]:
+            raise ProtocolError(f"{asked.__name__} was answered by {type(envelope.message).__name__}")
+        return ReplyArrived(envelope.id, envelope.message, frame.payload)
 
     def _asked_by_peer(self, envelope: RequestEnvelope, payload: bytes | bytearray) -> RequestArrived:
-        kind = type(envelope.message)
-        if kind not in self._may_ask_us:
-            raise ProtocolError(f"{kind.__name__} is no request of this peer's")
-        if envelope.id == 0:
+        number, message, answering = envelope.id, envelope.message, self._answering
+        if type(message) not in self._may_ask_us:
+            raise ProtocolError(f"{type(message).__name__} is no request of this peer's")
+        if number == 0:
             raise ProtocolError("a request with the greeting's id")
-        if envelope.id in self._answering:
-            raise ProtocolError(f"request id {envelope.id} is in use")
-        if len(self._answering) >= REQUESTS_IN_FLIGHT_MAX:
+        if number in answering:
+            raise ProtocolError(f"request id {number} is in use")
+        if len(answering) >= REQUESTS_IN_FLIGHT_MAX:
             raise ProtocolError(f"more than {REQUESTS_IN_FLIGHT_MAX} requests in flight")
-        self._answering[envelope.id] = kind
-        return RequestArrived(envelope.id, envelope.message, payload)
-
-    def _answered(self, number: RequestId) -> type[Message]:
-        asked = self._asked.pop(number, None)
-        if asked is None:
-            raise ProtocolError(f"an answer to request {number}, which is not asked")
-        return asked
+        answering[number] = type(message)
+        return RequestArrived(number, message, payload)
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -65,17 +65,17 @@ class FrameSequence:
     def acknowledge(self, count: int) -> float | None:
         """The peer has received *count* frames: when the newest of those that this tells of was sent, None if
         it tells nothing new. Raises ProtocolError for what was never sent, or was taken back."""
-        if not self.acknowledged <= count <= self.sent:
+        if count == self.acknowledged:
+            return None
+        if not self.acknowledged < count <= self.sent:
             raise ProtocolError(
                 f"{count} frames acknowledged, of {self.sent} sent and {self.acknowledged} acknowledged before"
             )
-        sent_at = None
-        while self.acknowledged < count:
+        for _ in range(count - self.acknowledged):
             frame = self._kept.popleft()
-            self.acknowledged += 1
             self.kept_bytes -= frame.size
-            sent_at = frame.sent_at
-        return sent_at
+        self.acknowledged = count
+        return frame.sent_at
 
     # --- receiving ---
 
