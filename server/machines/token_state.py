@@ -88,21 +88,31 @@ class Holder:
 
     def being_recalled(self, start: int, end: int) -> bool:
         """Whether any of the range is, to whatever mode."""
-        return any(r.token.start < end and start < r.token.end for r in self.recalls.values())
+        recalls = self.recalls
+        return bool(recalls) and any(r.token.start < end and start < r.token.end for r in recalls.values())
+
+    def is_in_the_way(self, request: Request) -> bool:
+        """Whether something is held that the session of *request*, another, could not have it beside."""
+        for start, end in request.ranges:
+            for _, _, held in self.tokens.overlapping(start, end):
+                if not COMPATIBLE[request.mode, held]:
+                    return True
+        return False
 
     def recallable(self, start: int, end: int, keep: TokenMode) -> list[Interval]:
         """The parts of the range that are held stronger than *keep*, less those in flight and those that are
         being recalled to *keep* or lower already."""
+        held_more = [(low, high) for low, high, held in self.tokens.overlapping(start, end) if held > keep]
+        if len(held_more) <= 1 and not (self.in_flight or self.recalls):
+            return held_more
         parts = IntervalSet()
-        for low, high, held in self.tokens.overlapping(start, end):
-            if held > keep:
-                parts.add(low, high)
-        if parts:
-            for low, high in self.in_flight.values():
-                parts.delete(low, high)
-            for recall in self.recalls.values():
-                if recall.token.mode <= keep:
-                    parts.delete(recall.token.start, recall.token.end)
+        for low, high in held_more:
+            parts.add(low, high)
+        for low, high in self.in_flight.values():
+            parts.delete(low, high)
+        for recall in self.recalls.values():
+            if recall.token.mode <= keep:
+                parts.delete(recall.token.start, recall.token.end)
         return parts.intervals()
 
 
@@ -126,6 +136,13 @@ class ResourceTokens:
         """The token of this resource for that range."""
         return Token(self.handle, self.resource, start, end, mode)
 
+    def granted_with(self, ticket: int) -> tuple[SessionId, Holder]:
+        """Whose grant of *ticket* is in flight."""
+        for session, holder in self.holders.items():
+            if ticket in holder.in_flight:
+                return session, holder
+        raise AssertionError(f"{ticket} is not in flight")
+
     def is_held_already(self, request: Request) -> bool:
         """Whether *request* asks only for what its session holds and is not being asked to give up."""
         holder = self.holders.get(request.session)
@@ -140,16 +157,23 @@ class ResourceTokens:
         if holder is not None and not request.transient:
             if self.has_too_many(holder):
                 return False
-            if any(holder.being_recalled(start, end) for start, end in request.ranges):
+            for start, end in request.ranges:
+                if holder.being_recalled(start, end):
+                    return False
+        if not request.urgent:
+            for earlier in ahead:
+                if request.conflicts(earlier):
+                    return False
+        for running in self.transients.values():
+            if request.conflicts(running):
                 return False
-        return not (
-            (not request.urgent and any(request.conflicts(earlier) for earlier in ahead))
-            or any(request.conflicts(running) for running in self.transients.values())
-            or self._conflicts_with_held(request)
-        )
+        return not self._conflicts_with_held(request)
 
     def _conflicts_with_held(self, request: Request) -> bool:
-        return next(self._in_the_way(request), None) is not None
+        for other, holder in self.holders.items():
+            if other != request.session and holder.is_in_the_way(request):
+                return True
+        return False
 
     def waits_in_a_circle(self, request: Request) -> bool:
         """Whether an urgent *request* would wait for what a session holds that cannot give it up, as an urgent
@@ -157,22 +181,15 @@ class ResourceTokens:
         seen: set[SessionId] = set()
         frontier = [request]
         while frontier:
-            for session in set(self._in_the_way(frontier.pop())) - seen:
+            asking = frontier.pop()
+            for session, holder in self.holders.items():
+                if session in seen or session == asking.session or not holder.is_in_the_way(asking):
+                    continue
                 if session == request.session:
                     return True
                 seen.add(session)
                 frontier += [r for r in self.waiting.values() if r.urgent and r.session == session]
         return False
-
-    def _in_the_way(self, request: Request) -> Iterator[SessionId]:
-        """Who holds what *request* needs; one who holds several pieces of it comes several times."""
-        for other, holder in self.holders.items():
-            if other == request.session:
-                continue
-            for start, end in request.ranges:
-                for _, _, held in holder.tokens.overlapping(start, end):
-                    if not COMPATIBLE[request.mode, held]:
-                        yield other
 
     def enqueue(self, request: Request) -> None:
         """Put *request* behind those that wait, or, if it is urgent, behind those that are."""

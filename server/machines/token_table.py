@@ -120,9 +120,7 @@ class TokenTable:
         if not keys:
             del self._sessions[session]
 
-    def _forget_idle(self, state: ResourceTokens) -> None:
-        for session in [session for session, holder in state.holders.items() if not holder]:
-            self._remove_holder(state, session)
+    def _forget_if_idle(self, state: ResourceTokens) -> None:
         if not state:
             del self._states[state.handle, state.resource]
 

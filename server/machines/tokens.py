@@ -57,7 +57,8 @@ class TokenManager(TokenTable):
         assert mode is not TokenMode.NONE
         assert transient or not (also or urgent)
         ranges: tuple[Interval, ...] = ((start, end), *also)
-        assert all(_is_range(resource, *wanted) for wanted in ranges), (resource, ranges)
+        for wanted in ranges:
+            assert _is_range(resource, *wanted), (resource, ranges)
         if also:
             ranges = _united(ranges)
         request = Request(ticket, session, ranges, mode, transient, urgent)
@@ -126,14 +127,15 @@ class TokenManager(TokenTable):
         state = self._ended(ticket, "settled", transient=False)
         if state is None:
             return []
-        session, holder = next(pair for pair in state.holders.items() if ticket in pair[1].in_flight)
+        session, holder = state.granted_with(ticket)
         del holder.in_flight[ticket]
         effects: list[Effect] = []
         for request in state.waiting.values():
             effects += self._recall_for(state, request, {session: holder})
         effects += self._trim(state, session)
         if not holder:
-            self._forget_idle(state)
+            self._remove_holder(state, session)
+            self._forget_if_idle(state)
         return effects
 
     def finish(self, ticket: int) -> list[Effect]:
@@ -253,9 +255,12 @@ class TokenManager(TokenTable):
                 effects.append(self._grant(state, request))
             else:
                 ahead.append(request)
-        for session in list(state.holders):
-            effects += self._trim(state, session)
-        self._forget_idle(state)
+        for session, holder in list(state.holders.items()):
+            if state.has_too_many(holder):
+                effects += self._trim(state, session)
+            elif not holder:
+                self._remove_holder(state, session)
+        self._forget_if_idle(state)
         return effects
 
     def _recall_for(

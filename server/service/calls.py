@@ -9,7 +9,7 @@ when a step has to wait is the rest of the generator handed to one.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nfsfuse.protocol import messages as m
@@ -157,10 +157,10 @@ class Call:
     payload: bytes | bytearray
     storage: Storage
     id: RequestId
-    granted: list[int] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)
-    granted_handles: list[InodeHandle] = field(default_factory=list)
-    attributes_changed: list[InodeHandle] = field(default_factory=list)
+    granted: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    granted_handles: tuple[InodeHandle, ...] = ()
+    attributes_changed: tuple[InodeHandle, ...] = ()
     intended: bool = False
 
 

@@ -4,10 +4,9 @@ what has to wait for anything else goes on in a task."""
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable, Mapping
 from types import CoroutineType
-from typing import Any, assert_never, cast
+from typing import Any, TypeAlias, cast, get_args
 
 import trio
 
@@ -37,7 +36,7 @@ from server.service.tokens import Tokens, Waiting
 from server.state.journal import Journal
 from server.state.records import Intent, Outcome
 
-Wait = Coroutine[Any, Any, Any]
+Wait: TypeAlias = "CoroutineType[Any, Any, Any]"
 
 
 class Driver:
@@ -57,7 +56,21 @@ class Driver:
         self._disk = disk
         self._journal = journal
         self._acknowledged = acknowledged
-        self._changed = trio.lowlevel.ParkingLot()
+        self._name_free = trio.lowlevel.ParkingLot()
+        self._begin: Mapping[type[Step], Callable[[Call, Any], Any]] = {
+            Quick: self._quick,
+            Slow: self._slow,
+            Change: self._change,
+            Acquire: tokens.acquire,
+            AcquireRun: tokens.acquire_run,
+            Hold: tokens.hold,
+            Clear: tokens.clear,
+            Use: tokens.use,
+            Locking: self._locking,
+            GiveBack: self._give_back,
+            Unnaming: self._unnaming,
+        }
+        assert set(self._begin) == set(get_args(Step)), "every step is carried out"
 
     def advance(
         self, call: Call, handling: Handling, tokens: tuple[Token, ...] | None = None
@@ -65,76 +78,69 @@ class Driver:
         """The reply if it can be had without waiting. Else the `Waiting` for tokens with which, once they are
         granted, it is to be called again; or a coroutine that returns the reply. Raises what the handler
         raises."""
-        resume = partial(next, handling) if tokens is None else partial(handling.send, tokens)
-        reply = self._advance(call, handling, resume)
-        if type(reply) is CoroutineType:  # an isinstance of the abstract Coroutine takes three calls
-            return self._continue(call, handling, cast(Wait, reply))
+        reply = self._advance(call, handling, tokens)
+        if isinstance(reply, CoroutineType):
+            return cast(Wait, self._continue(call, handling, reply))
         return reply
 
     async def _continue(self, call: Call, handling: Handling, waiting: Waiting | Wait) -> Reply:
-        resume: Callable[[], Step]
         try:
             while True:
+                result: Any = None
+                failure: Exception | None = None
                 try:
                     result = await (waiting.wait() if isinstance(waiting, Waiting) else waiting)
                 except Exception as exc:
-                    resume = partial(handling.throw, exc)
-                else:
-                    resume = partial(handling.send, result)
-                reply = self._advance(call, handling, resume)
-                if not isinstance(reply, (Waiting, Coroutine)):
+                    failure = exc
+                reply = self._advance(call, handling, result, failure)
+                if not isinstance(reply, (Waiting, CoroutineType)):
                     return reply
                 waiting = reply
         finally:
             handling.close()
 
-    def _advance(self, call: Call, handling: Handling, resume: Callable[[], Step]) -> Reply | Waiting | Wait:
+    def _advance(
+        self, call: Call, handling: Handling, result: Any = None, failure: Exception | None = None
+    ) -> Reply | Waiting | Wait:
+        """Go on with *result*, or with *failure*, of the step that *handling* waits for; or with neither, from
+        its beginning."""
         while True:
             try:
-                step = resume()
+                step = handling.send(result) if failure is None else handling.throw(failure)
             except StopIteration as stop:
                 reply: Reply = stop.value
                 return reply
+            failure = None
             try:
-                result = self._begin(call, step)
+                result = self._begin[type(step)](call, step)
             except Exception as exc:
-                resume = partial(handling.throw, exc)
-                continue
-            if type(result) in (Waiting, CoroutineType):
-                return cast("Waiting | Wait", result)
-            resume = partial(handling.send, result)
+                failure = exc
+            else:
+                if isinstance(result, (Waiting, CoroutineType)):
+                    return result
 
-    def _begin(self, call: Call, step: Step) -> Any:
-        match step:
-            case Quick():
-                return self._disk.quick(step.call)
-            case Slow():
-                return self._disk.slow(step.call)
-            case Change():
-                if self._journal.busy(step.names):
-                    return self._change_in_turn(call, step)
-                return self._change(call, step)
-            case Acquire():
-                return self._tokens.acquire(call, step)
-            case AcquireRun():
-                return self._tokens.acquire_run(call, step)
-            case Hold():
-                return self._tokens.hold(call, step)
-            case Clear():
-                return self._tokens.clear(call, step)
-            case Use():
-                return self._tokens.use(call, step)
-            case Locking(message=message):
-                reply = self._locks.begin(call.session, message)
-                return reply.wait() if isinstance(reply, LockWaiting) else reply
-            case GiveBack(tokens=returned, frames_received=frames_received):
-                return self._tokens.given_back(call.session, returned, frames_received)
-            case Unnaming(handle=handle):
-                return self._tokens.pin_if_held(handle)
-            case _:
-                assert_never(step)
+    def _quick(self, call: Call, step: Quick) -> Any:
+        return self._disk.quick(step.call)
+
+    def _slow(self, call: Call, step: Slow) -> Any:
+        return self._disk.slow(step.call)
 
     def _change(self, call: Call, step: Change) -> Any:
+        if self._journal.busy(step.names):
+            return self._change_in_turn(call, step)
+        return self._change_now(call, step)
+
+    def _locking(self, call: Call, step: Locking) -> Any:
+        reply = self._locks.begin(call.session, step.message)
+        return reply.wait() if isinstance(reply, LockWaiting) else reply
+
+    def _give_back(self, call: Call, step: GiveBack) -> None:
+        self._tokens.given_back(call.session, step.tokens, step.frames_received)
+
+    def _unnaming(self, call: Call, step: Unnaming) -> None:
+        self._tokens.pin_if_held(step.handle)
+
+    def _change_now(self, call: Call, step: Change) -> Any:
         assert not call.intended, "one change in a request"
         intent = Intent(
             call.session.id, call.id, call.message, bytes(call.payload), step.names, step.was
@@ -149,9 +155,9 @@ class Driver:
     async def _change_in_turn(self, call: Call, step: Change) -> Any:
         """Another operation of the same session is at these names. It waits for nothing but the disk."""
         while self._journal.busy(step.names):
-            await self._changed.park()
-        result = self._change(call, step)
-        return await result if isinstance(result, Coroutine) else result
+            await self._name_free.park()
+        result = self._change_now(call, step)
+        return await result if isinstance(result, CoroutineType) else result
 
     def ended(self, call: Call, outcome: Outcome, frame: int | None) -> None:
         """*call* has ended so; its reply is about to be sent as the session's frame number *frame*, or to
@@ -167,4 +173,4 @@ class Driver:
             self._journal.done(call.session.id, call.id, outcome, frame)
         except OSError as exc:
             raise SystemExit(f"nfsfuse-server: cannot write the journal: {exc}") from exc
-        self._changed.unpark_all()
+        self._name_free.unpark_all()

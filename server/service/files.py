@@ -171,7 +171,7 @@ def _write(call: Call) -> Handling:
     step = Quick if size <= INLINE_WRITE_SIZE_MAX else Slow
     attributes = yield step(lambda: call.storage.write(r.handle, r.offset, data))
     call.session.sync_errors.wrote(call.session.id, r.handle)
-    call.attributes_changed.append(r.handle)
+    call.attributes_changed += (r.handle,)
     if r.sync is Sync.NONE:
         return m.Written(attributes)
     # A step of its own, after `wrote`: it may be another session's fsync, meanwhile, that is told of the loss

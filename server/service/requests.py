@@ -36,7 +36,9 @@ from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
-SESSION_MESSAGES: Final = (m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Reclaim, m.ReclaimComplete)
+SESSION_MESSAGES: Final[frozenset[type[Message]]] = frozenset(
+    (m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Reclaim, m.ReclaimComplete)
+)
 """Requests that are about the session, and answered without the storage."""
 
 
@@ -66,7 +68,7 @@ class Requests:
         session = self._session
         if session.over.is_set():
             raise ProtocolError(f"{type(event.message).__name__} after Goodbye")
-        if isinstance(event.message, SESSION_MESSAGES):
+        if type(event.message) in SESSION_MESSAGES:
             session.channel.reply(event.id, self._of_session(event.message))
             return
         outcome = self._journal.outcome(session.id, event.id)
@@ -112,12 +114,12 @@ class Requests:
                 session.running[call.id] = Queued(partial(self._interrupt, call, handling, reply_or_wait))
                 reply_or_wait.then(partial(self._granted, call, handling))
                 return
-            if type(reply_or_wait) is CoroutineType:
+            if isinstance(reply_or_wait, CoroutineType):
                 # Registered here and not in the task: its cancellation may be the very next request.
                 scope = session.running[call.id] = trio.CancelScope()
-                session.nursery.start_soon(self._wait_for, call, cast(Wait, reply_or_wait), scope)
+                session.nursery.start_soon(self._wait_for, call, reply_or_wait, scope)
                 return
-            self._reply(call, cast(Reply, reply_or_wait))
+            self._reply(call, reply_or_wait)
         except ProtocolError:
             raise
         except Exception as exc:
@@ -235,7 +237,7 @@ class Requests:
 
 
 HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}
-assert set(HANDLERS) | set(SESSION_MESSAGES) | {m.Hello} == set(
+assert set(HANDLERS) | SESSION_MESSAGES | {m.Hello} == set(
     cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
 ), "every request has its handler"
 

@@ -118,12 +118,15 @@ class Tokens:
     def acquire(self, call: Call, step: Acquire) -> tuple[Token, ...] | Waiting | None:
         """Carry out an Acquire step."""
         ticket = next(self._tickets)
-        call.granted_handles.append(step.handle)
+        call.granted_handles += (step.handle,)
         effects = self.manager.acquire(
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             wait=step.wait,
         )  # fmt: skip
-        return self._begun(ticket, effects, call.granted)
+        result = self._begun(ticket, effects)
+        if result is not None:
+            call.granted += (ticket,)
+        return result
 
     def acquire_run(self, call: Call, step: AcquireRun) -> int:
         """Carry out an AcquireRun step."""
@@ -132,9 +135,10 @@ class Tokens:
             effects = self.manager.acquire(
                 ticket, call.session.id, handle, step.resource, 0, RANGE_END, step.mode, wait=False
             )
-            if self._begun(ticket, effects, call.granted) is None:
+            if self._begun(ticket, effects) is None:
                 return count
-            call.granted_handles.append(handle)
+            call.granted += (ticket,)
+            call.granted_handles += (handle,)
         return len(step.handles)
 
     def hold(self, call: Call, step: Hold) -> tuple[Token, ...] | Waiting | None:
@@ -147,7 +151,10 @@ class Tokens:
         removes = step.removes
         if removes is not None and not self.manager.waits_for_holders_only(ticket):
             removes = None  # somebody is to change the name first
-        return self._begun(ticket, effects, call.held, removes)
+        result = self._begun(ticket, effects, removes)
+        if result is not None:
+            call.held += (ticket,)
+        return result
 
     def clear(self, call: Call, step: Clear) -> None:
         """Carry out a Clear step."""
@@ -161,24 +168,23 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode
         )
         if used:
-            call.held.append(ticket)
+            call.held += (ticket,)
         return used
 
     def _begun(
-        self, ticket: int, effects: list[Effect], kept: list[int], removes: int | None = None
+        self, ticket: int, effects: list[Effect], removes: int | None = None
     ) -> tuple[Token, ...] | Waiting | None:
-        result: tuple[Token, ...] | Waiting | None
-        match effects:
-            case [Granted(tokens=tokens), *others]:
-                result, rest = tokens, others
-                kept.append(ticket)
-            case [Refused()]:
-                return None
-            case _:
-                result = self._waiting[ticket] = Waiting(ticket, self)
-                rest = effects
-                kept.append(ticket)
-        self._carry_out(rest, removes)
+        """What the first of *effects* answers to the request *ticket*; none of them does if it has to wait."""
+        result: tuple[Token, ...] | Waiting
+        first = effects[0] if effects else None
+        if isinstance(first, Refused):
+            return None
+        if isinstance(first, Granted):
+            result = first.tokens
+            del effects[0]
+        else:
+            result = self._waiting[ticket] = Waiting(ticket, self)
+        self._carry_out(effects, removes)
         return result
 
     def ended(self, call: Call) -> None:
@@ -288,19 +294,20 @@ class Tokens:
     # --- effects ---
 
     def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
+        if not effects:
+            return
         passed: list[int] = []
         for effect in effects:
-            match effect:
-                case Granted(ticket=ticket) if ticket in self._direct:
-                    passed.append(ticket)
-                case Granted(ticket=ticket, tokens=tokens):
-                    waiting = self._waiting.pop(ticket)
-                    if waiting.grant(tokens):
-                        self.resume_later(waiting)
-                case Recall():
-                    self._send(effect, removes)
-                case Refused():
-                    raise AssertionError("refusals are answered where they are asked")
+            if isinstance(effect, Recall):
+                self._send(effect, removes)
+            elif isinstance(effect, Refused):
+                raise AssertionError("refusals are answered where they are asked")
+            elif effect.ticket in self._direct:
+                passed.append(effect.ticket)
+            else:
+                waiting = self._waiting.pop(effect.ticket)
+                if waiting.grant(effect.tokens):
+                    self.resume_later(waiting)
         for ticket in passed:  # only now: effects are carried out before the next event is fed
             self._direct_waiting.remove(self._direct.pop(ticket))
             self._carry_out(self.manager.finish(ticket))

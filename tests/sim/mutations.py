@@ -212,8 +212,7 @@ def rule_5_shared_tokens_while_open_for_writing(patch: pytest.MonkeyPatch) -> No
     patch.setattr(DataTokens, "reading_mode", lambda _: TokenMode.SHARED)
 
     def granted(self: DataTokens, start: int, end: int, mode: TokenMode) -> None:
-        for begin, stop in self._weaker(start, end, mode):
-            self.held.set(begin, stop, mode)
+        self.held.raise_to(start, end, mode)
 
     patch.setattr(DataTokens, "granted", granted)
 
