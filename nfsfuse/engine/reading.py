@@ -110,6 +110,8 @@ class Reader:
             self._holdings.apply(reply.tokens)
             if reply.attributes is not None:
                 self._holdings.learn(file.inode, reply.attributes)
+            if fetch not in file.fetches:
+                return  # whoever asked was killed: nobody would say that it was used
             if file.tokens.holds(start, end, TokenMode.SHARED) and not file.tokens.parked(start, end):
                 fetch.data = memoryview(payload)
                 fetch.valid = True

@@ -283,6 +283,7 @@ class Writer:
     async def _get_tokens(self, file: CachedFile, write: _Write) -> int | None:
         start, end, extends = write.start_page, write.end_page, write.extends
         entitled: int | None = None
+        given_up = False
 
         def arrived(reply: Message, _: bytes | bytearray) -> None:
             nonlocal entitled
@@ -290,7 +291,8 @@ class Writer:
             self._holdings.apply(reply.tokens)
             if reply.attributes is not None:
                 self._holdings.learn(file.inode, reply.attributes)
-            entitled = file.entitle(start, end, attr=extends)
+            if not given_up:  # by who was killed: nobody would say that it was used
+                entitled = file.entitle(start, end, attr=extends)
 
         # Data that are held are not asked for: that would wait for a recall of them, and the recall perhaps for
         # the lock of a page that this write has in part. Attributes never wait for a recall of data. A write
@@ -303,6 +305,7 @@ class Writer:
         try:
             await self._remote.call(message, b"", arrived)
         except BaseException:
+            given_up = True
             file.used(entitled)
             raise
         return entitled

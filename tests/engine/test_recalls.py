@@ -17,7 +17,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
-from tests.helpers.fake_kernel import ME, rig
+from tests.helpers.fake_kernel import ME, Client, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -430,6 +430,36 @@ async def test_a_name_changed_elsewhere_since_it_was_listed_is_shown_but_not_bel
         assert not [name for name, _, lasting in second if name == moved and lasting]
         assert isinstance(await one.fs.names.lookup(ROOT, moved), Absent)
         one.fs.directories.releasedir(number)
+
+
+# --- who was granted a page and was killed before he could use it ---
+
+
+async def test_pages_of_a_killed_program_do_not_wait_for_it() -> None:
+    """Found by reading: the grant to a read or write that was killed while it was on its way entitled nobody to
+    use the page once, and every recall of it waited for that for ever: its client was fenced."""
+
+    async def read(client: Client, number: int) -> None:
+        await client.read(number, 0, 3)
+
+    async def write(client: Client, number: int) -> None:
+        await client.write(number, 0, b"other")
+
+    crossed = 0
+    for work in (read, write):
+        for milliseconds in range(50, 700, 50):
+            async with rig(2, link_seconds=lambda: 0.1) as world:
+                world.make_file(b"file", b"x" * 4 * P)
+                one, other = world.clients
+                number, elsewhere = await one.open(b"file", os.O_RDWR), await other.open(b"file", os.O_RDWR)
+                await one.write(number, 0, b"one")
+                with trio.move_on_after(milliseconds / 1000) as killed:
+                    await work(other, elsewhere)
+                await trio.sleep(1)  # until everything has arrived
+                crossed += killed.cancelled_caught and bool(other.file(elsewhere).tokens.held)
+                with trio.fail_after(5):
+                    assert await one.read(number, 0, 3) in (b"one", b"oth")
+    assert crossed
 
 
 # --- attributes ---
