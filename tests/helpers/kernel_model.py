@@ -5,7 +5,7 @@ writeback cache, AUTO_INVAL_DATA off, EXPLICIT_INVAL_DATA and ATOMIC_O_TRUNC on)
 reach the daemon and answers a while to take effect (`pause`), but the daemon's answer and the copy of its
 data are one step: "the answer must reach the kernel before anything else runs" is the engine's assumption.
 
-Not modelled: signals, several pages per folio, splice, O_DIRECT reads of a mapped range under write-back,
+Not modelled: several pages per folio, splice, O_DIRECT reads of a mapped range under write-back,
 memory pressure that waits for a write-back, dentries.
 """
 
@@ -35,12 +35,19 @@ _CREDENTIALS = Credentials(0, 0)
 THREAD = 1
 """Its number."""
 
+KILL_SECONDS_MAX = 0.01
+"""After which a program is killed: some round trips and recalls."""
+
 WORD_SIZE = 8
 """Bytes that a program loads or stores at once."""
 
 
 class Sigbus(Exception):
     """A program touched its mapping beyond the end of the file, or its page could not be read."""
+
+
+class Killed(Exception):
+    """The program was killed while it waited for the daemon, which has answered EINTR."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +80,15 @@ class Delays:
     seconds_max: float = 0.0005
     at_once: float = 0.3  # how often nothing is waited for at all
     read_ahead_pages_max: int = 3
+    killed: float = 0.0  # how often who waits for the daemon is killed meanwhile, if it takes that long
+
+    async def unless_killed(self, work: Awaitable[T]) -> T:
+        """What the daemon answers to a request of a program. Raises Killed: FUSE_INTERRUPT was faster."""
+        with trio.CancelScope() as scope:
+            if self.killed and self.random.random() < self.killed:
+                scope.deadline = trio.current_time() + self.random.random() * KILL_SECONDS_MAX
+            return await work
+        raise Killed
 
     def read_ahead_pages(self) -> int:
         """How many pages the next read into the cache asks for, if as many are missing."""
@@ -314,7 +330,8 @@ class KernelModel:
             if flags & os.O_TRUNC:
                 handle = await self._truncating(inode, 0, lambda: self.fs.files.open(inode.node_id, flags))
             else:
-                handle = await self.fs.files.open(inode.node_id, flags)
+                opening = self.fs.files.open(inode.node_id, flags)
+                handle = await self.delays.unless_killed(opening)
         finally:
             inode.opens_under_way -= 1
         return self._opened(inode, handle, flags)
@@ -439,7 +456,8 @@ class KernelModel:
             self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
             size = len(folios) * PAGE_SIZE
             thread = None if self.processor_seconds is None else THREAD
-            answer = await self.fs.files.read(opened.handle, start, size, cached=True, thread=thread)
+            reading = self.fs.files.read(opened.handle, start, size, cached=True, thread=thread)
+            answer = await self.delays.unless_killed(reading)
             data = bytes(answer)
             for folio in folios:
                 at = folio.index * PAGE_SIZE - start
@@ -499,7 +517,8 @@ class KernelModel:
             async with inode.lock:
                 await self._sync_writes(inode)
         await self._pause()
-        return bytes(await self.fs.files.read(opened.handle, offset, size, cached=False))
+        reading = self.fs.files.read(opened.handle, offset, size, cached=False)
+        return bytes(await self.delays.unless_killed(reading))
 
     async def _sync_writes(self, inode: KernelInode) -> None:
         """fuse_sync_writes: wait for the write-backs under way, and hold up others meanwhile."""
@@ -545,7 +564,8 @@ class KernelModel:
             await self._sync_writes(inode)
         await self._invalidate_range(inode, offset // PAGE_SIZE * PAGE_SIZE, offset + len(data))
         await self._pause()
-        written = await self.fs.files.write(opened.handle, offset, data, page=False)
+        writing = self.fs.files.write(opened.handle, offset, data, page=False)
+        written = await self.delays.unless_killed(writing)
         await self._pause()
         self._written(inode, offset + written)
         return written
@@ -580,10 +600,11 @@ class KernelModel:
             # The daemon reads the request, and with it the pages as they are by now.
             content = b"".join(bytes(folio.data[low:high]) for folio, low, high in pieces)
             self.note(inode.node_id, f"FUSE_WRITE of [{offset:#x}, {offset + done:#x})")
-            written = await self.fs.files.write(opened.handle, offset, content, page=False)
+            writing = self.fs.files.write(opened.handle, offset, content, page=False)
+            written = await self.delays.unless_killed(writing)
             await self._pause()
             return written
-        except FsError:
+        except (FsError, Killed):
             for folio, _, _ in pieces:
                 folio.uptodate = False
             raise

@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -18,7 +20,7 @@ import trio
 
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle
 from tests.helpers.history import Operation, Violation
-from tests.helpers.kernel_model import WORD_SIZE, Descriptor, Mapping
+from tests.helpers.kernel_model import WORD_SIZE, Descriptor, Killed, Mapping
 from tests.sim.world import Client, World
 
 PAGES: Final = 3
@@ -65,7 +67,8 @@ class Program:
             work = self._rng.choices(
                 [self._map_words, self._call_words, self._grow, self._append, self._cut], [6, 4, 2, 1, 1]
             )[0]
-            await work()
+            with suppress(Killed):  # another one of its kind goes on
+                await work()
             await self._idle()
 
     async def _idle(self) -> None:
@@ -87,19 +90,18 @@ class Program:
         writing = self._rng.random() < 0.7
         opened = await self.client.kernel.open(b"words", os.O_RDWR if writing else os.O_RDONLY)
         mapping = await self.client.kernel.map(opened)
-        if self._rng.random() < 0.5:
+        closes_early = self._rng.random() < 0.5
+        if closes_early:
             await self.client.kernel.close(opened)
-            closed = True
-        else:
-            closed = False
-        for _ in range(self._burst(12)):
-            if writing and self._rng.random() < 0.5:
-                await self._store(mapping, self._offset())
-            else:
-                await self._load(mapping, self._offset())
-            if self._rng.random() < 0.3:
-                await self._idle()
-        if not closed:
+        with suppress(Killed):  # its end closes and unmaps as well
+            for _ in range(self._burst(12)):
+                if writing and self._rng.random() < 0.5:
+                    await self._store(mapping, self._offset())
+                else:
+                    await self._load(mapping, self._offset())
+                if self._rng.random() < 0.3:
+                    await self._idle()
+        if not closes_early:
             await self.client.kernel.close(opened)
         await self.client.kernel.unmap(mapping)
 
@@ -114,16 +116,27 @@ class Program:
         history = self.world.history
         value = history.new_value()
         operation = history.begin_write(self.client.name, ("words", offset), value)
-        await self.client.kernel.store(mapping, offset, value.to_bytes(WORD_SIZE))
+        with self._may_be_killed([operation]):
+            await self.client.kernel.store(mapping, offset, value.to_bytes(WORD_SIZE))
         history.end(operation)
         self._note(mapping.opened, f"store {offset:#x}: {value:#x}")
+
+    @contextmanager
+    def _may_be_killed(self, writes: list[Operation]) -> Iterator[None]:
+        try:
+            yield
+        except Killed:
+            for write in writes:
+                self.world.history.fail(write)
+            raise
 
     async def _call_words(self) -> None:
         through_cache = os.O_RDWR if self.cached_writes else os.O_RDONLY
         flags = self._rng.choice([through_cache, through_cache, os.O_RDONLY, os.O_RDWR | os.O_DIRECT])
         opened = await self.client.kernel.open(b"words", flags)
-        for _ in range(self._burst(6)):
-            await self._one_call(opened, "words", WORDS_SIZE)
+        with suppress(Killed):
+            for _ in range(self._burst(6)):
+                await self._one_call(opened, "words", WORDS_SIZE)
         await self.client.kernel.close(opened)
 
     async def _one_call(self, opened: Descriptor, file: str, limit: int) -> None:
@@ -179,7 +192,8 @@ class Program:
                     )
                 )
         self._note(opened, f"pwrite {offset:#x}+{size:#x} begins: {_hot(offset, content)}")
-        written = await self.client.kernel.write(opened, offset, bytes(content))
+        with self._may_be_killed(operations):
+            written = await self.client.kernel.write(opened, offset, bytes(content))
         assert written == size
         for operation in operations:
             history.end(operation)
@@ -189,39 +203,41 @@ class Program:
 
     async def _grow(self) -> None:
         opened = await self.client.kernel.open(b"grow", os.O_RDWR)
-        for _ in range(self._burst(4)):
-            low = self.grow.done
-            if self._rng.random() < 0.4:
-                size = await self.client.kernel.stat_size(opened)
-                self._note(opened, f"stat: {size}")
-                self.grow.check(low, size, self.name)
-                continue
-            # Close to the end, so that some writes extend and some do not.
-            offset = max(0, self.grow.begun - self._rng.randrange(1024)) // WORD_SIZE * WORD_SIZE
-            size = WORD_SIZE * self._rng.choice([1, 2, 40, 512])
-            if self._rng.random() < 0.4:
-                await self._pread(opened, "grow", offset, size)
-                continue
-            self.grow.begun = max(self.grow.begun, offset + size)
-            await self._pwrite(opened, "grow", offset, size)
-            self.grow.done = max(self.grow.done, offset + size)
+        with suppress(Killed):
+            for _ in range(self._burst(4)):
+                low = self.grow.done
+                if self._rng.random() < 0.4:
+                    size = await self.client.kernel.stat_size(opened)
+                    self._note(opened, f"stat: {size}")
+                    self.grow.check(low, size, self.name)
+                    continue
+                # Close to the end, so that some writes extend and some do not.
+                offset = max(0, self.grow.begun - self._rng.randrange(1024)) // WORD_SIZE * WORD_SIZE
+                size = WORD_SIZE * self._rng.choice([1, 2, 40, 512])
+                if self._rng.random() < 0.4:
+                    await self._pread(opened, "grow", offset, size)
+                    continue
+                self.grow.begun = max(self.grow.begun, offset + size)
+                await self._pwrite(opened, "grow", offset, size)
+                self.grow.done = max(self.grow.done, offset + size)
         await self.client.kernel.close(opened)
 
     async def _append(self) -> None:
         opened = await self.client.kernel.open(b"log", os.O_RDWR | os.O_APPEND)
-        for _ in range(self._burst(4)):
-            low = self.log.done
-            if self._rng.random() < 0.3:
-                size = await self.client.kernel.stat_size(opened)
-                self._note(opened, f"stat: {size}")
-                self.log.check(low, size, self.name)
-                continue
-            value = self.world.history.new_value()
-            self.log.begun += WORD_SIZE
-            self._note(opened, f"append {value:#x} begins")
-            await self.client.kernel.write(opened, 0, value.to_bytes(WORD_SIZE))
-            self.log.done += WORD_SIZE
-            self._note(opened, f"append {value:#x} is done")
+        with suppress(Killed):
+            for _ in range(self._burst(4)):
+                low = self.log.done
+                if self._rng.random() < 0.3:
+                    size = await self.client.kernel.stat_size(opened)
+                    self._note(opened, f"stat: {size}")
+                    self.log.check(low, size, self.name)
+                    continue
+                value = self.world.history.new_value()
+                self.log.begun += WORD_SIZE
+                self._note(opened, f"append {value:#x} begins")
+                await self.client.kernel.write(opened, 0, value.to_bytes(WORD_SIZE))
+                self.log.done += WORD_SIZE
+                self._note(opened, f"append {value:#x} is done")
         await self.client.kernel.close(opened)
 
     # --- a file that is cut ---
@@ -230,26 +246,27 @@ class Program:
         opened = await self.client.kernel.open(b"cut", os.O_RDWR)
         history = self.world.history
         where = ("cut", SIZE)
-        for _ in range(self._burst(4)):
-            draw = self._rng.random()
-            if draw < 0.4 and self._sizes_left:
-                size = self._sizes_left.pop()
-                operation = history.begin_write(self.client.name, where, size)
-                await self.client.kernel.truncate(opened, size)
-                history.end(operation)
-                self._note(opened, f"truncated to {size}")
-                continue
-            begin = history.now()
-            truncations = opened.inode.truncations
-            if draw < 0.7:
-                size = await self.client.kernel.stat_size(opened)
-            else:
-                size = len(await self.client.kernel.read(opened, 0, PAGE_SIZE))
-            self._note(opened, f"{'stat' if draw < 0.7 else 'read'}: {size} bytes")
-            if truncations % 2 == 0 and opened.inode.truncations == truncations:
-                # Beside a truncation of its own a kernel believes no size that it is told
-                # (FUSE_I_SIZE_UNSTABLE), so a read(2) sees the one from before: nothing a daemon can help.
-                history.read(self.client.name, where, size, begin)
+        with suppress(Killed):
+            for _ in range(self._burst(4)):
+                draw = self._rng.random()
+                if draw < 0.4 and self._sizes_left:
+                    size = self._sizes_left.pop()
+                    operation = history.begin_write(self.client.name, where, size)
+                    await self.client.kernel.truncate(opened, size)
+                    history.end(operation)
+                    self._note(opened, f"truncated to {size}")
+                    continue
+                begin = history.now()
+                truncations = opened.inode.truncations
+                if draw < 0.7:
+                    size = await self.client.kernel.stat_size(opened)
+                else:
+                    size = len(await self.client.kernel.read(opened, 0, PAGE_SIZE))
+                self._note(opened, f"{'stat' if draw < 0.7 else 'read'}: {size} bytes")
+                if truncations % 2 == 0 and opened.inode.truncations == truncations:
+                    # Beside a truncation of its own a kernel believes no size that it is told
+                    # (FUSE_I_SIZE_UNSTABLE), so a read(2) sees the one from before: nothing a daemon can help.
+                    history.read(self.client.name, where, size, begin)
         await self.client.kernel.close(opened)
 
     def _note(self, opened: Descriptor, text: str) -> None:
@@ -314,6 +331,7 @@ class RandomPrograms:
     async def _read_everything(self, world: World) -> None:
         """Once all is at the server, everybody sees the same."""
         for client in world.clients:
+            client.kernel.delays.killed = 0.0
             await client.fs.write_back.everything()
         for name, handle in self.handles.items():
             truth = world.storage.read(handle, 0, 1 << 20)

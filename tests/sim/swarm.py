@@ -22,4 +22,6 @@ def drawn(seed: int) -> tuple[Options, RandomPrograms]:
         dirty_bytes_max=rng.choice([16 << 10, 128 << 10]),
         check_every=rng.choice([3, 5, 7]),
     )
-    return options, RandomPrograms(steps=rng.choice([12, 20, 30]), processes=rng.choice([1, 2, 2, 3]))
+    programs = RandomPrograms(steps=rng.choice([12, 20, 30]), processes=rng.choice([1, 2, 2, 3]))
+    options.killed = rng.choice([0.0, 0.0, 0.1])
+    return options, programs

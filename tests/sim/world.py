@@ -115,6 +115,7 @@ class Options:
     may_be_fenced: bool = False  # cuts may be longer than the lease; answers before them come late
     step_seconds_max: float = 0.005  # between two calls of a program of `tests.sim.names` or `partitions`
     write_directly: bool = True  # see `Files.write_directly`
+    killed: float = 0.0  # see `Delays`
     processor_seconds: tuple[float, ...] = ()  # how long programs wait for a processor, client by client
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
@@ -211,7 +212,10 @@ class World:
         session = Session(connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random)
         welcome = await self.nursery.start(session.run)
         delays = Delays(
-            self.rng, self.options.kernel_seconds_max, read_ahead_pages_max=self.options.read_ahead_pages_max
+            self.rng,
+            self.options.kernel_seconds_max,
+            read_ahead_pages_max=self.options.read_ahead_pages_max,
+            killed=self.options.killed,
         )
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         if self.options.processor_seconds:
