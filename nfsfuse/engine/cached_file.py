@@ -71,7 +71,8 @@ class CachedFile:
 
     def wake(self) -> None:
         """Something has changed."""
-        self._waiting.unpark_all()
+        if self._waiting:
+            self._waiting.unpark_all()
 
     def size(self) -> int | None:
         """The file's size, if this client may know it."""

@@ -395,7 +395,8 @@ class Session:
     def _ended(self) -> None:
         """A request is not unanswered any more."""
         self._waiting -= 1
-        self._room.unpark()
+        if self._room:
+            self._room.unpark()
 
     def post(self, message: Request[Message]) -> None:
         self.requests[type(message).__name__] += 1

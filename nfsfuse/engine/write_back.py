@@ -328,7 +328,8 @@ class WriteBack:
             synced.taken = bool(synced.taken)
         self._in_flight -= 1
         file.wake()
-        self._slots.unpark_all()
+        if self._slots:
+            self._slots.unpark_all()
 
     def _accepted(self, file: CachedFile) -> None:
         """The server has taken something."""

@@ -59,7 +59,8 @@ class ReadLock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._taken = False
-        self._waiting.unpark()
+        if self._waiting:
+            self._waiting.unpark()
 
 
 class _LowLevel:

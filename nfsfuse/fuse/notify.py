@@ -131,18 +131,30 @@ class Notifier:
         waits_for: tuple[int, int, int, float] | tuple[()] = ()
         if turn is not None:
             waits_for = (turn.thread, turn.times, turn.nanoseconds, turn.until - trio.current_time())
-        with trio.CancelScope(shield=True):
-            while self._threads >= THREADS_MAX:
-                await self._thread_ended.park()
-            event = self._events.pop() if self._events else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            notification = _notifications.send(self._device, message, returned, event, *waits_for)
-            self._threads += 1
-            await trio.lowlevel.wait_readable(event)
+        if self._threads >= THREADS_MAX:
+            with trio.CancelScope(shield=True):
+                while self._threads >= THREADS_MAX:
+                    await self._thread_ended.park()
+        event = self._events.pop() if self._events else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        notification = _notifications.send(self._device, message, returned, event, *waits_for)
+        self._threads += 1
+        await _set(event)
         os.eventfd_read(event)
         self._events.append(event)
         self._threads -= 1
-        self._thread_ended.unpark()
+        if self._thread_ended:
+            self._thread_ended.unpark()
         return Notified(*_notifications.result(notification))
+
+
+async def _set(event: int) -> None:
+    """Wait until the eventfd is set; a cancellation waits for that, too. (A shield around every wait would cost
+    as much as the wait.)"""
+    try:
+        await trio.lowlevel.wait_readable(event)
+    except trio.Cancelled:  # of a scope that says so again at the caller's next checkpoint
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.wait_readable(event)
 
 
 def _checked(name: bytes) -> bytes:
