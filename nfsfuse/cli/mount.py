@@ -207,6 +207,7 @@ class _Mount:
         from nfsfuse.fuse.init import InitOptions
         from nfsfuse.fuse.interrupt import INTERRUPTS
         from nfsfuse.fuse.kernel import FuseKernel
+        from nfsfuse.fuse.later import Replies
         from nfsfuse.fuse.operations import Operations
         from nfsfuse.fuse.quick import Quick
         from nfsfuse.fuse.supplement import mount
@@ -227,9 +228,10 @@ class _Mount:
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )
         extras = Extras(filesystem, operations.told)
-        quick = Quick(filesystem, operations, kernel.own_mount)
+        replies = Replies()
+        quick = Quick(filesystem, operations, kernel.own_mount, replies)
         try:
-            mounted = mount(operations, self._mountpoint, fuse_options, init, extras, quick)
+            mounted = mount(operations, self._mountpoint, fuse_options, init, extras, replies, quick)
         except (RuntimeError, SupplementError) as exc:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier

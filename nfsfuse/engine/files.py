@@ -6,7 +6,7 @@ import errno
 import itertools
 import logging
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.page_protocol import PageProtocol
-from nfsfuse.engine.reading import ReadData, Reader
+from nfsfuse.engine.reading import Answered, ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Bytes, Writer
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -292,8 +292,14 @@ class Files:
         """As `read`, if that takes neither a round trip nor waiting; else None."""
         return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
 
+    def read_later(
+        self, number: int, offset: int, size: int, thread: int, answered: Answered
+    ) -> Callable[[], None] | None:
+        """As `read` of pages for the kernel's cache, but for that no task waits: see `Reader.read_later`."""
+        return self._reader.read_later(self._usable(number).file, offset, size, thread, answered)
+
     async def read(
-        self, number: int, offset: int, size: int, *, cached: bool | None = None, thread: int | None = None
+        self, number: int, offset: int, size: int, *, cached: bool | None = None, thread: int = 0
     ) -> ReadData:
         """pread(2) for the kernel. *cached*: it is going to keep the pages; None: as the file was opened (but
         a fault in a mapping of a file that is read directly is cached all the same). *thread* waits for it."""

@@ -71,12 +71,13 @@ class Filesystem:
         )
         self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
         self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
+        self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
             remote,
             self.inodes,
             self.holdings,
             self.page_protocol,
-            Reader(remote, self.holdings, kernel),
+            self.reader,
             Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
             self.write_back,
         )
@@ -87,7 +88,7 @@ class Filesystem:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is done in the background, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery = self.reader.nursery = nursery
             await nursery.start(self.write_back.run)
             await nursery.start(self.recalls.run)
             task_status.started()

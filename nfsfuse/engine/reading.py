@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile, Fetch
@@ -14,10 +19,11 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
-EAGAIN = 11
-
 ReadData = bytes | bytearray | memoryview
 """What was read: good until something of the file changes."""
+
+Answered = Callable[[ReadData | Exception], None]
+"""Takes what a read has come to. It must not raise, and nothing else runs before it has returned."""
 
 
 def pages_of(offset: int, size: int) -> tuple[int, int]:
@@ -25,13 +31,34 @@ def pages_of(offset: int, size: int) -> tuple[int, int]:
     return offset // PAGE_SIZE * PAGE_SIZE, min(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, RANGE_END)
 
 
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A read that waits, of the pages ``[start, end)``. *thread* waits for it, which had *had* of a processor
+    when it asked, if that is to be known. *fetch* is what came for it, or is on its way; *entitled* as in
+    `CachedFile.entitle`. *over*: it is answered, or given up."""
+
+    file: CachedFile
+    offset: int
+    size: int
+    start: int
+    end: int
+    cached: bool
+    thread: int
+    had: tuple[int, int] | None
+    fetch: Fetch | None = None
+    entitled: int | None = None
+    over: bool = False
+    give_up: Callable[[], None] | None = None
+
+
 class Reader:
-    """Reads of a mount."""
+    """Reads of a mount. What goes on for nobody but the kernel does in *nursery*, once there is one."""
 
     def __init__(self, remote: Remote, holdings: Holdings, kernel: Kernel) -> None:
         self._remote = remote
         self._holdings = holdings
         self._kernel = kernel
+        self.nursery: trio.Nursery | None = None
 
     def read_at_once(self, file: CachedFile, offset: int, size: int, *, cached: bool) -> ReadData | None:
         """As `read`, of what is held and in the daemon's pages; None if it is not, or an operation has to wait.
@@ -46,11 +73,11 @@ class Reader:
         return data
 
     async def read(
-        self, file: CachedFile, offset: int, size: int, *, cached: bool, thread: int | None = None
+        self, file: CachedFile, offset: int, size: int, *, cached: bool, thread: int = 0
     ) -> ReadData:
         """The bytes of ``[offset, offset + size)``, fewer only at the end of the file. *cached*: the kernel
-        is going to keep them (not so for O_DIRECT). *thread* waits for them. The answer must reach the kernel
-        before anything else runs: the token is checked right before this returns.
+        is going to keep them (not so for O_DIRECT). *thread* waits for them, if it is not 0. The answer must
+        reach the kernel before anything else runs: the token is checked right before this returns.
 
         EAGAIN: an invalidation may be waiting for the folio lock of one of several pages, and another of them
         would have to be asked for, which the server may only grant when the invalidation is over. Several
@@ -59,78 +86,162 @@ class Reader:
         data = self.read_at_once(file, offset, size, cached=cached)
         if data is not None:
             return data
-        start, end = pages_of(offset, size)
-        tokens = file.tokens
-        if cached:
-            tokens.read_arrived(start, end)
-        fetch: Fetch | None = None
-        entitled: int | None = None
-        reader = thread if cached and file.turns.are_watched(trio.current_time()) else None
-        had = None if reader is None else self._kernel.processor(reader)
+        reading = self._begin(file, offset, size, thread, cached=cached)
         try:
-            while True:
-                if tokens.parked(start, end):
-                    file.used(entitled)
-                    fetch, entitled = None, None  # what was fetched is no better than what is being recalled
-                    await file.changed()
-                    continue
-                if not self._remote.leased(finishing=True):
-                    file.used(entitled)
-                    fetch, entitled = None, None
-                    await self._remote.until_leased()
-                    continue
-                held = _may_answer(file, start, end)
-                if held:
-                    data = _answer(file, offset, size, fetch)
-                    if data is not None:
-                        if cached:
-                            tokens.answered(start, end)
-                        if reader is not None and had is not None and entitled is not None:
-                            file.turns.answered(start, end, reader, had, trio.current_time())
-                        return data
-                elif cached and tokens.invalidating(start, end) and end - start > PAGE_SIZE:
-                    raise FsError(EAGAIN, "read-ahead across the edge of what is being recalled")
-                file.used(entitled)
-                mode = TokenMode.NONE if held else tokens.reading_mode()
-                fetch, entitled = await self._fetch(file, start, end, mode)
+            return await self._until_answered(reading)
         finally:
-            file.used(entitled)
-            if cached:
-                tokens.read_ended(start, end)
+            self._end(reading)
 
-    async def _fetch(
-        self, file: CachedFile, start: int, end: int, mode: TokenMode
-    ) -> tuple[Fetch | None, int | None]:
-        fetch = Fetch(start, end)
-        entitled: int | None = None
+    def read_later(
+        self, file: CachedFile, offset: int, size: int, thread: int, answered: Answered
+    ) -> Callable[[], None] | None:
+        """As `read` of what is *cached*, but for that no task waits: *answered* is called once, with what it
+        returns or raises, where that arrives. Returns what gives it up, and then *answered* is not called; None
+        if it has to wait before it can ask, and has not begun. To be called when `read_at_once` gives None."""
+        start, end = pages_of(offset, size)
+        if file.tokens.parked(start, end) or not self._remote.leased(finishing=True):
+            return None
+        if _is_read_ahead_at_an_edge(file, start, end) or not self._remote.has_room():
+            return None
+        reading = self._begin(file, offset, size, thread, cached=True)
 
         def arrived(reply: Message, payload: bytes | bytearray) -> None:
-            nonlocal entitled
-            assert isinstance(reply, m.Data)
-            self._holdings.apply(reply.tokens)
-            if reply.attributes is not None:
-                self._holdings.learn(file.inode, reply.attributes)
-            if fetch not in file.fetches:
-                return  # whoever asked was killed: nobody would say that it was used
-            if file.tokens.holds(start, end, TokenMode.SHARED) and not file.tokens.parked(start, end):
-                fetch.data = memoryview(payload)
-                fetch.valid = True
-                entitled = file.entitle(start, end, attr=reply.attributes is not None)
+            self._arrived(reading, reply, payload)
+            if not reading.over:
+                self._go_on(reading, answered)
 
-        file.fetches.append(fetch)
+        def failed(exc: FsError) -> None:
+            if not reading.over:
+                self._go_on(reading, answered, exc if exc.errno != errno.EAGAIN else None)
+
+        def give_up() -> None:
+            self._end(reading)
+            assert reading.give_up is not None
+            reading.give_up()
+
+        reading.give_up = self._remote.ask(self._request(reading), b"", arrived, failed)
+        return give_up
+
+    def _go_on(self, reading: Reading, answered: Answered, failure: FsError | None = None) -> None:
+        """What *reading* asked for has arrived, or a *failure*: it is answered here, or goes on in a task."""
+        result: ReadData | Exception | None = failure
+        if result is None:
+            try:
+                result = self._attempt(reading)
+            except Exception as exc:
+                result = exc
+        if result is not None:
+            answered(result)
+            self._end(reading)
+        else:
+            assert self.nursery is not None
+            scope = trio.CancelScope()
+            reading.give_up = scope.cancel
+            self.nursery.start_soon(self._finish, reading, answered, scope)
+
+    async def _finish(self, reading: Reading, answered: Answered, scope: trio.CancelScope) -> None:
+        result: ReadData | Exception = FsError(errno.EIO, "the mount has ended")
         try:
-            await self._remote.call(m.Read(file.inode.handle, start, end - start, mode), b"", arrived)
-        except FsError as exc:
-            file.used(entitled)
-            if exc.errno != EAGAIN:
-                raise
-            return None, None
-        except BaseException:
-            file.used(entitled)
-            raise
+            with scope:
+                result = await self._until_answered(reading)
+        except Exception as exc:
+            result = exc
         finally:
-            file.fetches.remove(fetch)
-        return (fetch if fetch.valid else None), entitled
+            if not reading.over:  # else it was given up
+                answered(result)
+                self._end(reading)
+
+    # --- one read that waits ---
+
+    def _begin(self, file: CachedFile, offset: int, size: int, thread: int, *, cached: bool) -> Reading:
+        start, end = pages_of(offset, size)
+        had: tuple[int, int] | None = None
+        if cached:
+            file.tokens.read_arrived(start, end)
+            if thread and file.turns.are_watched(trio.current_time()):
+                had = self._kernel.processor(thread)
+        return Reading(file, offset, size, start, end, cached, thread, had)
+
+    def _end(self, reading: Reading) -> None:
+        """It is answered, or given up."""
+        if not reading.over:
+            reading.over = True
+            self._drop(reading)
+            if reading.cached:
+                reading.file.tokens.read_ended(reading.start, reading.end)
+
+    @staticmethod
+    def _drop(reading: Reading) -> None:
+        """What was fetched is not used any more; nor is what is on its way."""
+        file = reading.file
+        if reading.fetch is not None:
+            file.fetches.remove(reading.fetch)
+            reading.fetch = None
+        if reading.entitled is not None:
+            file.used(reading.entitled)
+            reading.entitled = None
+
+    async def _until_answered(self, reading: Reading) -> ReadData:
+        file, start, end = reading.file, reading.start, reading.end
+        tokens = file.tokens
+        while True:
+            data = self._attempt(reading)
+            if data is not None:
+                return data
+            self._drop(reading)  # it is no better than what is being recalled
+            if tokens.parked(start, end):
+                await file.changed()
+            elif not self._remote.leased(finishing=True):
+                await self._remote.until_leased()
+            else:
+                try:
+                    await self._remote.call(self._request(reading), b"", partial(self._arrived, reading))
+                except FsError as exc:
+                    if exc.errno != errno.EAGAIN:
+                        raise
+
+    def _attempt(self, reading: Reading) -> ReadData | None:
+        """The answer, if it can be given at this instant."""
+        file, start, end = reading.file, reading.start, reading.end
+        tokens = file.tokens
+        if tokens.parked(start, end) or not self._remote.leased(finishing=True):
+            return None
+        if reading.cached and _is_read_ahead_at_an_edge(file, start, end):
+            raise FsError(errno.EAGAIN, "read-ahead across the edge of what is being recalled")
+        if not _may_answer(file, start, end):
+            return None
+        fetch = reading.fetch if reading.fetch is not None and reading.fetch.valid else None
+        data = _answer(file, reading.offset, reading.size, fetch)
+        if data is not None and reading.cached:
+            tokens.answered(start, end)
+            if reading.had is not None and reading.entitled is not None:
+                file.turns.answered(start, end, reading.thread, reading.had, trio.current_time())
+        return data
+
+    @staticmethod
+    def _request(reading: Reading) -> m.Read:
+        """What to ask for now. What changes here until it has come is newer."""
+        file, start, end = reading.file, reading.start, reading.end
+        reading.fetch = Fetch(start, end)
+        file.fetches.append(reading.fetch)
+        mode = TokenMode.NONE if _may_answer(file, start, end) else file.tokens.reading_mode()
+        return m.Read(file.inode.handle, start, end - start, mode)
+
+    def _arrived(self, reading: Reading, reply: Message, payload: bytes | bytearray) -> None:
+        """The server's answer. If nobody waits for it any more nobody is entitled by it: nobody would say that
+        it was used."""
+        assert isinstance(reply, m.Data)
+        file, fetch, start, end = reading.file, reading.fetch, reading.start, reading.end
+        self._holdings.apply(reply.tokens)
+        if reply.attributes is not None:
+            self._holdings.learn(file.inode, reply.attributes)
+        if reading.over:
+            return
+        assert fetch is not None
+        if file.tokens.holds(start, end, TokenMode.SHARED) and not file.tokens.parked(start, end):
+            fetch.data = memoryview(payload)
+            fetch.valid = True
+            reading.entitled = file.entitle(start, end, attr=reply.attributes is not None)
 
 
 def _may_answer(file: CachedFile, start: int, end: int) -> bool:
@@ -140,6 +251,15 @@ def _may_answer(file: CachedFile, start: int, end: int) -> bool:
     tokens = file.tokens
     return tokens.holds(start, end, tokens.reading_mode()) or (
         tokens.invalidating(start, end) and tokens.holds(start, end, TokenMode.SHARED)
+    )
+
+
+def _is_read_ahead_at_an_edge(file: CachedFile, start: int, end: int) -> bool:
+    """See EAGAIN in `Reader.read`."""
+    return (
+        end - start > PAGE_SIZE
+        and file.tokens.invalidating(start, end)
+        and not _may_answer(file, start, end)
     )
 
 

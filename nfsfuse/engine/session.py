@@ -235,7 +235,7 @@ class Session:
         """Whether an unanswered request may be asked in the next session: it was certainly not done, or what
         it did has ended with the old one."""
         message = call.message
-        if call.task is None or type(message) in ENDS_WITH_SESSION:
+        if call.posted or not call.wanted or type(message) in ENDS_WITH_SESSION:
             return False
         if not self.channel.was_transmitted(call):
             return True
@@ -361,7 +361,7 @@ class Session:
         failed: Callable[[Exception], None] | None = None,
     ) -> tuple[R, bytes | bytearray]:
         self.requests[type(message).__name__] += 1
-        while self._waiting >= WAITING_MAX and not isinstance(message, ESSENTIAL):
+        while not (self.has_room() or isinstance(message, ESSENTIAL)):
             await self._room.park()
         self._waiting += 1
         try:
@@ -377,8 +377,8 @@ class Session:
         payload: Payload,
         apply: Callable[[Message, bytes | bytearray], None],
         failed: Callable[[FsError], None],
-    ) -> None:
-        assert isinstance(message, ESSENTIAL), "it waits for no room"
+    ) -> Callable[[], None]:
+        assert self.has_room() or isinstance(message, ESSENTIAL), "it waits for no room"
         self.requests[type(message).__name__] += 1
         self._waiting += 1
 
@@ -390,7 +390,11 @@ class Session:
             self._ended()
             failed(failure if isinstance(failure, FsError) else FsError(errno.EIO, str(failure)))
 
-        self.channel.ask(message, payload, answered, refused)
+        asked = self.channel.ask(message, payload, answered, refused)
+        return _nothing if asked is None else partial(self.channel.abandon, asked)
+
+    def has_room(self) -> bool:
+        return self._waiting < WAITING_MAX
 
     def _ended(self) -> None:
         """A request is not unanswered any more."""

@@ -335,8 +335,8 @@ static int reply_with(int device, uint64_t unique, PyObject *answer) {
     return 0;
 }
 
-/* Ask Python for an answer that takes no waiting; whether it was given. The body is Python's during the call
- * only. Should on_quick fail the program gets EIO, as in hand_over. */
+/* Ask Python for an answer that takes no waiting; whether it was given, or will be (LATER). The body is Python's
+ * during the call only. Should on_quick fail the program gets EIO, as in hand_over. */
 static bool answered_at_once(int device, const Facts *facts, char *message, size_t size) {
     PyGILState_STATE gil = PyGILState_Ensure();
     size_t skip = sizeof(struct fuse_in_header);
@@ -348,7 +348,7 @@ static bool answered_at_once(int device, const Facts *facts, char *message, size
         answer = PyObject_CallFunctionObjArgs(options.on_quick, request, body, NULL);
     if (answer && answer == Py_None)
         answered = false;
-    else if (!answer || reply_with(device, facts->unique, answer) < 0) {
+    else if (!answer || (answer != Py_Ellipsis && reply_with(device, facts->unique, answer) < 0)) {
         PyErr_WriteUnraisable(options.on_quick);
         reply_error(device, facts->unique, EIO);
     }
@@ -647,6 +647,7 @@ PyMODINIT_FUNC PyInit__supplement(void) {
         return NULL;
     PyObject *module = PyModule_Create(&module_definition);
     if (module && (PyModule_AddObjectRef(module, "Request", (PyObject *)&RequestType) < 0 ||
+                   PyModule_AddObjectRef(module, "LATER", Py_Ellipsis) < 0 ||
                    PyModule_AddIntMacro(module, WAIT) < 0 || PyModule_AddIntMacro(module, TURN) < 0 ||
                    PyModule_AddIntMacro(module, MESSAGE) < 0))
         Py_CLEAR(module);

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import EllipsisType
 from typing import final
 
 from nfsfuse.protocol.framing import Payload as Buffer
@@ -65,9 +66,12 @@ def arm(
     congestion_threshold: int,
     on_message: Callable[[Request, bytes], None],
     on_init: Callable[[], None],
-    on_quick: Callable[[Request, memoryview], Buffer | int | None],
+    on_quick: Callable[[Request, memoryview], Buffer | int | EllipsisType | None],
 ) -> None: ...
 def device() -> int: ...
+
+LATER: EllipsisType
+"""*on_quick* answers the request itself, when it can."""
 
 WAIT: int
 TURN: int

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from types import EllipsisType
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from nfsfuse.fuse.binding import Request, pyfuse3
@@ -51,15 +52,21 @@ def translated(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
     return guarded
 
 
+QuickAnswer = Answer | EllipsisType | None
+"""What a request has where it is read: its answer; `_supplement.LATER`, if it will be answered; None, if others
+are to deal with it."""
+
+
 def at_once(
-    method: Callable[[S, Request, memoryview], Answer | None],
-) -> Callable[[S, Request, memoryview], Answer | None]:
-    """*method* answers a request where it is read, or (None) does not: `translated` for what never waits. The
+    method: Callable[[S, Request, memoryview], QuickAnswer],
+) -> Callable[[S, Request, memoryview], QuickAnswer]:
+    """*method* deals with a request where it is read, or does not: `translated` for what never waits. The
     errno is the answer then."""
     name = method.__name__
 
     @wraps(method)
-    def guarded(self: S, request: Request, body: memoryview) -> Answer | None:
+    def guarded(self: S, request: Request, body: memoryview) -> QuickAnswer:
+        answer: QuickAnswer
         try:
             answer = method(self, request, body)
         except FsError as exc:

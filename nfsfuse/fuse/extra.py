@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
@@ -20,6 +19,7 @@ from nfsfuse.fuse import abi
 from nfsfuse.fuse.abi import Opcode
 from nfsfuse.fuse.binding import Request, pyfuse3
 from nfsfuse.fuse.interrupt import Interrupts
+from nfsfuse.fuse.later import Replies
 from nfsfuse.fuse.replies import (
     DirectoryEntry,
     StatxReply,
@@ -228,12 +228,12 @@ def implemented(operations: ExtraOperations) -> frozenset[Opcode]:
 
 
 class Dispatcher:
-    """Runs the messages that `_supplement` hands over and answers them on *device*."""
+    """Runs the messages that `_supplement` hands over, and answers them."""
 
-    def __init__(self, operations: ExtraOperations, interrupts: Interrupts) -> None:
+    def __init__(self, operations: ExtraOperations, interrupts: Interrupts, replies: Replies) -> None:
         self._operations = operations
         self._interrupts = interrupts
-        self.device = -1
+        self._replies = replies
         self.nursery: trio.Nursery | None = None
 
     def on_message(self, request: Request, body: bytes) -> None:
@@ -266,13 +266,4 @@ class Dispatcher:
             log.exception("%r failed", request)
         finally:
             self._interrupts.forget(request.unique)
-            self._reply(request, error, b"" if error else payload)
-
-    def _reply(self, request: Request, error: int, payload: bytes) -> None:
-        header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), -error, request.unique)
-        try:
-            os.write(self.device, header + payload)
-        except OSError as exc:
-            # ENOENT: the connection was aborted and the request is gone; ENODEV, EPERM: unmounted.
-            if exc.errno not in (errno.ENOENT, errno.ENODEV, errno.EPERM):
-                log.error("the reply to %r was refused: %s", request, exc)
+            self._replies.send(request, error or payload)

@@ -21,7 +21,7 @@ import functools
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import trio
 
@@ -40,8 +40,14 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
+class Cancellable(Protocol):
+    """What an interrupt ends: a trio.CancelScope, or what answers its request itself then."""
+
+    def cancel(self) -> None: ...
+
+
 class _Running(NamedTuple):
-    scope: trio.CancelScope
+    scope: Cancellable
     thread_id: int
     any_signal: bool
 
@@ -60,7 +66,7 @@ class Interrupts:
         """*failing*: whoever waits now or is about to wait is told EIO (a soft mount without its server)."""
         self._failing = failing
         if failing:
-            for running in self._running.values():
+            for running in list(self._running.values()):  # one that answers itself is forgotten with it
                 running.scope.cancel()
 
     @property
@@ -71,13 +77,19 @@ class Interrupts:
     def register(self, unique: int, thread_id: int, *, any_signal: bool = False) -> trio.CancelScope:
         """The scope to run the handler of request *unique* in; `forget` it at the end."""
         scope = trio.CancelScope()
+        self.enlist(unique, thread_id, scope, any_signal=any_signal)
+        return scope
+
+    def enlist(
+        self, unique: int, thread_id: int, scope: Cancellable, *, any_signal: bool = False
+    ) -> None:
+        """As `register`, of what waits without a task. It may be cancelled here."""
         self._running[unique] = _Running(scope, thread_id, any_signal)
         if self._failing:
             scope.cancel()
-        if self._early and unique in self._early:
+        elif self._early and unique in self._early:
             del self._early[unique]
             self.interrupt(unique)
-        return scope
 
     def forget(self, unique: int) -> None:
         del self._running[unique]

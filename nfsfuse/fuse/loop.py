@@ -16,7 +16,7 @@ import trio
 
 from nfsfuse.fuse.abi import Opcode
 from nfsfuse.fuse.binding import Request, _supplement
-from nfsfuse.fuse.boundary import Answer
+from nfsfuse.fuse.boundary import QuickAnswer
 
 RETURNS_WITHOUT_YIELD_MAX: Final = 8
 """Requests passed to libfuse in succession before other tasks get a turn."""
@@ -24,18 +24,18 @@ RETURNS_WITHOUT_YIELD_MAX: Final = 8
 
 class QuickAnswers(Protocol):
     """*answer* is asked first about every request of *opcodes*. It never raises, and keeps nothing of the body,
-    which is what follows the header of the message; None leaves the request to others."""
+    which is what follows the header of the message."""
 
     @property
     def opcodes(self) -> frozenset[Opcode]: ...
 
-    def answer(self, request: Request, body: memoryview) -> Answer | None: ...
+    def answer(self, request: Request, body: memoryview) -> QuickAnswer: ...
 
 
 class _NothingQuick:
     opcodes: frozenset[Opcode] = frozenset()
 
-    def answer(self, request: Request, body: memoryview) -> Answer | None:
+    def answer(self, request: Request, body: memoryview) -> QuickAnswer:
         raise AssertionError("there is no opcode to ask about")
 
 

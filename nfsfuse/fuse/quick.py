@@ -4,7 +4,8 @@ Each of these asks the engine for what it may tell at once (``..._at_once``), by
 waiting operation begins with. If that is nothing, None is returned and the request goes the long way, to
 libfuse, pyfuse3 and `operations.Operations` (or `extras.Extras`), as if it had not been looked at. Nothing else
 runs between the decision and the answer, and nobody can interrupt it: so no cancel scope, no task and no
-coroutine is needed, which cost more than the answers.
+coroutine is needed, which cost more than the answers. A read of pages that the server has to be asked for is
+answered where they arrive (`nfsfuse.fuse.later`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Final
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.fuse import abi, convert
 from nfsfuse.fuse.abi import Opcode
-from nfsfuse.fuse.binding import Request
-from nfsfuse.fuse.boundary import Answer, at_once
+from nfsfuse.fuse.binding import Request, _supplement
+from nfsfuse.fuse.boundary import Answer, QuickAnswer, at_once
+from nfsfuse.fuse.interrupt import INTERRUPTS
+from nfsfuse.fuse.later import Replies, Waiter
 from nfsfuse.fuse.operations import Operations
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.fuse.replies import (
@@ -38,11 +41,14 @@ LARGE_BYTES_MIN: Final = 128 << 10
 class Quick:
     """The quick answers of a mount: `loop.QuickAnswers`."""
 
-    def __init__(self, filesystem: Filesystem, operations: Operations, own_mount: OwnMount) -> None:
+    def __init__(
+        self, filesystem: Filesystem, operations: Operations, own_mount: OwnMount, replies: Replies
+    ) -> None:
+        self._replies = replies
         self._fs = filesystem
         self._operations = operations
         self._own_mount = own_mount
-        self._answers: Mapping[int, Callable[[Request, memoryview], Answer | None]] = {
+        self._answers: Mapping[int, Callable[[Request, memoryview], QuickAnswer]] = {
             Opcode.LOOKUP: self.lookup,
             Opcode.GETATTR: self.getattr,
             Opcode.GETXATTR: self.getxattr,
@@ -58,7 +64,7 @@ class Quick:
         self.opcodes = frozenset(map(Opcode, self._answers))
         self._transfers_much = False
 
-    def answer(self, request: Request, body: memoryview) -> Answer | None:
+    def answer(self, request: Request, body: memoryview) -> QuickAnswer:
         """See `loop.QuickAnswers`."""
         return self._answers[request.opcode](request, body)
 
@@ -106,12 +112,21 @@ class Quick:
             keep_freed_buffers()
 
     @at_once
-    def read(self, request: Request, body: memoryview) -> Answer | None:
+    def read(self, request: Request, body: memoryview) -> QuickAnswer:
         assert request.fh is not None
-        self._transfers(request.size)
+        number, offset, size = request.fh, request.offset, request.size
+        self._transfers(size)
         # Only a read past the page cache tells its owner (fuse_direct_io; FUSE_READ_LOCKOWNER).
         cached = request.lock_owner is None
-        return self._fs.files.read_at_once(request.fh, request.offset, request.size, cached=cached)
+        data = self._fs.files.read_at_once(number, offset, size, cached=cached)
+        if data is not None or not cached:
+            return data
+        waiter = Waiter(request, self._replies, INTERRUPTS)
+        give_up = self._fs.files.read_later(number, offset, size, request.pid, waiter.answered)
+        if give_up is None:
+            return None
+        waiter.waits(give_up)
+        return _supplement.LATER
 
     @at_once
     def write(self, request: Request, body: memoryview) -> Answer | None:

@@ -16,6 +16,7 @@ from nfsfuse.fuse.binding import SupplementError, _supplement, pyfuse3
 from nfsfuse.fuse.extra import Dispatcher, ExtraOperations, implemented
 from nfsfuse.fuse.init import DECIDED, InitOptions, Negotiated, decode
 from nfsfuse.fuse.interrupt import INTERRUPTS
+from nfsfuse.fuse.later import Replies
 from nfsfuse.fuse.loop import NOTHING_QUICK, QuickAnswers, TrioForPyfuse3
 from nfsfuse.fuse.notify import Notifier
 
@@ -28,11 +29,14 @@ and 1 MiB of address space (memory only once it has carried a large write), and 
 class Mount:
     """The mounted filesystem of this process; made by `mount`."""
 
-    def __init__(self, options: InitOptions, dispatcher: Dispatcher, init_done: trio.Event) -> None:
+    def __init__(
+        self, options: InitOptions, dispatcher: Dispatcher, replies: Replies, init_done: trio.Event
+    ) -> None:
         self._options = options
         self._dispatcher = dispatcher
+        self._replies = replies
         self._init_done = init_done
-        self.notifier = Notifier(dispatcher.device)
+        self.notifier = Notifier(replies.device)
 
     async def serve(
         self,
@@ -82,8 +86,8 @@ class Mount:
         once this process is gone, rather than the empty directory below it."""
         pyfuse3.close(unmount=unmount)
         self.notifier.close()
-        os.close(self._dispatcher.device)
-        self._dispatcher.device = -1
+        os.close(self._replies.device)
+        self._replies.device = -1
 
 
 def _taken(options: InitOptions, extra: ExtraOperations) -> frozenset[Opcode]:
@@ -110,15 +114,16 @@ def mount(
     fuse_options: set[str],
     init: InitOptions,
     extra: ExtraOperations,
+    replies: Replies,
     quick: QuickAnswers = NOTHING_QUICK,
 ) -> Mount:
     """Mount through pyfuse3; *fuse_options* are its (``pyfuse3.default_options``, ``fsname=...``). Requests
-    that *quick* answers reach neither *operations* nor *extra*.
+    that *quick* answers, at once or through *replies*, reach neither *operations* nor *extra*.
 
     Raises `SupplementError`, or RuntimeError from pyfuse3 if the system refuses the mount.
     """
     _check_one_libfuse()
-    dispatcher = Dispatcher(extra, INTERRUPTS)
+    dispatcher = Dispatcher(extra, INTERRUPTS, replies)
     init_done = trio.Event()
     _supplement.arm(
         taken=sum(1 << opcode for opcode in _taken(init, extra)),
@@ -139,5 +144,5 @@ def mount(
     if _supplement.device() < 0:
         pyfuse3.close(unmount=True)
         raise SupplementError("pyfuse3 did not mount through the supplement; reinstall both: pip install .")
-    dispatcher.device = os.dup(_supplement.device())  # our own, so that it lives until `Mount.close`
-    return Mount(init, dispatcher, init_done)
+    replies.device = os.dup(_supplement.device())  # our own, so that it lives until `Mount.close`
+    return Mount(init, dispatcher, replies, init_done)

@@ -33,9 +33,14 @@ class Remote(Protocol):
         payload: Payload,
         apply: Callable[[Message, bytes | bytearray], None],
         failed: Callable[[FsError], None],
-    ) -> None:
-        """Ask the server at once, without a task that waits. *apply* or *failed* is run when the answer
-        arrives, as those of `call` are, or when the session is over, which it may be by now."""
+    ) -> Callable[[], None]:
+        """Ask the server at once, without a task that waits; only if it `has_room`, but for what a recall may
+        need. *apply* or *failed* is run when the answer arrives, as those of `call` are, or when the session is
+        over, which it may be by now. What is returned tells the server that nobody waits any more, as a `call`
+        that is cancelled does; *apply* or *failed* is run all the same."""
+
+    def has_room(self) -> bool:
+        """Whether a `call` would be sent at once, for all that is unanswered."""
 
     def post(self, message: Request[Message]) -> None:
         """Tell the server something whose reply nobody waits for."""

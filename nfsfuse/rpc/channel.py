@@ -38,8 +38,8 @@ Failed = Callable[[FsError | ConnectionLost], None]
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """A request of ours that is not answered yet. *frame* is its number in the sequence. *task* is None once
-    its caller has given up, and if there never was one. *posted*: nobody is told of a failure."""
+    """A request of ours that is not answered yet. *frame* is its number in the sequence. *task* waits for it,
+    if any does. *posted*: nobody is told of a failure. *wanted*: whoever asked has not given up."""
 
     id: RequestId
     message: Message
@@ -48,6 +48,7 @@ class Asked:
     apply: Applied | None
     failed: Failed | None
     posted: bool
+    wanted: bool = True
     frame: int = 0
 
 
@@ -274,21 +275,28 @@ class Channel:
             raise ConnectionLost(self._lost)
         call = self._ask(message, payload, trio.lowlevel.current_task(), apply, failed)
 
-        def abandon(_: object) -> trio.lowlevel.Abort:
-            call.task = None
-            if self._on_abandoned is not None and self._lost is None:
-                self._on_abandoned(call.id)
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self.abandon(call)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        reply = await trio.lowlevel.wait_task_rescheduled(abandon)
+        reply = await trio.lowlevel.wait_task_rescheduled(abort)
         return cast("tuple[R, bytes | bytearray]", reply)
 
-    def ask(self, message: Request[Message], payload: Payload, apply: Applied, failed: Failed) -> None:
-        """As `call`, without a task that waits: *apply* or *failed* is run."""
+    def ask(self, message: Request[Message], payload: Payload, apply: Applied, failed: Failed) -> Asked | None:
+        """As `call`, without a task that waits: *apply* or *failed* is run. None if the session is over, and
+        *failed* has been."""
         if self._lost is not None:
             failed(ConnectionLost(self._lost))
-        else:
-            self._ask(message, payload, None, apply, failed)
+            return None
+        return self._ask(message, payload, None, apply, failed)
+
+    def abandon(self, call: Asked) -> None:
+        """Nobody waits for the answer to *call* any more; *on_abandoned* is told. Its hooks are run all the
+        same. Nothing happens if it has been answered."""
+        if call.wanted and call.id in self._calls:
+            call.task, call.wanted = None, False
+            if self._on_abandoned is not None:
+                self._on_abandoned(call.id)
 
     def post(self, message: Request[Message], apply: Applied | None = None) -> None:
         """Ask without waiting; *apply* is run with the reply when it arrives. An errno in reply is logged,

@@ -181,7 +181,8 @@ class Script:
 @dataclass(frozen=True)
 class SmallWorld:
     """Who does what. *opens_late*: opening is explored, too. *crashes*: clients that may die at any moment.
-    *disturbances*: what else goes wrong; then clients have real sessions (`tests.explore.connected`)."""
+    *disturbances*: what else goes wrong; then clients have real sessions (`tests.explore.connected`). *later*:
+    daemons answer reads without tasks."""
 
     scripts: tuple[Script, ...]
     pages: int = 1
@@ -189,8 +190,11 @@ class SmallWorld:
     opens_late: bool = False
     clients: int = 2
     disturbances: Disturbances | None = None
+    later: bool = False
 
     def processes(self, world: World) -> list[Process]:
+        for client in world.clients:
+            client.kernel.delays.later = self.later
         return [
             Process(
                 world,

@@ -187,8 +187,9 @@ class _Walk:
                 return
             self.out.append(frame.f_code.co_name)
             self.out.append(frame.f_lasti)
-            for value in frame.f_locals.values():
-                self.visit(value)
+            variables = frame.f_locals  # in the order in which they were first looked at with a value
+            for name in sorted(variables):
+                self.visit(variables[name])
             thing = inner
 
     def _fields(self, thing: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -52,11 +52,18 @@ class _Delays:
 
     def __init__(self, runner: Runner) -> None:
         self.reads_pages = 1
+        self.later = False
         self._runner = runner
         self.random = _NoDice()
 
     def read_ahead_pages(self) -> int:
         return self.reads_pages
+
+    def reads_later(self) -> bool:
+        return self.later
+
+    async def unless_killed(self, work: Awaitable[T]) -> T:
+        return await work
 
     async def pause(self) -> None:
         task = self._runner.current
@@ -147,8 +154,16 @@ class Client:
         payload: Any,
         apply: Callable[[Message, bytes], None],
         failed: Callable[[FsError], None],
-    ) -> None:
+    ) -> Callable[[], None]:
         self._ask(message, bytes(payload), apply, failed)
+        return self._nobody_gives_up
+
+    @staticmethod
+    def _nobody_gives_up() -> None:
+        raise AssertionError("no program is killed")
+
+    def has_room(self) -> bool:
+        return True
 
     def post(self, message: Request[Any]) -> None:
         self._ask(message, b"", None, None)
@@ -236,6 +251,7 @@ def make_engine(client: Any, remote: Any, root: Node, runner: Runner) -> None:
     nursery = Nursery(runner, client)
     for part in (client.fs, client.fs.recalls, client.fs.write_back):
         part._nursery = nursery
+    client.fs.reader.nursery = nursery
 
 
 class World:

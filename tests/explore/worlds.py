@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from tests.explore.connected import Disturbances
@@ -65,7 +66,7 @@ CUT_OFF: Final = Disturbances(connections=1, leases=True)
 KILLED: Final = Disturbances(restarts=1)
 """The server is killed once, at any moment, and started again."""
 
-SMALL: Final = {
+SMALL = {
     "a store and a load": SmallWorld((Script(0, (store(1),)), READER)),
     "two stores": SmallWorld((Script(0, (store(1),)), STORER)),
     "a store and a pread": SmallWorld((Script(0, (store(1),)), Script(1, (read(),), mapped=False))),
@@ -111,7 +112,18 @@ SMALL: Final = {
         (Script(0, (store(1), load())),), clients=1, disturbances=KILLED
     ),
 }
-"""Some 8,300 states, all together: forty seconds or so."""
+SMALL |= {
+    f"{name}, answered where they arrive": replace(SMALL[name], later=True)
+    for name in (
+        "a store and a load",
+        "a store and a load, and a store",
+        "a store beside memory pressure, and a store",
+        "a read of two pages, of which each client has one",
+        "a store by a client that may die, and a load",
+        "a store over two connections, and a load",
+    )
+}
+"""Some 10,000 states, all together: a minute or so."""
 
 LARGE: Final = {
     "a reader that is cut off, and a pwrite": SmallWorld(

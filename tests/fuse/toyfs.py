@@ -24,6 +24,7 @@ from nfsfuse.fuse.binding import Request, SupplementError, current_request, pyfu
 from nfsfuse.fuse.extra import DirectoryEntry, ExtraOperations, FileLock, StatxReply
 from nfsfuse.fuse.init import InitOptions
 from nfsfuse.fuse.interrupt import interruptible, waiting
+from nfsfuse.fuse.later import Replies
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.fuse.read_ahead import set_read_ahead
 from nfsfuse.fuse.supplement import mount
@@ -430,7 +431,8 @@ async def serve(mountpoint: str, settings: dict[str, Any]) -> None:
         extra = ExtraOperations()
     fuse_options = {"fsname=toyfs", "default_permissions", "allow_other"}
     make_options = Demanding if settings.pop("demanding", False) else InitOptions
-    mounted = mount(Operations(toy), mountpoint, fuse_options, make_options(**settings), extra, QuickXattrs())
+    init = make_options(**settings)
+    mounted = mount(Operations(toy), mountpoint, fuse_options, init, extra, Replies(), QuickXattrs())
     try:
         async with trio.open_nursery() as nursery:
             negotiated = await nursery.start(mounted.serve)

@@ -105,9 +105,14 @@ class RecordingRemote:
         self.calls.append((message, len(payload)))
         return await self.session.call(message, payload, apply, failed)
 
-    def ask(self, message: Request[Any], payload: Any, apply: Any, failed: Any) -> None:
+    def ask(
+        self, message: Request[Any], payload: Any, apply: Any, failed: Any
+    ) -> Callable[[], None]:
         self.calls.append((message, len(payload)))
-        self.session.ask(message, payload, apply, failed)
+        return self.session.ask(message, payload, apply, failed)
+
+    def has_room(self) -> bool:
+        return self.session.has_room()
 
     def post(self, message: Request[Message]) -> None:
         self.posts.append(message)

@@ -22,6 +22,7 @@ import trio
 
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.reading import ReadData
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
@@ -81,14 +82,19 @@ class Delays:
     at_once: float = 0.3  # how often nothing is waited for at all
     read_ahead_pages_max: int = 3
     killed: float = 0.0  # how often who waits for the daemon is killed meanwhile, if it takes that long
+    later: float = 0.0  # how often a read is answered without a task of the daemon's (`Files.read_later`)
 
     async def unless_killed(self, work: Awaitable[T]) -> T:
         """What the daemon answers to a request of a program. Raises Killed: FUSE_INTERRUPT was faster."""
-        with trio.CancelScope() as scope:
-            if self.killed and self.random.random() < self.killed:
-                scope.deadline = trio.current_time() + self.random.random() * KILL_SECONDS_MAX
+        if not self.killed or self.random.random() >= self.killed:
+            return await work
+        with trio.move_on_after(self.random.random() * KILL_SECONDS_MAX):
             return await work
         raise Killed
+
+    def reads_later(self) -> bool:
+        """Whether the next read into the cache is one that the daemon answers without a task."""
+        return self.later > 0.0 and self.random.random() < self.later
 
     def read_ahead_pages(self) -> int:
         """How many pages the next read into the cache asks for, if as many are missing."""
@@ -455,15 +461,18 @@ class KernelModel:
             await self._pause()
             self.note(inode.node_id, f"FUSE_READ of pages {folios[0].index} to {folios[-1].index}")
             size = len(folios) * PAGE_SIZE
-            thread = None if self.processor_seconds is None else THREAD
-            reading = self.fs.files.read(opened.handle, start, size, cached=True, thread=thread)
-            answer = await self.delays.unless_killed(reading)
-            data = bytes(answer)
-            for folio in folios:
-                at = folio.index * PAGE_SIZE - start
-                folio.data[:] = data[at : at + PAGE_SIZE].ljust(PAGE_SIZE, b"\0")
-            if len(data) < len(folios) * PAGE_SIZE:
-                self._short_read(inode, start + len(data), version)
+            filled = 0
+
+            def fill(data: ReadData) -> None:
+                nonlocal filled
+                filled = len(data)
+                for folio in folios:
+                    at = folio.index * PAGE_SIZE - start
+                    folio.data[:] = bytes(data[at : at + PAGE_SIZE]).ljust(PAGE_SIZE, b"\0")
+
+            await self._read(opened.handle, start, size, fill)
+            if filled < size:
+                self._short_read(inode, start + filled, version)
             if len(folios) == 1:
                 await self._pause()  # fuse_read_folio: it is up to date once the reader has woken up
             for folio in folios:
@@ -475,6 +484,46 @@ class KernelModel:
         finally:
             for folio in folios:
                 inode.unlock_folio(folio)
+
+    async def _read(self, handle: int, start: int, size: int, fill: Callable[[ReadData], None]) -> None:
+        """Ask for pages, in a task of the daemon's or without one; *fill* takes what comes. Raises FsError."""
+        thread = 0 if self.processor_seconds is None else THREAD
+        files = self.fs.files
+        if not self.delays.reads_later():
+            fill(await self.delays.unless_killed(files.read(handle, start, size, cached=True, thread=thread)))
+            return
+        data = files.read_at_once(handle, start, size, cached=True)
+        if data is not None:
+            fill(data)
+            return
+        results: list[Exception | None] = []
+        answered = trio.lowlevel.ParkingLot()
+
+        def take(result: ReadData | Exception) -> None:
+            assert not results, "answered twice"
+            if isinstance(result, Exception):
+                results.append(result)
+            else:
+                fill(result)
+                results.append(None)
+            answered.unpark_all()
+
+        give_up = files.read_later(handle, start, size, thread, take)
+        if give_up is None:
+            fill(await self.delays.unless_killed(files.read(handle, start, size, cached=True, thread=thread)))
+            return
+
+        async def wait() -> None:
+            while not results:
+                await answered.park()
+
+        try:
+            await self.delays.unless_killed(wait())
+        except Killed:
+            give_up()
+            raise
+        if results[0] is not None:
+            raise results[0]
 
     def _short_read(self, inode: KernelInode, size: int, version: int) -> None:
         """fuse_read_update_size."""

@@ -25,7 +25,9 @@ def drawn_with_faults(seed: int) -> tuple[Options, FaultPrograms]:
     made.kernel_seconds_max = rng.choice([0.0001, 0.0005, 0.0005, 0.002])
     made.cache_bytes = rng.choice([64 << 10, 256 << 10])
     made.dirty_bytes_max = rng.choice([8 << 10, 16 << 10, 128 << 10])
-    return made, FaultPrograms(drawn(seed), processes=rng.choice([1, 2, 2, 3]))
+    programs = FaultPrograms(drawn(seed), processes=rng.choice([1, 2, 2, 3]))
+    made.later = rng.choice([0.0, 0.5, 1.0, 1.0])
+    return made, programs
 
 
 def strikes(*kinds: Kind, times: int = 2) -> Counter[Kind]:

@@ -24,4 +24,5 @@ def drawn(seed: int) -> tuple[Options, RandomPrograms]:
     )
     programs = RandomPrograms(steps=rng.choice([12, 20, 30]), processes=rng.choice([1, 2, 2, 3]))
     options.killed = rng.choice([0.0, 0.0, 0.1])
+    options.later = rng.choice([0.0, 0.5, 1.0, 1.0])
     return options, programs

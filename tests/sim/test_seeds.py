@@ -56,7 +56,7 @@ def test_seeds_that_have_found_something_with_direct_writes(seed: int, clients: 
 
 @pytest.mark.parametrize("seed", FIXED)
 def test_random_programs_on_three_clients(seed: int) -> None:
-    simulate(Options(seed, 3, check_every=3), RandomPrograms(30))
+    simulate(Options(seed, 3, check_every=3, later=0.5), RandomPrograms(30))
 
 
 def test_random_programs_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_random_programs_with_fresh_seeds(capsys: pytest.CaptureFixture[str]) ->
     with capsys.disabled():
         print(f" seeds {first} to {first + FRESH - 1}", end="")
     for seed in range(first, first + FRESH):
-        simulate(Options(seed, 2 + seed % 3, check_every=3), RandomPrograms(20))
+        simulate(Options(seed, 2 + seed % 3, check_every=3, later=0.5), RandomPrograms(20))
 
 
 CUT = (3000, 3001, 4000, 4001, 4002)  # 3000: a page read in beside one dropped for a write was left behind

@@ -115,7 +115,8 @@ class Options:
     may_be_fenced: bool = False  # cuts may be longer than the lease; answers before them come late
     step_seconds_max: float = 0.005  # between two calls of a program of `tests.sim.names` or `partitions`
     write_directly: bool = True  # see `Files.write_directly`
-    killed: float = 0.0  # see `Delays`
+    killed: float = 0.0  # see `Delays`, as the next
+    later: float = 0.0  # not in seeds that are older than it: they would be other runs
     processor_seconds: tuple[float, ...] = ()  # how long programs wait for a processor, client by client
     check_every: int = 1  # how many steps of tasks there are from one check of the invariants to the next
 
@@ -216,6 +217,7 @@ class World:
             self.options.kernel_seconds_max,
             read_ahead_pages_max=self.options.read_ahead_pages_max,
             killed=self.options.killed,
+            later=self.options.later,
         )
         kernel = KernelModel(delays, lambda node, text: self.note(name, node, text))
         if self.options.processor_seconds:
