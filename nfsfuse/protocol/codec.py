@@ -245,16 +245,19 @@ def decode(header: bytes | bytearray | memoryview) -> Envelope:
     kind, number, code = values[:3]
     if type(number) is not int or number < 0:
         raise ProtocolError(f"not a request id: {_shown(number)}")
-    if kind == FAILURE and len(values) == 4:
+    envelope: type[RequestEnvelope] | type[ReplyEnvelope]
+    if kind == REQUEST:
+        envelope = RequestEnvelope
+    elif kind == REPLY:
+        envelope = ReplyEnvelope
+    elif kind == FAILURE and len(values) == 4:
         return _failure(RequestId(number), code, values[3])
-    if kind not in (REQUEST, REPLY):
+    else:
         raise ProtocolError("not an envelope")
     unpack = _UNPACK.get(code) if type(code) is int else None
     if unpack is None:
         raise ProtocolError(f"unknown message {_shown(code)}")
-    message = unpack(values[3:])
-    envelope = RequestEnvelope if kind == REQUEST else ReplyEnvelope
-    return envelope(RequestId(number), message)
+    return envelope(RequestId(number), unpack(values[3:]))
 
 
 def _failure(number: RequestId, errno: object, detail: object) -> FailureEnvelope:

@@ -40,11 +40,6 @@ class Frame(NamedTuple):
     payload: bytearray | bytes
     received: int = 0
 
-    @property
-    def is_numbered(self) -> bool:
-        """Whether it is more than an acknowledgement."""
-        return bool(self.header or self.payload)
-
 
 def frame_prefix(header: bytes, payload_size: int, received: int = 0) -> bytes:
     """What goes on the wire before the payload."""

@@ -101,6 +101,8 @@ class IntervalMap(Generic[V]):
     def is_at_least(self: IntervalMap[N], start: int, end: int, least: N) -> bool:
         """Whether every point of ``[start, end)`` has a value, which is *least* or more."""
         starts, ends, values = self._starts, self._ends, self._values
+        if len(starts) == 1:
+            return start >= end or (starts[0] <= start and end <= ends[0] and values[0] >= least)
         index = bisect_right(ends, start)
         while start < end:
             if index >= len(starts) or starts[index] > start or values[index] < least:
@@ -155,6 +157,9 @@ class IntervalMap(Generic[V]):
         starts, ends = self._starts, self._ends
         if not starts or start >= end:
             return
+        if start <= starts[0] and ends[-1] <= end:
+            self.clear()
+            return
         low = bisect_right(ends, start)
         high = bisect_left(starts, end)
         if low >= high:
@@ -176,7 +181,9 @@ class IntervalMap(Generic[V]):
 
     def clear(self) -> None:
         """Leave no value anywhere."""
-        self._replace(0, len(self._starts), [])
+        self._starts.clear()
+        self._ends.clear()
+        self._values.clear()
 
     def check(self) -> None:
         """Assert what makes the map canonical."""

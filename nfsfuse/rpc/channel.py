@@ -168,9 +168,11 @@ class Channel:
                 link.send([frame_prefix(b"", 0, self._sequence.tell())])
 
     def _arrived(self, frame: Frame) -> None:
-        self._acknowledged(frame.received)
-        if frame.is_numbered:
-            self._sequence.receive(len(frame.header) + len(frame.payload))
+        header, payload, received = frame
+        if received != self._sequence.acknowledged:
+            self._acknowledged(received)
+        if header or payload:  # else it is an acknowledgement, and not numbered
+            self._sequence.receive(len(header) + len(payload))
             self._apply(self._exchange.received(frame))
 
     def _acknowledged(self, count: int) -> None:

@@ -219,7 +219,8 @@ class Requests:
     def _reply(self, call: Call, reply: Reply) -> None:
         message, payload = reply if isinstance(reply, tuple) else (reply, b"")
         channel = self._session.channel
-        self._driver.ended(call, message, channel.frames_sent + 1)
+        if call.intended:
+            self._driver.ended(call, message, channel.frames_sent + 1)
         channel.reply(call.id, message, payload)
 
     def _fail(self, call: Call, exc: Exception) -> None:

@@ -184,7 +184,8 @@ class Tokens:
             del effects[0]
         else:
             result = self._waiting[ticket] = Waiting(ticket, self)
-        self._carry_out(effects, removes)
+        if effects:
+            self._carry_out(effects, removes)
         return result
 
     def ended(self, call: Call) -> None:
@@ -193,10 +194,12 @@ class Tokens:
             call.session.granted(handle)
         for ticket in call.granted:
             self._waiting.pop(ticket, None)
-            self._carry_out(self.manager.settle(ticket))
+            if effects := self.manager.settle(ticket):
+                self._carry_out(effects)
         for ticket in call.held:
             self._waiting.pop(ticket, None)
-            self._carry_out(self.manager.finish(ticket))
+            if effects := self.manager.finish(ticket):
+                self._carry_out(effects)
 
     def attributes_changed(self, session: Session, handle: InodeHandle) -> None:
         """A write-back changed times: all others are asked to forget the attributes, and not waited for, as
@@ -294,8 +297,6 @@ class Tokens:
     # --- effects ---
 
     def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
-        if not effects:
-            return
         passed: list[int] = []
         for effect in effects:
             if isinstance(effect, Recall):
