@@ -115,11 +115,14 @@ class Reader:
                 self._go_on(reading, answered, exc if exc.errno != errno.EAGAIN else None)
 
         def give_up() -> None:
+            no_answer_is_wanted = reading.give_up
             self._end(reading)
-            assert reading.give_up is not None
-            reading.give_up()
+            if no_answer_is_wanted is not None:  # else it is over
+                no_answer_is_wanted()
 
-        reading.give_up = self._remote.ask(self._request(reading), b"", arrived, failed)
+        abandon = self._remote.ask(self._request(reading), b"", arrived, failed)
+        if not reading.over:  # it is, if the session is
+            reading.give_up = abandon
         return give_up
 
     def _go_on(self, reading: Reading, answered: Answered, failure: FsError | None = None) -> None:
@@ -166,6 +169,7 @@ class Reader:
         """It is answered, or given up."""
         if not reading.over:
             reading.over = True
+            reading.give_up = None  # which knows of the reading: nothing is left for Python's garbage collector
             self._drop(reading)
             if reading.cached:
                 reading.file.tokens.read_ended(reading.start, reading.end)

@@ -91,5 +91,6 @@ class Waiter:
         assert not self._over, "answered twice"
         self._over = True
         if self._give_up is not None:
+            self._give_up = None
             self._interrupts.forget(self._request.unique)
         self._replies.send(self._request, answer)
