@@ -104,9 +104,12 @@ class CachedFile:
 
     def share(self) -> tuple[Token, ...]:
         """Nobody here has it open any more: keep SHARED of what is held EXCLUSIVE, if all is. What is given up
-        by that; nothing if something is still to be written back, or is being recalled."""
+        by that; nothing if something is still to be written back, or is being recalled, or is seen here and by
+        nobody else."""
         attributes = self.attributes
         if self.pages.dirty or attributes.changed_here or attributes.revoking or self.tokens.revocations:
+            return ()
+        if self.tokens.untaken:
             return ()
         exclusive = attributes.mode is TokenMode.EXCLUSIVE
         if not exclusive or not self.tokens.holds(0, RANGE_END, TokenMode.EXCLUSIVE):

@@ -47,9 +47,8 @@ class PageProtocol:
         """Give up ``[recall.start, recall.end)`` down to *recall.keep*; the mode that is left. When this
         returns the recall may be acknowledged, and must be before anything else runs (K5)."""
         await self.lock_page(file, recall)
-        # Decided once: somebody may begin to open the file for writing while this goes on. That waits for it.
-        if recall.keep is TokenMode.SHARED and not file.tokens.writers:
-            recall.phase = Phase.CLOSED  # nobody can write: clean pages may stay where they are
+        if file.tokens.may_keep_pages(recall):
+            recall.phase = Phase.CLOSED
             kept = TokenMode.SHARED
         else:
             await self.gather_all_mmap_users(file, recall)

@@ -71,6 +71,8 @@ class DataTokens:
     def __init__(self) -> None:
         self.held: IntervalMap[TokenMode] = IntervalMap()
         self.in_kernel = IntervalSet()
+        self.untaken = IntervalSet()
+        """What programs stored and nobody took (`refuse`): the kernel may have it, and others never will."""
         self.revocations: list[Revocation] = []
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
@@ -218,10 +220,21 @@ class DataTokens:
             revocation.phase = Phase.CLOSED
         return ranges
 
+    def may_keep_pages(self, revocation: Revocation) -> bool:
+        """Whether the pages of a recall to SHARED may stay where they are: they are clean, and as others see
+        them. Decided once, when it begins; an open for writing waits for its end."""
+        may_differ = self.writers or self.untaken.overlaps(revocation.start, revocation.end)
+        return revocation.keep is TokenMode.SHARED and not may_differ
+
+    def refuse(self, start: int, end: int) -> None:
+        """The write-back of these pages is refused for good. The kernel takes them for clean all the same."""
+        self.untaken.add(start, end)
+
     def reduce(self, start: int, end: int, keep: TokenMode) -> None:
         """Hold no more than *keep* of ``[start, end)``."""
         if keep is TokenMode.NONE:
             assert not self.in_kernel.overlaps(start, end), "K1: pages are left in the kernel"
+            self.untaken.delete(start, end)
             self.held.delete(start, end)
             return
         for begin, stop, held in self.held.overlapping(start, end):
@@ -298,6 +311,7 @@ class DataTokens:
         """The session is over: nothing is held any more. Recalls under way end as they can."""
         self.held.clear()
         self.in_kernel.clear()
+        self.untaken.clear()
         self._entitled.clear()
         for revocation in self.revocations:
             revocation.waits_for.clear()

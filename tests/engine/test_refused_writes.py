@@ -162,6 +162,23 @@ async def test_stores_through_mappings_are_refused_when_memory_is_full_of_what_i
         await client.close_ignoring_errors(number)
 
 
+async def test_a_page_that_there_is_no_memory_for_is_dropped_before_another_client_reads() -> None:
+    """Found by the simulator: once its file was closed it counted as clean, as others see it, and stayed."""
+    disk = Disk()
+    async with rig(2, fault=disk, options=CacheOptions(dirty_bytes_max=2 * P, guard=True)) as world:
+        client, number = await refused(world, disk, b"r" * 3 * P)
+        await client.touch(number, 3 * P, P)
+        assert await store_page(client, number, 3) == errno.ENOSPC
+        assert await error_of(client, "flush", number) == errno.ENOSPC
+        client.fs.files.release(number)
+        await trio.testing.wait_all_tasks_blocked()  # what was refused is given up
+        disk.error = 0
+        client.kernel.invalidated.clear()
+        other = world.clients[1]
+        assert await other.read(await other.open(b"file"), 3 * P, P) == b""
+        assert client.kernel.invalidated == [(3 * P, 4 * P)]
+
+
 async def test_a_file_that_cannot_be_written_does_not_stop_another() -> None:
     """Its owner's quota may be used up, say."""
     disk = Disk()

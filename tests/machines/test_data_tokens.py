@@ -23,6 +23,20 @@ def holding(mode: TokenMode, start: int = 0, end: int = RANGE_END, *, writers: i
     return tokens
 
 
+def test_clean_pages_stay_in_a_recall_to_shared_unless_others_see_them_differently() -> None:
+    tokens = holding(EXCLUSIVE)
+    assert tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED))
+    assert not tokens.may_keep_pages(tokens.revoke(0, 4 * P, NONE))
+    tokens.refuse(P, 2 * P)
+    assert not tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED))
+    assert tokens.may_keep_pages(tokens.revoke(2 * P, 4 * P, SHARED))
+    tokens.reduce(0, 4 * P, NONE)
+    tokens.granted(0, 4 * P, EXCLUSIVE)
+    assert tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "the page was dropped"
+    tokens.writers = 1
+    assert not tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "K2"
+
+
 # --- admission ---
 
 
