@@ -123,7 +123,7 @@ SMALL |= {
         "a store over two connections, and a load",
     )
 }
-"""Some 10,000 states, all together: a minute or so."""
+"""Some 10,800 states, all together: a minute or so."""
 
 LARGE: Final = {
     "a reader that is cut off, and a pwrite": SmallWorld(

@@ -13,9 +13,10 @@ from weakref import WeakKeyDictionary
 import pytest
 import trio
 
-from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.cached_file import CachedFile, Fetch
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.reading import Reader, Reading
 from nfsfuse.engine.session import Session
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -23,6 +24,7 @@ from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.machines.turns import Turns
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import RequestId, SessionId
@@ -215,6 +217,20 @@ def rule_5_shared_tokens_while_open_for_writing(patch: pytest.MonkeyPatch) -> No
         self.held.raise_to(start, end, mode)
 
     patch.setattr(DataTokens, "granted", granted)
+
+
+def who_was_killed_is_entitled(patch: pytest.MonkeyPatch) -> None:
+    """To what arrives after its end: it will never say that it has used it."""
+    arrived = Reader._arrived
+
+    def entitle(self: Reader, reading: Reading, reply: m.Message, payload: bytes | bytearray) -> None:
+        over = reading.over
+        if over:
+            reading.over, reading.fetch = False, Fetch(reading.start, reading.end)
+        arrived(self, reading, reply, payload)
+        reading.over = over
+
+    patch.setattr(Reader, "_arrived", entitle)
 
 
 def pages_go_before_they_are_used(patch: pytest.MonkeyPatch) -> None:

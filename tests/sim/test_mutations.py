@@ -35,6 +35,10 @@ def _with_restarts(seed: int) -> Options:
     return Options(seed, 3, check_every=5, restarts=6)
 
 
+def _with_kills(seed: int) -> Options:
+    return Options(seed, 3, check_every=5, killed=0.2, later=0.5)
+
+
 def _judged_by_reads(seed: int) -> Options:
     return replace(partitioned(seed), check_every=NEVER_CHECKED)
 
@@ -89,6 +93,7 @@ STALE: Final = "P8|at once"
     ("mutation", "options", "play", "told"),
     [
         (the.ack_before_write_back, _options, RandomPrograms(30), "saw|sees|at once|records"),
+        (the.who_was_killed_is_entitled, _with_kills, RandomPrograms(30), "have not ended"),
         (the.the_lease_never_runs_out, partitioned, Partitioned(), STALE),
         (the.the_lease_never_runs_out, _judged_by_reads, Partitioned(), "at once|before"),
         (the.the_lease_is_counted_from_the_answer, partitioned, Partitioned(), STALE),
