@@ -19,6 +19,8 @@ OPERATIONS = (
     "getxattr", "fallocate", "lseek",
 )  # fmt: skip
 
+DATA = ("read", "write", "load", "store")
+
 OWN_CHANGES = ("fsync", "close")
 """Operations that are to find this client's own changes not written back."""
 
@@ -57,6 +59,11 @@ def test_a_killed_program_dies_while_the_server_is_stopped(
             mounts.server.process.send_signal(signal.SIGCONT)
             victim.kill()
     assert (pair.one / "file").stat().st_size == (pair.two / "file").stat().st_size, "the mount goes on"
+    if operation in DATA:
+        for here, there in ((pair.two, pair.one), (pair.one, pair.two)):
+            with (here / "file").open("r+b") as file:
+                file.write(b"z" * 8192)
+            assert (there / "file").read_bytes()[:8192] == b"z" * 8192, "no page waits for the dead"
 
 
 def test_what_a_killed_program_has_written_is_not_lost(
