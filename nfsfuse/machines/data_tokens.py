@@ -107,12 +107,14 @@ class DataTokens:
     def takes_little(self, start: int, end: int) -> bool:
         """Whether a recall of few pages is invalidating ``[start, end)``: a page of it that is written back now
         is the invalidation's doing, and the recall will wait for it to reach the server."""
-        return any(
-            revocation.phase is Phase.INVALIDATING
-            and revocation.start <= start
-            and end <= revocation.end <= revocation.start + LITTLE_BYTES_MAX
-            for revocation in self.revocations
-        )
+        for revocation in self.revocations:
+            if (
+                revocation.start <= start
+                and end <= revocation.end <= revocation.start + LITTLE_BYTES_MAX
+                and revocation.phase is Phase.INVALIDATING
+            ):
+                return True
+        return False
 
     def may_be_dirty(self, start: int, end: int) -> bool:
         """Whether the kernel may have dirty pages in ``[start, end)`` (K3)."""
@@ -197,16 +199,16 @@ class DataTokens:
     def follow(self, revocation: Revocation) -> bool:
         """Whether the kernel is dropping some of its pages for another recall, which *revocation* has to wait
         for: they are off the books already. Operations may run meanwhile, as in an invalidation of its own."""
-        follows = any(
-            other.phase is Phase.INVALIDATING
-            and other is not revocation
-            and other.start < revocation.end
-            and revocation.start < other.end
-            for other in self.revocations
-        )
-        if follows:
-            revocation.phase = Phase.FOLLOWING
-        return follows
+        for other in self.revocations:
+            if (
+                other is not revocation
+                and other.start < revocation.end
+                and revocation.start < other.end
+                and other.phase is Phase.INVALIDATING
+            ):
+                revocation.phase = Phase.FOLLOWING
+                return True
+        return False
 
     def invalidate(self, revocation: Revocation) -> list[Interval]:
         """What has to be invalidated in the kernel now; nothing, and the revocation closed, if nothing is

@@ -134,23 +134,20 @@ class IntervalMap(Generic[V]):
         # A neighbour that merely touches is taken in too, in case it can be merged.
         low = bisect_left(ends, start)
         high = bisect_right(starts, end)
-        pieces: list[tuple[int, int, V]] = []
+        new_starts, new_ends, new_values = [start], [end], [value]
         if low < high:
-            if starts[low] < start:
-                pieces.append((starts[low], min(ends[low], start), values[low]))
-            right = (max(starts[high - 1], end), ends[high - 1], values[high - 1])
-        else:
-            right = (end, end, value)
-        pieces.append((start, end, value))
-        if right[0] < right[1]:
-            pieces.append(right)
-        merged: list[tuple[int, int, V]] = []
-        for piece in pieces:
-            if merged and merged[-1][1] == piece[0] and merged[-1][2] == piece[2]:
-                merged[-1] = (merged[-1][0], piece[1], piece[2])
-            else:
-                merged.append(piece)
-        self._replace(low, high, merged)
+            begin, stop, first, last = starts[low], ends[high - 1], values[low], values[high - 1]
+            if begin < start and first == value:
+                new_starts[0] = begin
+            elif begin < start:
+                new_starts, new_ends, new_values = [begin, start], [start, end], [first, value]
+            if end < stop and last == value:
+                new_ends[-1] = stop
+            elif end < stop:
+                new_starts.append(end)
+                new_ends.append(stop)
+                new_values.append(last)
+        starts[low:high], ends[low:high], values[low:high] = new_starts, new_ends, new_values
 
     def delete(self, start: int, end: int) -> None:
         """Leave no value in ``[start, end)``."""
@@ -164,20 +161,20 @@ class IntervalMap(Generic[V]):
         high = bisect_left(starts, end)
         if low >= high:
             return
-        pieces = []
+        values = self._values
+        stop = ends[high - 1]
         if starts[low] < start:
-            pieces.append((starts[low], start, self._values[low]))
-        if ends[high - 1] > end:
-            pieces.append((end, ends[high - 1], self._values[high - 1]))
-        self._replace(low, high, pieces)
-
-    def _replace(self, low: int, high: int, pieces: list[tuple[int, int, V]]) -> None:
-        starts, ends, values = self._starts, self._ends, self._values
+            ends[low] = start  # its beginning stays
+            if stop > end and low + 1 == high:
+                starts.insert(high, end)
+                ends.insert(high, stop)
+                values.insert(high, values[low])
+                return
+            low += 1
+        if stop > end:
+            high -= 1
+            starts[high] = end  # its end stays
         del starts[low:high], ends[low:high], values[low:high]
-        for start, end, value in reversed(pieces):
-            starts.insert(low, start)
-            ends.insert(low, end)
-            values.insert(low, value)
 
     def clear(self) -> None:
         """Leave no value anywhere."""
@@ -209,13 +206,14 @@ class IntervalSet(IntervalMap[bool]):
         """The parts of ``[start, end)`` that are in, in order."""
         if not self._starts:
             return []
-        return [(begin, stop) for begin, stop, _ in self.overlapping(start, end)]
+        pieces = self.overlapping(start, end)
+        if len(pieces) == 1:
+            return [pieces[0][:2]]
+        return [(begin, stop) for begin, stop, _ in pieces]
 
     def size(self, start: int = 0, end: int = 2**63) -> int:
         """How many integers of ``[start, end)`` are in."""
-        if not self._starts:
-            return 0
-        return sum(stop - begin for begin, stop, _ in self.overlapping(start, end))
+        return sum([stop - begin for begin, stop, _ in self.overlapping(start, end)]) if self._starts else 0
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether any point of ``[start, end)`` is in."""
