@@ -142,7 +142,7 @@ def files() -> Iterator[Path]:
 
 def test_the_walk_sees_the_repository():
     assert {"nfsfuse.protocol.messages", "nfsfuse.rpc.channel"} <= set(CODE)
-    assert imports_of("nfsfuse.protocol.messages") >= {"dataclasses", "nfsfuse.protocol.types"}
+    assert imports_of("nfsfuse.protocol.messages") >= {"typing", "nfsfuse.protocol.types"}
     assert Path(__file__) in set(files())
 
 
