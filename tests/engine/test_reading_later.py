@@ -15,7 +15,7 @@ from nfsfuse.engine import session as sessions
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.reading import ReadData, Reader
-from nfsfuse.machines.data_tokens import Phase
+from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.protocol import messages as m
@@ -158,17 +158,23 @@ def reader_of_a_file(server: Any) -> tuple[Reader, CachedFile]:
     return Reader(server, holdings, FakeKernel()), file
 
 
+async def arrives_behind_a_recall(server: Server, file: CachedFile) -> Revocation:
+    """What was asked for comes while a recall of it has all operations parked."""
+    recall = file.tokens.revoke(0, P, TokenMode.NONE)
+    recall.phase = Phase.CLOSED
+    message, apply, _ = server.asked.pop()
+    apply(*server.answer(message))
+    await trio.testing.wait_all_tasks_blocked()
+    return recall
+
+
 async def test_what_arrives_behind_a_recall_is_asked_for_again_in_a_task() -> None:
     server, results = Server(), Results()
     reader, file = reader_of_a_file(server)
     async with trio.open_nursery() as nursery:
         reader.nursery = nursery
         assert reader.read_later(file, 0, 4, 0, results.take) is not None
-        recall = file.tokens.revoke(0, P, TokenMode.NONE)
-        recall.phase = Phase.CLOSED
-        message, apply, _ = server.asked.pop()
-        apply(*server.answer(message))
-        await trio.testing.wait_all_tasks_blocked()
+        recall = await arrives_behind_a_recall(server, file)
         assert results == []
         server.content = b"new!" * (P // 4)
         file.tokens.reduce(0, P, TokenMode.NONE)
@@ -197,11 +203,7 @@ async def test_a_read_that_goes_on_in_a_task_can_be_given_up() -> None:
         reader.nursery = nursery
         give_up = reader.read_later(file, 0, 4, 0, results.take)
         assert give_up is not None
-        recall = file.tokens.revoke(0, P, TokenMode.NONE)
-        recall.phase = Phase.CLOSED
-        message, apply, _ = server.asked.pop()
-        apply(*server.answer(message))
-        await trio.testing.wait_all_tasks_blocked()
+        await arrives_behind_a_recall(server, file)
         give_up()
     assert results == []
     assert not file.tokens._reads
@@ -213,11 +215,7 @@ async def test_a_read_that_goes_on_in_a_task_is_told_of_the_end_of_the_mount() -
     async with trio.open_nursery() as nursery:
         reader.nursery = nursery
         assert reader.read_later(file, 0, 4, 0, results.take) is not None
-        recall = file.tokens.revoke(0, P, TokenMode.NONE)
-        recall.phase = Phase.CLOSED
-        message, apply, _ = server.asked.pop()
-        apply(*server.answer(message))
-        await trio.testing.wait_all_tasks_blocked()
+        await arrives_behind_a_recall(server, file)
         nursery.cancel_scope.cancel()
     (failure,) = results
     assert isinstance(failure, FsError)
