@@ -14,6 +14,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Answered, ReadData, Reader
@@ -71,7 +72,9 @@ class Files:
         reader: Reader,
         writer: Writer,
         write_back: WriteBack,
+        changes: NameChanges,
     ) -> None:
+        self._changes = changes
         self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
@@ -208,20 +211,22 @@ class Files:
             directory.cache.changed(name, inode.handle)
             made.append(inode)
 
+        def close() -> None:
+            self._closed(self._holdings.file(made[0]), is_writing(flags))
+
         message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
-        try:
-            with directory.pending():
-                reply, _ = await self._remote.call(message, b"", created)
-        except BaseException:
-            if made:
-                self._closed(self._holdings.file(made[0]), is_writing(flags))
-            raise
+        with directory.pending():
+            reply = await self._changes.ask(message, created, (directory, name), unwanted=close)
         inode = made[0]
-        inode.lookups += 1
-        inode.found_as = (directory.inode, name)
         file = self._holdings.file(inode)
         if is_writing(flags):
-            await self._give_up_shared(file)
+            try:
+                await self._give_up_shared(file)
+            except BaseException:
+                close()
+                raise
+        inode.lookups += 1
+        inode.found_as = (directory.inode, name)
         lasting = directory.cache.find(name) == inode.handle
         attributes = inode.attributes.known or reply.node.attributes
         return self._number(file, flags), Found(inode, attributes, lasting)

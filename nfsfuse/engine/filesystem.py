@@ -14,6 +14,7 @@ from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
+from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Names
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
@@ -69,7 +70,8 @@ class Filesystem:
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
         )
-        self.names = Names(remote, self.inodes, self.holdings, self.write_back, kernel)
+        self.changes = NameChanges(remote, kernel)
+        self.names = Names(remote, self.inodes, self.holdings, self.write_back, self.changes, kernel)
         self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
@@ -80,18 +82,19 @@ class Filesystem:
             self.reader,
             Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
             self.write_back,
+            self.changes,
         )
-
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is done in the background, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = self.reader.nursery = nursery
+            self._nursery = self.reader.nursery = self.changes.nursery = nursery
             await nursery.start(self.write_back.run)
             await nursery.start(self.recalls.run)
             task_status.started()
+        self.changes.nursery = None
 
     def attributes_at_once(self, inode: Inode) -> Attributes | None:
         """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting."""

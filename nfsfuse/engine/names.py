@@ -11,6 +11,7 @@ import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.directory_cache import UNKNOWN
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -49,9 +50,16 @@ class Names:
     """Everything that is about names, attributes and links. Raises FsError."""
 
     def __init__(
-        self, remote: Remote, inodes: InodeTable, holdings: Holdings, write_back: WriteBack, kernel: Kernel
+        self,
+        remote: Remote,
+        inodes: InodeTable,
+        holdings: Holdings,
+        write_back: WriteBack,
+        changes: NameChanges,
+        kernel: Kernel,
     ) -> None:
         self._remote = remote
+        self._changes = changes
         self._kernel = kernel
         self._inodes = inodes
         self._holdings = holdings
@@ -127,7 +135,7 @@ class Names:
                 if reply.empty:
                     self._holdings.directory(self._inodes.known(reply.node)).cache.knows_all()
 
-            reply, _ = await self._remote.call(message, b"", made)
+            reply = await self._changes.ask(message, made, (directory, name))
             assert reply.node is not None
             inode = self._inodes.known(reply.node)
             inode.found_as = (directory.inode, name)
@@ -153,13 +161,14 @@ class Names:
         await self._removed(parent, name, m.RmDir(self._inodes[parent].handle, name))
 
     async def _removed(self, parent: int, name: bytes, message: Request[m.Done]) -> None:
-        with self.directory(parent).pending() as cache:
+        directory = self.directory(parent)
+        with directory.pending() as cache:
 
             def removed(reply: Message, _: bytes | bytearray) -> None:
                 self._done(reply)
                 cache.changed(name, None)
 
-            await self._remote.call(message, b"", removed)
+            await self._changes.ask(message, removed, (directory, name))
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         old, new = self.directory(parent), self.directory(new_parent)
@@ -172,7 +181,7 @@ class Names:
 
         with old.pending(), new.pending():
             message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)
-            await self._remote.call(message, b"", renamed)
+            await self._changes.ask(message, renamed, (old, name), (new, new_name))
             if not (old.cache.holds(name) and new.cache.holds(new_name)):
                 # Somebody else wants one of them already, so it was not left to us. But the kernel is about to
                 # move what it believes of the one to the other: it must not believe it there (K4).

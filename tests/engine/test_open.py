@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from nfsfuse.engine.closes import RELEASE_SECONDS
+from nfsfuse.engine.names import Absent, Found
 from nfsfuse.machines.inodes import ROOT
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -166,6 +167,53 @@ async def test_an_open_that_is_interrupted_leaves_the_file_usable() -> None:
         await one.write(third, 0, b"y")
         await one.close(third)
         assert world.content(b"file")[:2] == b"yx"
+
+
+@pytest.mark.parametrize("milliseconds", [50, 150])
+async def test_a_new_file_of_a_killed_program_is_closed(milliseconds: int) -> None:
+    """Found by reading: the answer came when nobody waited for it, and what it opened stayed open for ever;
+    when the kernel forgot the file the mount ended."""
+    async with rig(2, link_seconds=lambda: 0.1) as world:
+        one, other = world.clients
+        assert isinstance(await one.fs.names.lookup(ROOT, b"new"), Absent)
+        with trio.move_on_after(milliseconds / 1000) as killed:
+            await one.fs.files.create(ROOT, b"new", 0o644, os.O_RDWR, ME)
+        assert killed.cancelled_caught
+        assert one.fs.names.lookup_at_once(ROOT, b"new") is None, "only the server can tell"
+        await trio.sleep(1)
+        assert one.kernel.epochs == 2, "the kernel believed that there was nothing, and was to ask meanwhile"
+        node = await one.node(b"new")
+        file = one.fs.holdings.file(one.fs.inodes[node])
+        assert (file.open_count, file.tokens.writers, file.open_ids) == (0, 0, [])
+        assert len(one.remote.released) == 1
+        one.fs.names.forget(node, 1)
+        assert await other.node(b"new")
+
+
+@pytest.mark.parametrize("milliseconds", [50, 150])
+async def test_names_that_a_killed_program_was_to_change_are_asked_for_anew(milliseconds: int) -> None:
+    async with rig(link_seconds=lambda: 0.1) as world:
+        for name in (b"old", b"gone", b"moved"):
+            world.make_file(name)
+        client = world.clients[0]
+        names = client.fs.names
+        for name in (b"gone", b"moved", b"here", b"made"):
+            await names.lookup(ROOT, name)
+        for work in (
+            lambda: names.unlink(ROOT, b"gone"),
+            lambda: names.rename(ROOT, b"moved", ROOT, b"here", 0),
+            lambda: names.mkdir(ROOT, b"made", 0o755, ME),
+        ):
+            epochs = client.kernel.epochs
+            with trio.move_on_after(milliseconds / 1000) as killed:
+                await work()
+            assert killed.cancelled_caught
+            await trio.testing.wait_all_tasks_blocked()
+            assert client.kernel.epochs == epochs + 1
+            await trio.sleep(1)
+            assert client.kernel.epochs == epochs + 2, "once more when it was made"
+        for name, there in ((b"gone", False), (b"moved", False), (b"here", True), (b"made", True)):
+            assert isinstance(await names.lookup(ROOT, name), Found) == there, name
 
 
 async def test_close_writes_back_before_it_returns_and_a_release_needs_no_wait() -> None:

@@ -31,6 +31,7 @@ from nfsfuse.engine.files import Files
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
+from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Names
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
@@ -62,8 +63,8 @@ from tests.helpers.kernel_model import KernelModel
 
 LEFT_OUT: Final[tuple[type, ...]] = (
     Runner, Nursery, itertools.count, ModuleType, SimpleNamespace, type, PageCache,
-    Filesystem, Files, Holdings, Names, PageProtocol, Reader, Recalls, Writer, WriteBack, InodeTable,
-    KernelModel, Driver, Requests, Session, Service, Journal, Recovery, Tokens, MemoryStorage,
+    Filesystem, Files, Holdings, NameChanges, Names, PageProtocol, Reader, Recalls, Writer, WriteBack,
+    InodeTable, KernelModel, Driver, Requests, Session, Service, Journal, Recovery, Tokens, MemoryStorage,
     World, Client, Process,
     ConnectedWorld, ConnectedClient, Wire, End, OpenNursery, ClientSession, Channel, Suspension, Directories,
     Locks, Ranges,

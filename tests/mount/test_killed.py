@@ -26,6 +26,8 @@ OWN_CHANGES = ("fsync", "close")
 
 DEATH_SECONDS_MAX = 1.0
 
+CHANGE_SECONDS_MAX = 5.0
+
 BLOCKS_SECONDS = 0.3
 """A system call that has not returned by then waits for the server."""
 
@@ -79,3 +81,57 @@ def test_what_a_killed_program_has_written_is_not_lost(
         assert victim.stdout.read(6) == b"ready\n"
         victim.kill()
     assert (pair.two / "file").read_bytes()[:2] == b"x\0"
+
+
+CHANGES = ("create", "rename", "unlink", "mkdir", "rmdir", "link", "symlink", "chmod")
+"""What the server does at once, before it is told that nobody waits."""
+
+NAMES = ("", "file", "other", "second", "sub", "new", "renamed", "linked", "made", "symbolic")
+
+
+def facts(directory: Path) -> dict[str, tuple[int, ...] | None]:
+    """What lstat(2) tells of each of `NAMES`; of a name that is not there, None."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    for name in NAMES:
+        try:
+            known = (directory / name).lstat()
+        except FileNotFoundError:
+            found[name] = None
+        else:
+            found[name] = (known.st_mode, known.st_nlink, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
+    return found
+
+
+@pytest.mark.parametrize("operation", CHANGES)
+def test_what_a_killed_program_has_changed_is_seen_by_everybody(
+    mounts: Mounts, pair: Pair, program: Callable[[str], Path], operation: str
+) -> None:
+    """The server makes the change when nobody waits for it any more. Its kernel went on to believe that there
+    was nothing where something had been made, as it had looked there before."""
+    (pair.export / "file").write_bytes(b"x" * 65536)
+    (pair.export / "other").touch()
+    (pair.export / "second").hardlink_to(pair.export / "other")
+    (pair.export / "sub").mkdir()
+    victim = subprocess.Popen(
+        [program("stuck"), operation, pair.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    with victim:
+        assert victim.stdout.read(6) == b"ready\n"
+        before = facts(pair.one)
+        mounts.server.process.send_signal(signal.SIGSTOP)
+        try:
+            victim.stdin.write(b"\n")
+            assert not select.select([victim.stdout], [], [], BLOCKS_SECONDS)[0], victim.stdout.read(100)
+            victim.kill()
+            victim.wait(10)
+        finally:
+            mounts.server.process.send_signal(signal.SIGCONT)
+            victim.kill()
+    deadline = time.monotonic() + CHANGE_SECONDS_MAX
+    while facts(pair.export) == before:
+        assert time.monotonic() < deadline, "the server has not made the change"
+    assert facts(pair.two) != before
+    while facts(pair.one) != facts(pair.two):
+        assert time.monotonic() < deadline, (facts(pair.one), facts(pair.two))
