@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from nfsfuse.engine.reading import ReadData
 from nfsfuse.fuse import abi
 from nfsfuse.fuse.binding import Request
 from nfsfuse.fuse.boundary import Answer
@@ -62,7 +63,7 @@ class Waiter:
         self._over = False
         self._give_up: Callable[[], None] | None = None
 
-    def answered(self, result: bytes | bytearray | memoryview | Exception) -> None:
+    def answered(self, result: ReadData | Exception) -> None:
         """What it waited for has come to *result*. As `boundary.translated`: only a bug is no FsError."""
         answer: Answer
         if isinstance(result, FsError):

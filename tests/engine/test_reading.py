@@ -9,23 +9,12 @@ from typing import Any
 import trio
 import trio.testing
 
-from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.holdings import Holdings
-from nfsfuse.engine.reading import Reader
 from nfsfuse.machines.data_tokens import Phase
-from nfsfuse.machines.inodes import InodeTable
-from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
-from tests.helpers.fake_kernel import FakeKernel
-
-HANDLE = InodeHandle(b"file")
-
-
-def node(handle: bytes, ino: int) -> Node:
-    return Node(InodeHandle(handle), Attributes(ino, 0o100644, 1, 0, 0, 0, PAGE_SIZE, 8, 0, 0, 0, 0))
+from nfsfuse.protocol.types import PAGE_SIZE
+from tests.helpers.fake_kernel import LONE_FILE, reader_of_a_file
 
 
 class Server:
@@ -42,7 +31,7 @@ class Server:
         self.reads += 1
         assert self.reads < 10, "it reads for ever"
         content = bytearray(self.content)
-        token = Token(HANDLE, Resource.DATA, 0, PAGE_SIZE, message.mode)
+        token = Token(LONE_FILE, Resource.DATA, 0, PAGE_SIZE, message.mode)
         reply = m.Data((token,) if message.mode is not TokenMode.NONE else (), None)
         await trio.lowlevel.checkpoint()
         apply(reply, content)
@@ -57,14 +46,6 @@ class Server:
 
     async def until_leased(self) -> None:
         """The lease always runs."""
-
-
-def reader_of_a_file(server: Server) -> tuple[Reader, CachedFile]:
-    inodes = InodeTable(node(b"root", 1))
-    holdings = Holdings(server, inodes, PageCache(1 << 20, guard=False), lambda inode: None)
-    file = holdings.file(inodes.known(node(b"file", 2)))
-    file.tokens.writers = 1
-    return Reader(server, holdings, FakeKernel()), file
 
 
 async def test_what_came_before_a_recall_is_not_used_after_it() -> None:

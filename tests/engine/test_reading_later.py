@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,21 +15,17 @@ import trio.testing
 
 from nfsfuse.engine import session as sessions
 from nfsfuse.engine.cached_file import CachedFile
-from nfsfuse.engine.holdings import Holdings
-from nfsfuse.engine.reading import ReadData, Reader
+from nfsfuse.engine.reading import ReadData
 from nfsfuse.machines.data_tokens import Phase, Revocation
-from nfsfuse.machines.inodes import InodeTable
-from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, Attributes, InodeHandle, Node
-from tests.helpers.fake_kernel import FakeKernel, rig
+from nfsfuse.protocol.types import PAGE_SIZE
+from tests.helpers.fake_kernel import LONE_FILE, contended, reader_of_a_file, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 P = PAGE_SIZE
-HANDLE = InodeHandle(b"file")
 
 
 class Results(list[bytes | Exception]):
@@ -63,10 +61,7 @@ async def test_a_read_that_is_given_up_is_not_answered_and_keeps_no_page() -> No
     crossed = 0
     for milliseconds in range(50, 700, 50):
         async with rig(2, link_seconds=lambda: 0.1) as world:
-            world.make_file(b"file", b"x" * 4 * P)
-            one, other = world.clients
-            number, elsewhere = await one.open(b"file", os.O_RDWR), await other.open(b"file", os.O_RDWR)
-            await one.write(number, 0, b"one")
+            one, number, other, elsewhere = await contended(world)
             results = Results()
             give_up = other.fs.files.read_later(elsewhere, 0, P, 0, results.take)
             assert give_up is not None
@@ -139,7 +134,7 @@ class Server:
         apply(*self.answer(message))
 
     def answer(self, message: m.Read) -> tuple[m.Data, bytearray]:
-        granted = (Token(HANDLE, Resource.DATA, 0, P, message.mode),) if message.mode else ()
+        granted = (Token(LONE_FILE, Resource.DATA, 0, P, message.mode),) if message.mode else ()
         return m.Data(granted, None), bytearray(self.content)
 
     def has_room(self) -> bool:
@@ -149,74 +144,71 @@ class Server:
         return True
 
 
-def reader_of_a_file(server: Any) -> tuple[Reader, CachedFile]:
-    root, attributes = (Attributes(ino, 0o100644, 1, 0, 0, 0, P, 8, 0, 0, 0, 0) for ino in (1, 2))
-    inodes = InodeTable(Node(InodeHandle(b"root"), root))
-    holdings = Holdings(server, inodes, PageCache(1 << 20, guard=False), lambda inode: None)
-    file = holdings.file(inodes.known(Node(HANDLE, attributes)))
-    file.tokens.writers = 1
-    return Reader(server, holdings, FakeKernel()), file
+@dataclass(slots=True)
+class Waiting:
+    """A read of 4 bytes for that no task waits, and what is behind it. It goes on in a task of *nursery*."""
+
+    server: Server
+    file: CachedFile
+    results: Results
+    nursery: trio.Nursery
+    give_up: Callable[[], None]
 
 
-async def arrives_behind_a_recall(server: Server, file: CachedFile) -> Revocation:
-    """What was asked for comes while a recall of it has all operations parked."""
-    recall = file.tokens.revoke(0, P, TokenMode.NONE)
-    recall.phase = Phase.CLOSED
-    message, apply, _ = server.asked.pop()
-    apply(*server.answer(message))
-    await trio.testing.wait_all_tasks_blocked()
-    return recall
-
-
-async def test_what_arrives_behind_a_recall_is_asked_for_again_in_a_task() -> None:
-    server, results = Server(), Results()
-    reader, file = reader_of_a_file(server)
-    async with trio.open_nursery() as nursery:
-        reader.nursery = nursery
-        assert reader.read_later(file, 0, 4, 0, results.take) is not None
-        recall = await arrives_behind_a_recall(server, file)
-        assert results == []
-        server.content = b"new!" * (P // 4)
-        file.tokens.reduce(0, P, TokenMode.NONE)
-        file.tokens.revoked(recall)
-        file.wake()
-        await trio.testing.wait_all_tasks_blocked()
-        assert results == [b"new!"]
-        assert server.calls == 1
-    assert not file.tokens._reads
-
-
-async def test_what_the_server_does_not_hold_for_us_any_more_is_asked_for_again() -> None:
-    server, results = Server(), Results()
-    reader, file = reader_of_a_file(server)
-    async with trio.open_nursery() as nursery:
-        reader.nursery = nursery
-        assert reader.read_later(file, 0, 4, 0, results.take) is not None
-        server.asked.pop()[2](FsError(errno.EAGAIN))
-    assert results == [b"old!"]
-
-
-async def test_a_read_that_goes_on_in_a_task_can_be_given_up() -> None:
+@asynccontextmanager
+async def a_read_that_waits() -> AsyncIterator[Waiting]:
+    """It has been answered at the end, or given up."""
     server, results = Server(), Results()
     reader, file = reader_of_a_file(server)
     async with trio.open_nursery() as nursery:
         reader.nursery = nursery
         give_up = reader.read_later(file, 0, 4, 0, results.take)
         assert give_up is not None
-        await arrives_behind_a_recall(server, file)
-        give_up()
-    assert results == []
+        yield Waiting(server, file, results, nursery, give_up)
     assert not file.tokens._reads
 
 
+async def arrives_behind_a_recall(waiting: Waiting) -> Revocation:
+    """What was asked for comes while a recall of it has all operations parked."""
+    recall = waiting.file.tokens.revoke(0, P, TokenMode.NONE)
+    recall.phase = Phase.CLOSED
+    message, apply, _ = waiting.server.asked.pop()
+    apply(*waiting.server.answer(message))
+    await trio.testing.wait_all_tasks_blocked()
+    return recall
+
+
+async def test_what_arrives_behind_a_recall_is_asked_for_again_in_a_task() -> None:
+    async with a_read_that_waits() as waiting:
+        server, tokens = waiting.server, waiting.file.tokens
+        recall = await arrives_behind_a_recall(waiting)
+        assert waiting.results == []
+        server.content = b"new!" * (P // 4)
+        tokens.reduce(0, P, TokenMode.NONE)
+        tokens.revoked(recall)
+        waiting.file.wake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiting.results == [b"new!"]
+        assert server.calls == 1
+
+
+async def test_what_the_server_does_not_hold_for_us_any_more_is_asked_for_again() -> None:
+    async with a_read_that_waits() as waiting:
+        waiting.server.asked.pop()[2](FsError(errno.EAGAIN))
+    assert waiting.results == [b"old!"]
+
+
+async def test_a_read_that_goes_on_in_a_task_can_be_given_up() -> None:
+    async with a_read_that_waits() as waiting:
+        await arrives_behind_a_recall(waiting)
+        waiting.give_up()
+    assert waiting.results == []
+
+
 async def test_a_read_that_goes_on_in_a_task_is_told_of_the_end_of_the_mount() -> None:
-    server, results = Server(), Results()
-    reader, file = reader_of_a_file(server)
-    async with trio.open_nursery() as nursery:
-        reader.nursery = nursery
-        assert reader.read_later(file, 0, 4, 0, results.take) is not None
-        await arrives_behind_a_recall(server, file)
-        nursery.cancel_scope.cancel()
-    (failure,) = results
+    async with a_read_that_waits() as waiting:
+        await arrives_behind_a_recall(waiting)
+        waiting.nursery.cancel_scope.cancel()
+    (failure,) = waiting.results
     assert isinstance(failure, FsError)
     assert failure.errno == errno.EIO

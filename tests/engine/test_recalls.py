@@ -17,7 +17,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
-from tests.helpers.fake_kernel import ME, Client, rig
+from tests.helpers.fake_kernel import ME, Client, contended, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -449,10 +449,7 @@ async def test_pages_of_a_killed_program_do_not_wait_for_it() -> None:
     for work in (read, write):
         for milliseconds in range(50, 700, 50):
             async with rig(2, link_seconds=lambda: 0.1) as world:
-                world.make_file(b"file", b"x" * 4 * P)
-                one, other = world.clients
-                number, elsewhere = await one.open(b"file", os.O_RDWR), await other.open(b"file", os.O_RDWR)
-                await one.write(number, 0, b"one")
+                one, number, other, elsewhere = await contended(world)
                 with trio.move_on_after(milliseconds / 1000) as killed:
                     await work(other, elsewhere)
                 await trio.sleep(1)  # until everything has arrived

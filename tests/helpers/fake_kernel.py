@@ -15,14 +15,17 @@ import trio.testing
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
+from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.session import Session
-from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.machines.inodes import ROOT, InodeTable, NodeId
+from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId
+from nfsfuse.protocol.types import PAGE_SIZE, Attributes, ClientId, Credentials, InodeHandle, Node, OpenId
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
@@ -214,6 +217,32 @@ class Rig:
         self.service.tokens.check()
         for client in self.clients:
             client.fs.check()
+
+
+LONE_FILE = InodeHandle(b"file")
+
+
+def reader_of_a_file(remote: Any) -> tuple[Reader, CachedFile]:
+    """A reader behind *remote*, and a file of one page, `LONE_FILE`, that is open for writing."""
+    root, file = (
+        Node(InodeHandle(handle), Attributes(ino, 0o100644, 1, 0, 0, 0, PAGE_SIZE, 8, 0, 0, 0, 0))
+        for ino, handle in ((1, b"root"), (2, LONE_FILE))
+    )
+    inodes = InodeTable(root)
+    holdings = Holdings(remote, inodes, PageCache(1 << 20, guard=False), lambda inode: None)
+    cached = holdings.file(inodes.known(file))
+    cached.tokens.writers = 1
+    return Reader(remote, holdings, FakeKernel()), cached
+
+
+async def contended(world: Rig) -> tuple[Client, int, Client, int]:
+    """Two clients with one file open for writing, of which the first has written a piece: each with the number
+    of its open file."""
+    world.make_file(b"file", b"x" * 4 * PAGE_SIZE)
+    one, other = world.clients
+    number, elsewhere = await one.open(b"file", os.O_RDWR), await other.open(b"file", os.O_RDWR)
+    await one.write(number, 0, b"one")
+    return one, number, other, elsewhere
 
 
 @asynccontextmanager

@@ -489,13 +489,6 @@ class KernelModel:
         """Ask for pages, in a task of the daemon's or without one; *fill* takes what comes. Raises FsError."""
         thread = 0 if self.processor_seconds is None else THREAD
         files = self.fs.files
-        if not self.delays.reads_later():
-            fill(await self.delays.unless_killed(files.read(handle, start, size, cached=True, thread=thread)))
-            return
-        data = files.read_at_once(handle, start, size, cached=True)
-        if data is not None:
-            fill(data)
-            return
         results: list[Exception | None] = []
         answered = trio.lowlevel.ParkingLot()
 
@@ -508,7 +501,13 @@ class KernelModel:
                 results.append(None)
             answered.unpark_all()
 
-        give_up = files.read_later(handle, start, size, thread, take)
+        give_up: Callable[[], None] | None = None
+        if self.delays.reads_later():
+            data = files.read_at_once(handle, start, size, cached=True)
+            if data is not None:
+                fill(data)
+                return
+            give_up = files.read_later(handle, start, size, thread, take)
         if give_up is None:
             fill(await self.delays.unless_killed(files.read(handle, start, size, cached=True, thread=thread)))
             return
