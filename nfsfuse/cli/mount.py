@@ -123,13 +123,15 @@ def serve_mount(
             trio.run(_Mount(address, mountpoint, options, launch, guardian).run, replaces)
         finally:
             guardian.end()
-    except (MountFailure, BaseExceptionGroup) as exc:
+    except (Exception, BaseExceptionGroup) as exc:
         failure = _leaf(exc)
-        if not isinstance(failure, MountFailure):
+        if isinstance(failure, MountFailure):
+            log.error("%s", failure)
+            launch.failed(str(failure))
+        else:
+            # To the log, as nobody looks at a daemon's stderr.
+            log.critical("the daemon of %s died of a bug", mountpoint, exc_info=exc)
             launch.failed(f"the mount's daemon died: {failure!r}")
-            raise
-        log.error("%s", failure)
-        launch.failed(str(failure))
         return 1
     return 0
 
