@@ -200,6 +200,7 @@ class Files:
         def created(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Opened)
             inode = self._inodes.known(reply.node)
+            inode.lookups += 1  # as of now: the kernel may be forgetting what it knew it by, and it is open
             file = self._holdings.file(inode)
             file.tokens.writers += is_writing(flags)
             file.open_count += 1
@@ -213,6 +214,7 @@ class Files:
 
         def close() -> None:
             self._closed(self._holdings.file(made[0]), is_writing(flags))
+            self._holdings.forget(made[0].node_id, 1)  # the kernel is not told of it
 
         message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
         with directory.pending():
@@ -225,7 +227,6 @@ class Files:
             except BaseException:
                 close()
                 raise
-        inode.lookups += 1
         inode.found_as = (directory.inode, name)
         lasting = directory.cache.find(name) == inode.handle
         attributes = inode.attributes.known or reply.node.attributes

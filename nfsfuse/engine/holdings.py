@@ -133,7 +133,13 @@ class Holdings:
         if returned:
             self._remote.return_tokens(tuple(returned))
 
-    def forgotten(self, inode: Inode) -> None:
+    def forget(self, node_id: int, count: int) -> None:
+        """The kernel forgets *count* of its lookups of an inode; or was not told of as many after all."""
+        inode = self._inodes.forget(node_id, count)
+        if inode is not None:
+            self._forgotten(inode)
+
+    def _forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]
         directory = self._directories.pop(inode.handle, None)

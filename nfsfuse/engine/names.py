@@ -117,9 +117,7 @@ class Names:
             return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 
     def forget(self, node_id: int, count: int) -> None:
-        inode = self._inodes.forget(node_id, count)
-        if inode is not None:
-            self._holdings.forgotten(inode)
+        self._holdings.forget(node_id, count)
 
     # --- making and removing ---
 

@@ -153,9 +153,8 @@ async def test_what_was_given_up_before_is_told_before_tokens_are_returned() -> 
         inode = client.fs.inodes[await client.node(b"file")]
         await client.fs.names.unlink(ROOT, b"file")
         assert world.storage.orphans() == [inode.handle], "it is held"
-        gone = client.fs.inodes.forget(inode.node_id, inode.lookups)
-        assert gone is inode
-        client.fs.holdings.forgotten(inode)
+        client.fs.names.forget(inode.node_id, inode.lookups)
+        assert client.fs.inodes.by_handle(inode.handle) is None
         await wait_all_tasks_blocked()
         assert open_files(world, client) == 0
         held = world.service.tokens.manager.tokens_of(client.remote.session.session_id)

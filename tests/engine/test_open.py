@@ -182,12 +182,42 @@ async def test_a_new_file_of_a_killed_program_is_closed(milliseconds: int) -> No
         assert one.fs.names.lookup_at_once(ROOT, b"new") is None, "only the server can tell"
         await trio.sleep(1)
         assert one.kernel.epochs == 2, "the kernel believed that there was nothing, and was to ask meanwhile"
+        assert len(one.fs.inodes) == 1, "the kernel was not told of it, and will not forget it"
         node = await one.node(b"new")
         file = one.fs.holdings.file(one.fs.inodes[node])
         assert (file.open_count, file.tokens.writers, file.open_ids) == (0, 0, [])
         assert len(one.remote.released) == 1
         one.fs.names.forget(node, 1)
         assert await other.node(b"new")
+
+
+async def test_a_file_that_is_being_opened_by_creat_is_not_forgotten() -> None:
+    """Found by the stress of names: open(O_CREAT) of a file that was there had been answered by the server, and
+    the kernel forgot the other name by which it knew the file. An assertion ended the mount."""
+    async with rig(2) as world:
+        world.make_file(b"file", b"x" * 3 * P)
+        one, other = world.clients
+        for client in world.clients:
+            number = await client.open(b"file")
+            await client.read(number, 0, 3 * P)
+            await client.close(number)
+        node = await one.node(b"file")
+        known = one.fs.inodes[node].lookups
+
+        async def forget(start: int, end: int) -> None:
+            assert one.fs.holdings.file(one.fs.inodes[node]).open_count == 1
+            one.fs.names.forget(node, known)
+
+        one.kernel.during_invalidation = forget
+        number, found = await one.fs.files.create(ROOT, b"file", 0o644, os.O_RDWR, ME)
+        assert one.kernel.invalidated == [(0, 3 * P)], "what both had was given up in between"
+        assert found.inode is one.fs.inodes[node]
+        assert found.inode.lookups == 1
+        await one.write(number, 0, b"y")
+        await one.close(number)
+        one.fs.names.forget(node, 1)
+        assert one.fs.inodes.by_handle(found.inode.handle) is None
+        assert world.content(b"file")[:2] == b"yx"
 
 
 @pytest.mark.parametrize("milliseconds", [50, 150])
