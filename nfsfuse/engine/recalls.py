@@ -17,7 +17,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.data_tokens import Revocation
-from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.machines.inodes import Inode, InodeTable, NodeId
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -164,6 +164,21 @@ class Recalls:
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
+    async def _tell_removed(
+        self, parent: NodeId, removed: Inode, name: bytes, is_late: Callable[[], bool]
+    ) -> None:
+        """The kernel drops *name*, and tells who watches the file that it is gone. It then has no link, as the
+        kernel counts them: before it is so, and it may fail. So that no program is told that, the attributes
+        are to be asked for, from before the kernel counts down until the next answer. If it is late, and the
+        recall over, it may have met another file of this name and inode number: they are asked for once
+        more."""
+        removed.attributes.removing += 1
+        await self._kernel.invalidate_attributes(removed.node_id)
+        await self._kernel.delete_entry(parent, removed.node_id, name)
+        removed.attributes.removing -= 1
+        if is_late():
+            await self._kernel.invalidate_attributes(removed.node_id)
+
     async def _distrust_again(self) -> None:
         """A new epoch once more, when some invalidation that waits for a lock has got it."""
         while self._drops >= DROPS_MAX:
@@ -198,14 +213,12 @@ class Recalls:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._distrust_again)
             return False
-        dropped = trio.Event()
+        dropped, late = trio.Event(), False
         parent = directory.inode.node_id
 
         async def invalidate() -> None:
             if removed is not None:
-                await self._kernel.delete_entry(parent, removed.node_id, name)
-                # It has no link now, the kernel believes: which is to be asked for, should the removal fail.
-                await self._kernel.invalidate_attributes(removed.node_id)
+                await self._tell_removed(parent, removed, name, lambda: late)
             else:
                 await self._kernel.invalidate_entry(parent, name)
             self._drops -= 1
@@ -217,4 +230,5 @@ class Recalls:
         self._nursery.start_soon(invalidate)
         with trio.move_on_after(DROP_SECONDS_MAX):
             await dropped.wait()
-        return dropped.is_set()
+        late = not dropped.is_set()
+        return not late

@@ -43,6 +43,7 @@ class AttributeCache:
         "known",
         "mode",
         "recalls",
+        "removing",
         "unsettled",
         "xattr_changes",
     )
@@ -54,6 +55,9 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
+        self.removing = 0
+        """Times that the kernel is about to count its links down to none, before they are: see
+        `Recalls._tell_removed`."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
@@ -96,7 +100,7 @@ class AttributeCache:
     def may_be_trusted(self, attributes: Attributes) -> bool:
         """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
         as the write-back replaces the times by the server's."""
-        return self.known is attributes and not self.changed_here and not self.revoking
+        return self.known is attributes and not (self.changed_here or self.revoking or self.removing)
 
     def told(self, attributes: Attributes) -> bool:
         """The kernel is told *attributes*; whether it may believe them until it is told otherwise."""

@@ -294,7 +294,11 @@ async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhe
         assert one.kernel.epochs == 1
         assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
         assert waited == []
+        asked_anew = one.kernel.attributes
         unlocked.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert waited == [b"there"]
+        assert one.kernel.attributes == asked_anew + 1, "it may have met another file of that name and number"
 
 
 async def test_a_recall_does_not_wait_for_a_kernel_that_is_stuck_in_a_listing() -> None:
@@ -366,6 +370,29 @@ async def test_the_kernel_is_told_of_a_last_name_that_is_removed_elsewhere() -> 
         await other.fs.names.rename(ROOT, b"new", ROOT, b"replaced", 0)
         assert one.kernel.entries == [b"alone", b"first", b"replaced"]
         assert one.kernel.deleted == [alone, replaced]
+
+
+async def test_no_program_is_told_that_a_file_has_no_name_before_it_is_so() -> None:
+    """Found by the stress of names: between the kernel's counting down and the invalidation of its attributes
+    fstat(2) told 0 links, and the name was still there for who asked the server."""
+    async with rig(2) as world:
+        world.make_file(b"alone")
+        one, other = world.clients
+        inode = one.fs.inodes[await one.node(b"alone")]
+        assert inode.attributes.known is not None
+        assert inode.attributes.may_be_trusted(inode.attributes.known)
+        asks_anew: list[int] = []
+
+        async def count_down(parent: int, child: int, name: bytes) -> None:
+            asks_anew.append(one.kernel.attributes)
+            known = await one.fs.names.getattr(child)
+            assert known.nlink == 1
+            assert not inode.attributes.told(known), "it would believe its own count from then on"
+
+        one.kernel.delete_entry = count_down  # type: ignore[method-assign,assignment]
+        await other.fs.names.unlink(ROOT, b"alone")
+        assert asks_anew == [1]
+        assert inode.attributes.removing == 0
 
 
 async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
