@@ -14,7 +14,7 @@ nothing are taken as soon as they can be, which never loses an order: having see
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -105,8 +105,9 @@ def _with(state: State, *changes: tuple[int, int | None]) -> State:
 # --- steps that change nothing: taken eagerly ---
 
 
-def _look(done: Done, state: State, seen: Seen) -> Seen:
-    """What *done* has seen when it looks at *state*; `FINISHED` if that explains its answer."""
+def _look(done: Done, state: State, seen: Seen, miscounted: Collection[int] = ()) -> Seen:
+    """What *done* has seen when it looks at *state*; `FINISHED` if that explains its answer. *miscounted*: see
+    `_Walk._miscounted`."""
     if done.error == errno.ESTALE:
         return _look_stale(done, state, seen)
     match done.call:
@@ -122,7 +123,7 @@ def _look(done: Done, state: State, seen: Seen) -> Seen:
             # Not FINISHED: its number may be in use again, for one that this call makes.
             return seen | {_SECOND} if state[done.paths[0]] == done.inode else seen
         case Call.LINK:
-            return _look_link(done, state, seen)
+            return _look_link(done, state, seen, miscounted)
         case Call.RENAME | Call.EXCHANGE if not done.error:
             return _look_same(done, state, seen)
         case Call.RENAME | Call.NOREPLACE | Call.EXCHANGE if done.error:
@@ -170,7 +171,7 @@ def _look_stat(done: Done, state: State, seen: Seen) -> Seen:
     return FINISHED if done.inode in seen and state.count(done.inode) == done.links else seen
 
 
-def _look_link(done: Done, state: State, seen: Seen) -> Seen:
+def _look_link(done: Done, state: State, seen: Seen, miscounted: Collection[int]) -> Seen:
     source, target = (state[path] for path in done.paths)
     if source is not None:
         seen |= {source}
@@ -178,7 +179,7 @@ def _look_link(done: Done, state: State, seen: Seen) -> Seen:
         case 0:
             return seen
         case errno.ENOENT:  # no such name, or it went away between the look at it and the deed
-            gone = any(inode != DIRECTORY and inode not in state for inode in seen)
+            gone = any(inode != DIRECTORY and (inode not in state or inode in miscounted) for inode in seen)
             return FINISHED if source is None or gone else seen
         case errno.EEXIST:
             seen |= {_SECOND} if target is not None else set()
@@ -280,6 +281,8 @@ class _Walk:
     def __init__(self, start: State) -> None:
         self.configurations: set[Configuration] = {(start, ())}
         self._under_way: dict[int, Done] = {}
+        self._lost_names: set[tuple[str, int]] = set()
+        """Mounts, and inodes of which a call there has removed one name and left others."""
 
     def begin(self, number: int, done: Done) -> None:
         self._under_way[number] = done
@@ -318,17 +321,36 @@ class _Walk:
                 changed = tuple(
                     (path, old) for path, (old, new) in enumerate(zip(state, after, strict=True)) if old != new
                 )
+                left = {old for _, old in changed if old is not None and old in after}
+                self._lost_names.update((done.mount, inode) for inode in left)
                 yield self._looked(after, {**progress, number: FINISHED | {changed}})
 
     def _looked(self, state: State, progress: dict[int, Seen]) -> Configuration:
         for number, done in self._under_way.items():
             seen = progress.get(number, frozenset())
-            for view in self._views(done.mount, state, progress):
-                if _DONE not in seen:
-                    seen = _look(done, view, seen)
+            views = list(self._views(done.mount, state, progress))
+            miscounted = self._miscounted(done, state)
+            before: Seen | None = None
+            while seen != before and _DONE not in seen:  # one look may be at the one view, the next at another
+                before = seen
+                for view in views:
+                    if _DONE not in seen:
+                        seen = _look(done, view, seen, miscounted)
             if seen:
                 progress[number] = seen
         return state, tuple(sorted(progress.items(), key=lambda item: item[0]))
+
+    def _miscounted(self, link: Done, state: State) -> set[int]:
+        """The inodes that *link* may be refused with ENOENT, although *state* has names of them. Two limits
+        (docs/coherence.md): the kernel counts links down by itself when it removes a name, from what it was
+        told last; and it is told that the last name is gone just before that is so."""
+        if link.call is not Call.LINK or link.error != errno.ENOENT:
+            return set()
+        found = {inode for mount, inode in self._lost_names if mount == link.mount}
+        for done in self._under_way.values():
+            if not done.error and done.call in (Call.UNLINK, Call.RENAME):
+                found.add(state[done.paths[-1]] or DIRECTORY)
+        return found - {DIRECTORY}
 
     def _views(self, mount: str, state: State, progress: dict[int, Seen]) -> Iterator[State]:
         """What programs of *mount* may find: *state*; or what was before a call of one of them that is still

@@ -182,3 +182,31 @@ def test_a_changed_answer_is_found(seed: int) -> None:
         changed[index] = replace(history[index], inode=history[index].inode + 10_000)
         with pytest.raises(Unexplained):
             check(changed)
+
+
+def test_a_name_may_be_seen_before_and_the_links_after_a_change_of_the_same_mount() -> None:
+    """Found by the stress: each look was at one of both alone, unless something else happened in between."""
+    gone = [CREATED, done(12, 14, Call.LINK, AX, AY), done(20, 90, Call.UNLINK, AX)]
+    elsewhere = replace(done(30, 40, Call.STAT, AX, error=errno.ENOENT), mount="other")
+    check([*gone, elsewhere, done(50, 60, Call.STAT, AX, inode=7, links=1)])
+    with pytest.raises(Unexplained):
+        check([*gone, elsewhere, done(50, 60, Call.STAT, AX, inode=7, links=3)])
+
+
+def test_link_may_be_refused_where_the_kernel_has_counted_a_link_down() -> None:
+    lost = [CREATED, done(12, 14, Call.LINK, AX, AY), done(20, 30, Call.UNLINK, AY)]
+    refused = done(40, 50, Call.LINK, AX, AZ, error=errno.ENOENT)
+    check([*lost, refused])
+    with pytest.raises(Unexplained):
+        check([*lost, replace(refused, mount="other")])
+    with pytest.raises(Unexplained):
+        check([CREATED, refused])
+
+
+def test_link_may_be_refused_just_before_the_last_name_is_gone() -> None:
+    going = replace(done(20, 90, Call.UNLINK, AX), mount="other")
+    refused = done(30, 40, Call.LINK, AX, AZ, error=errno.ENOENT)
+    still = done(50, 60, Call.STAT, AX, inode=7, links=1)
+    check([CREATED, going, refused, still])
+    with pytest.raises(Unexplained):
+        check([CREATED, replace(going, begin=45), refused, still])
