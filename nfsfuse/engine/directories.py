@@ -18,7 +18,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle, Node
 
 # The server's cookies serve as offsets. Those of "." and ".." come from here; they are such as no filesystem
@@ -191,10 +191,7 @@ class Directories:
             self._holdings.apply(reply.tokens)
             for entry in reply.entries:
                 if entry.node is not None:
-                    token = Token(entry.node.handle, Resource.ATTR, 0, RANGE_END, TokenMode.SHARED)
-                    inode = self._holdings.found(entry.node, (token,))
-                    if entry.bare:
-                        inode.attributes.learned_no_xattrs()
+                    self._holdings.listed(entry.node, bare=entry.bare)
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
             # Not with what leads to another filesystem, or was gone already: that is no inode, but a name.

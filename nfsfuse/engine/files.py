@@ -391,7 +391,7 @@ class Files:
             inode.attributes.forget_value()
             inode.attributes.forget_xattrs()
             self._holdings.apply(reply.tokens)
-            inode.attributes.learned(reply.attributes)
+            self._holdings.learn(inode, reply.attributes)
             inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
         if changes.size is None:

@@ -62,8 +62,10 @@ class Filesystem:
         self._nursery: trio.Nursery | None = None
         self.inodes = InodeTable(root)
         self.cache = PageCache(options.cache_bytes, options.guard)
-        self.write_back = WriteBack(remote, self.cache, options.dirty_bytes_max, self._attributes_changed)
         self.holdings = Holdings(remote, self.inodes, self.cache, self._distrust)
+        self.write_back = WriteBack(
+            remote, self.cache, options.dirty_bytes_max, self._attributes_changed, self.holdings.age
+        )
         self.page_protocol = PageProtocol(kernel, self.write_back)
         self.write_back.give_up = self.page_protocol.give_up
         self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)

@@ -10,6 +10,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.opens_ahead import OpensAhead
 from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.machines.tellings import Age, Tellings
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
@@ -29,6 +30,7 @@ class Holdings:
         self._files: dict[InodeHandle, CachedFile] = {}
         self._directories: dict[InodeHandle, CachedDirectory] = {}
         self.opens_ahead = OpensAhead()
+        self._tellings = Tellings()
 
     def file(self, inode: Inode) -> CachedFile:
         """The state of a regular file; made when it is first asked for."""
@@ -80,10 +82,20 @@ class Holdings:
         if unwanted:
             self._remote.return_tokens(tuple(unwanted))
 
-    def learn(self, inode: Inode, attributes: Attributes) -> None:
-        """The server told attributes."""
-        if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
-            self._distrust(inode)
+    def age(self, handle: InodeHandle, attributes: Attributes) -> Age:
+        """Whether the answer that is being applied tells of an inode what is to be believed."""
+        return self._tellings.tells(handle, attributes, self._remote.answering)
+
+    def learn(self, inode: Inode, attributes: Attributes) -> Age:
+        """The server told attributes. Whether nothing newer is known."""
+        age = self.age(inode.handle, attributes)
+        if age is Age.NEWEST:
+            if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
+                self._distrust(inode)
+        elif age is Age.UNCLEAR:
+            inode.attributes.forget_value()
+            self.distrust(inode)
+        return age
 
     def distrust(self, inode: Inode) -> None:
         """The kernel is not to believe what it was told of the attributes."""
@@ -94,10 +106,12 @@ class Holdings:
         """The server told attributes of an inode that the kernel may know, as an operation of the kernel's has
         changed them."""
         inode = self._inodes.by_handle(node.handle)
-        if inode is not None:
-            if stat.S_ISDIR(node.attributes.mode):
-                inode.attributes.changed_by_kernel()
-            self.learn(inode, node.attributes)
+        if inode is None:
+            self.age(node.handle, node.attributes)  # it may be in an older answer that is on its way
+            return
+        if stat.S_ISDIR(node.attributes.mode):
+            inode.attributes.changed_by_kernel()
+        self.learn(inode, node.attributes)
 
     def found(self, node: Node, tokens: Iterable[Token], affected: Iterable[Node] = ()) -> Inode:
         """A reply told of *node* and of others that were changed with it."""
@@ -107,6 +121,13 @@ class Holdings:
         for other in affected:
             self.learn_changed(other)
         return inode
+
+    def listed(self, node: Node, *, bare: bool) -> None:
+        """A listing told of *node*, with the token for its attributes; *bare*: it has no extended ones."""
+        inode = self._inodes.known(node)
+        self.apply((Token(node.handle, Resource.ATTR, 0, RANGE_END, TokenMode.SHARED),))
+        if self.learn(inode, node.attributes) is Age.NEWEST and bare:
+            inode.attributes.learned_no_xattrs()
 
     def content_came_ahead(self, inode: Inode, content: bytes | bytearray) -> None:
         """The answer to a lookup told all that is in a file."""
@@ -162,6 +183,7 @@ class Holdings:
 
     def check(self) -> None:
         """Assert every invariant of the client."""
+        self._tellings.check()
         self._inodes.check()
         for file in self._files.values():
             file.check()

@@ -248,10 +248,12 @@ class Names:
             return known
         inode = self._inodes[node_id]
 
-        def told(_: Message, payload: bytes | bytearray) -> None:
-            inode.attributes.learned_xattr(name, bytes(payload))
-
         changes = inode.attributes.xattr_changes
+
+        def told(_: Message, payload: bytes | bytearray) -> None:
+            if changes == inode.attributes.xattr_changes:
+                inode.attributes.learned_xattr(name, bytes(payload))
+
         try:
             _, value = await self._remote.call(m.GetXattr(inode.handle, name), b"", told)
         except FsError as exc:

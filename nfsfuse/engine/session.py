@@ -26,7 +26,7 @@ from nfsfuse.protocol.messages import IDEMPOTENT, SERVER_REQUESTS, Message, Requ
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Epoch, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Asked, Channel
-from nfsfuse.rpc.exchange import Exchange, Payload, RequestArrived
+from nfsfuse.rpc.exchange import Answering, Exchange, Payload, RequestArrived
 from nfsfuse.rpc.greeting import greet
 from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
@@ -392,6 +392,10 @@ class Session:
 
         asked = self.channel.ask(message, payload, answered, refused)
         return _nothing if asked is None else partial(self.channel.abandon, asked)
+
+    @property
+    def answering(self) -> Answering:
+        return self.channel.answering
 
     def has_room(self) -> bool:
         return self._waiting < WAITING_MAX

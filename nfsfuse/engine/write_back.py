@@ -27,6 +27,7 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.machines.page_cache import Outgoing, PageCache
+from nfsfuse.machines.tellings import Age
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import ERRNO_MAX
@@ -35,7 +36,7 @@ from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.limits import IO_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END
-from nfsfuse.protocol.types import Sync
+from nfsfuse.protocol.types import Attributes, InodeHandle, Sync
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class SyncedWrite:
 
 
 class WriteBack:
-    """The write-backs of a mount. *attributes_changed* is told when the server's attributes replace ours."""
+    """The write-backs of a mount. *attributes_changed* is told when the server's attributes replace ours; *age*
+    is `Holdings.age`."""
 
     def __init__(
         self,
@@ -68,11 +70,13 @@ class WriteBack:
         cache: PageCache,
         dirty_bytes_max: int,
         attributes_changed: Callable[[CachedFile], None],
+        age: Callable[[InodeHandle, Attributes], Age],
     ) -> None:
         self._remote = remote
         self._cache = cache
         self._dirty_bytes_max = dirty_bytes_max
         self._attributes_changed = attributes_changed
+        self._age = age
         self._in_flight = 0
         self._synced_in_flight = 0  # part of them
         self._nursery: trio.Nursery | None = None
@@ -309,7 +313,8 @@ class WriteBack:
                 file.errors.lost(FsError(reply.sync_errno))
             file.pages.end_write_back(outgoing, clean=True)
             self._accepted(file)
-            if file.attributes.written_back(reply.attributes, all_of_it=not file.pages.dirty):
+            age = self._age(file.inode.handle, reply.attributes)
+            if file.attributes.written_back(reply.attributes, age, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)
             self._sent(file, synced)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from nfsfuse.machines.tellings import Age
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
 
@@ -34,6 +35,7 @@ class AttributeCache:
     """The attributes of one inode. There is one for every inode that the kernel knows: small when idle."""
 
     __slots__ = (
+        "_told_meanwhile",
         "_written_back",
         "_xattrs",
         "changed_here",
@@ -69,6 +71,7 @@ class AttributeCache:
         self.unsettled = 0
         """Tellings left until the kernel may believe them: see `changed_by_kernel`."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
+        self._told_meanwhile = False  # the server, of another change than those that are being written back
 
     @property
     def revoking(self) -> bool:
@@ -80,18 +83,22 @@ class AttributeCache:
         self.mode = max(self.mode, mode)
 
     def learned(self, attributes: Attributes) -> bool:
-        """The server told them. Whether they are kept, and differ from what was known.
-
-        Replies of parallel operations may overtake one another: the older ctime loses. While data are to be
-        written back, this client knows better.
-        """
-        if self.mode is TokenMode.NONE or self.changed_here:
+        """The server told them, and nothing newer (`nfsfuse.machines.tellings`). Whether they are kept, and
+        differ from what was known. While data are to be written back, this client knows size and times
+        better."""
+        if self.mode is TokenMode.NONE:
             return False
-        if self.known is not None and attributes.ctime_ns < self.known.ctime_ns:
-            return False
-        differs = self.known is not None and attributes != self.known
+        was = self.known
+        if self.changed_here:
+            self._told_meanwhile = True
+            if was is None:
+                return False
+            attributes = replace(
+                attributes, size=was.size, blocks=was.blocks, mtime_ns=was.mtime_ns,
+                ctime_ns=max(was.ctime_ns, attributes.ctime_ns),
+            )  # fmt: skip
         self.known = attributes
-        return differs
+        return was is not None and attributes != was
 
     def may_change_here(self) -> bool:
         """Whether size and times may be changed without telling the server."""
@@ -142,9 +149,10 @@ class AttributeCache:
         self.known = replace(self.known, size=size, blocks=blocks, mtime_ns=now_ns, ctime_ns=now_ns)
         self.changed_here = True
 
-    def written_back(self, attributes: Attributes, *, all_of_it: bool) -> bool:
+    def written_back(self, attributes: Attributes, age: Age, *, all_of_it: bool) -> bool:
         """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
-        has changed by that."""
+        has changed by that. It is not known any more if the answer was overtaken by one about something else
+        than such data: it may lack that."""
         # Replies of parallel write-backs may overtake one another. The file only grows by them.
         newest = self._written_back
         if newest is None or (newest.size, newest.ctime_ns) < (attributes.size, attributes.ctime_ns):
@@ -154,13 +162,13 @@ class AttributeCache:
             return False
         self._written_back = None
         was_changed, self.changed_here = self.changed_here, False
+        told_meanwhile, self._told_meanwhile = self._told_meanwhile, False
         if self.mode is TokenMode.NONE:
             return False
-        if was_changed:  # the server's clock and this one may differ: its times replace ours
-            differs = self.known != newest
-            self.known = newest
-            return differs
-        return self.learned(attributes)
+        overtaken = age is not Age.NEWEST if newest is attributes else told_meanwhile or not was_changed
+        differs = overtaken or self.known != newest  # the server's clock and ours may differ: it has the times
+        self.known = None if overtaken else newest
+        return differs
 
     def reduced(self, mode: TokenMode) -> None:
         """Hold no more than *mode*."""
@@ -208,7 +216,7 @@ class AttributeCache:
 
     def lost(self) -> None:
         """The session is over: no token is held."""
-        self.changed_here = False
+        self.changed_here = self._told_meanwhile = False
         self.reduced(TokenMode.NONE)
 
     def forget_value(self) -> None:

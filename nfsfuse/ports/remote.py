@@ -9,7 +9,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import OpenId
-from nfsfuse.rpc.exchange import Payload
+from nfsfuse.rpc.exchange import Answering, Payload
 
 R = TypeVar("R", bound=Message)
 
@@ -38,6 +38,10 @@ class Remote(Protocol):
         need. *apply* or *failed* is run when the answer arrives, as those of `call` are, or when the session is
         over, which it may be by now. What is returned tells the server that nobody waits any more, as a `call`
         that is cancelled does; *apply* or *failed* is run all the same."""
+
+    @property
+    def answering(self) -> Answering:
+        """Which answer it is whose *apply* is being run."""
 
     def has_room(self) -> bool:
         """Whether a `call` would be sent at once, for all that is unanswered."""

@@ -24,7 +24,15 @@ from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.framing import Frame, frame_prefix
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.types import RequestId
-from nfsfuse.rpc.exchange import Exchange, FailureArrived, Outgoing, Payload, ReplyArrived, RequestArrived
+from nfsfuse.rpc.exchange import (
+    Answering,
+    Exchange,
+    FailureArrived,
+    Outgoing,
+    Payload,
+    ReplyArrived,
+    RequestArrived,
+)
 from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.sequence import FrameSequence
 from nfsfuse.rpc.streams import ConnectionLost
@@ -73,6 +81,7 @@ class Channel:
         self._sequence = FrameSequence()
         self._link: Link | None = None
         self._transmitted = 0  # frames that were ever handed to a link
+        self._answered = RequestId(0)  # the request whose answer is being applied
         self._lost: str | None = None
         self._tracing = log.isEnabledFor(logging.DEBUG)  # asked once: it is on the path of every message
         self.heard_at = clock()
@@ -112,6 +121,11 @@ class Channel:
     def asked(self) -> int:
         """How many of our requests are unanswered."""
         return len(self._calls)
+
+    @property
+    def answering(self) -> Answering:
+        """Which answer it is whose *apply* is being run."""
+        return Answering(self._answered, next(iter(self._calls)), self._exchange.newest)
 
     # --- running ---
 
@@ -187,6 +201,7 @@ class Channel:
             self._on_request(event)
             return
         call = self._calls[event.id]
+        self._answered = event.id
         if call.frame > self._sequence.acknowledged:
             # The payload of a write may change as soon as it is answered: it must not be kept any longer.
             raise ProtocolError(f"request {event.id} is answered but not acknowledged")

@@ -8,6 +8,7 @@ token granted and recalled in two consecutive frames must be seen as granted fir
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from nfsfuse.protocol import framing
 from nfsfuse.protocol.codec import (
@@ -60,6 +61,16 @@ class FailureArrived:
 Event = RequestArrived | ReplyArrived | FailureArrived
 
 
+class Answering(NamedTuple):
+    """The answer that is being applied: the *request* it is to, the *oldest* of those that are unanswered, it
+    among them, and the *newest* that was asked so far. Requests are numbered in the order in which they are
+    asked."""
+
+    request: RequestId
+    oldest: RequestId
+    newest: RequestId
+
+
 class Exchange:
     """What this side asked and was asked. Every `Outgoing` returned is one frame, to be sent whole and in the
     order of the calls."""
@@ -74,6 +85,11 @@ class Exchange:
     def asked(self) -> int:
         """How many of our requests are unanswered."""
         return len(self._asked)
+
+    @property
+    def newest(self) -> RequestId:
+        """The number of what was asked last."""
+        return RequestId(self._next_id - 1)
 
     def request(self, message: Message, payload: Payload = b"") -> tuple[RequestId, Outgoing]:
         """Ask *message*: its id, and the frame to send."""

@@ -196,7 +196,7 @@ async def test_a_file_that_is_being_opened_by_creat_is_not_forgotten() -> None:
     the kernel forgot the other name by which it knew the file. An assertion ended the mount."""
     async with rig(2) as world:
         world.make_file(b"file", b"x" * 3 * P)
-        one, other = world.clients
+        one = world.clients[0]
         for client in world.clients:
             number = await client.open(b"file")
             await client.read(number, 0, 3 * P)

@@ -20,6 +20,7 @@ from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import Phase
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import PageCache
+from nfsfuse.machines.tellings import Age
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -109,6 +110,12 @@ class Slow(Silent):
         trio.lowlevel.spawn_system_task(answer)
 
 
+def make_write_back(remote: Any, cache: PageCache | None = None) -> WriteBack:
+    """Whose answers come in the order in which they were made."""
+    pages = cache or PageCache(1 << 20, guard=False)
+    return WriteBack(remote, pages, 1 << 20, lambda file: None, lambda handle, attributes: Age.NEWEST)
+
+
 def writer_of_a_file(
     kernel: Kernel, *, pages: int = 1, remote: Silent | None = None, write_back: WriteBack | None = None
 ) -> tuple[Writer, CachedFile]:
@@ -117,7 +124,7 @@ def writer_of_a_file(
     cache = PageCache(1 << 20, guard=False)
     holdings = Holdings(Silent(), inodes, cache, lambda inode: None)
     if write_back is None:
-        write_back = WriteBack(Silent(), cache, 1 << 20, lambda file: None)
+        write_back = make_write_back(Silent(), cache)
     inode = inodes.known(node(b"file", 2))
     file = holdings.file(inode)
     file.tokens.writers = 1
@@ -238,7 +245,7 @@ async def test_a_waiting_write_drops_also_the_page_that_is_read_beside_the_inval
 async def test_a_write_past_the_kernels_pages_waits_for_an_invalidation_that_is_under_way() -> None:
     """The page that is being taken away lacks the write, is dirty perhaps, and comes back whole."""
     kernel, server = Kernel(), Slow()
-    write_back = WriteBack(server, PageCache(1 << 20, guard=False), 1 << 20, lambda file: None)  # type: ignore[arg-type]
+    write_back = make_write_back(server)
     writer, file = writer_of_a_file(kernel, write_back=write_back)
     file.tokens.answered(0, PAGE_SIZE)
     recall = file.tokens.revoke(0, PAGE_SIZE, TokenMode.NONE)
@@ -266,7 +273,7 @@ async def test_a_page_that_a_small_recall_has_written_back_goes_to_the_server_at
 ) -> None:
     """While the invalidation returns. What is recalled in bulk is gathered first, and goes in large writes."""
     server = Slow()
-    write_back = WriteBack(server, PageCache(1 << 20, guard=False), 1 << 20, lambda file: None)  # type: ignore[arg-type]
+    write_back = make_write_back(server)
     writer, file = writer_of_a_file(Kernel(), pages=pages, write_back=write_back)
     file.tokens.answered(0, PAGE_SIZE)
     recall = file.tokens.revoke(0, pages * PAGE_SIZE, TokenMode.NONE)

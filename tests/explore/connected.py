@@ -27,7 +27,7 @@ from nfsfuse.engine.session import Session
 from nfsfuse.machines.lease import SUSPEND_AT, Do
 from nfsfuse.protocol.codec import decode
 from nfsfuse.protocol.framing import Frame
-from nfsfuse.protocol.types import ClientId
+from nfsfuse.protocol.types import ClientId, RequestId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.sequence import FrameSequence
 from nfsfuse.rpc.streams import ConnectionLost
@@ -80,6 +80,11 @@ class ConnectedClient:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def may_tell(self) -> list[RequestId]:
+        """The requests whose answers may still tell of attributes."""
+        return [call.id for call in self.session.channel.unanswered() if call.apply is not None]
 
     async def connect(self) -> Any:
         """What its session connects with."""

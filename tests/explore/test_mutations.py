@@ -13,7 +13,7 @@ from tests.helpers.history import Violation
 from tests.sim import mutations as the
 from tests.sim.mutations import Mutation
 
-STATES_MAX: Final = 1000
+STATES_MAX: Final = 2000
 
 TWO_STORES: Final = SMALL["two stores"]
 STORE_AND_LOAD: Final = SMALL["a store and a load"]

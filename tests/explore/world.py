@@ -11,6 +11,7 @@ import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from nfsfuse.engine.closes import Closes
@@ -20,7 +21,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, Node, OpenId, RequestId, SessionId
-from nfsfuse.rpc.exchange import RequestArrived
+from nfsfuse.rpc.exchange import Answering, RequestArrived
 from server.service.disk import Disk
 from server.service.requests import Requests
 from server.service.service import Service, ServiceOptions
@@ -116,6 +117,8 @@ class Client:
     up: deque[_Ask | Callable[[], None]] = field(default_factory=deque)
     down: deque[Callable[[], None]] = field(default_factory=deque)
     asked: dict[RequestId, _Ask] = field(default_factory=dict)
+    unanswered: dict[RequestId, _Ask] = field(default_factory=dict)  # here: the answer may be on its way
+    answering: Answering = field(init=False)
     frames_sent: int = 0  # by the server
     frames_received: int = 0
     alive: bool = True
@@ -125,6 +128,7 @@ class Client:
     requests: Requests = field(init=False)
     closes: Closes = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _newest: RequestId = field(init=False)
 
     def __post_init__(self) -> None:
         self.closes = Closes(lambda closed: self.post(m.Release(closed)))
@@ -169,11 +173,22 @@ class Client:
         self._ask(message, b"", None, None)
 
     def _ask(self, message: Any, payload: bytes, apply: Any, failed: Any) -> _Ask:
-        number = RequestId(next(self._numbers))
+        number = self._newest = RequestId(next(self._numbers))
         ask = _Ask(number, message, payload, apply, failed, ParkingLot(self.runner))
         self.up.append(ask)
         self.asked[number] = ask
+        self.unanswered[number] = ask
         return ask
+
+    def answer_arrives(self, ask: _Ask, reply: tuple[Any, bytes] | FsError) -> None:
+        self.answering = Answering(ask.number, next(iter(self.unanswered)), self._newest)
+        ask.arrive(reply)
+        del self.unanswered[ask.number]
+
+    @property
+    def may_tell(self) -> list[RequestId]:
+        """The requests whose answers may still tell of attributes."""
+        return [ask.number for ask in self.unanswered.values() if ask.apply is not None]
 
     def return_tokens(self, tokens: tuple[Token, ...]) -> None:
         self.closes.send()
@@ -211,12 +226,14 @@ class _ServerChannel:
     def reply(self, number: RequestId, message: Message, payload: Any = b"") -> None:
         ask = self._client.asked.pop(number)
         content = (message, bytes(payload))
-        self._send(f"the reply to its {_short(ask.message)}", lambda: ask.arrive(content))
+        arrive = partial(self._client.answer_arrives, ask, content)
+        self._send(f"the reply to its {_short(ask.message)}", arrive)
 
     def fail(self, number: RequestId, errno: int, detail: str = "") -> None:
         ask = self._client.asked.pop(number)
         failure = FsError(errno, detail)
-        self._send(f"the failure of its {_short(ask.message)}", lambda: ask.arrive(failure))
+        arrive = partial(self._client.answer_arrives, ask, failure)
+        self._send(f"the failure of its {_short(ask.message)}", arrive)
 
     async def writable(self) -> None:
         pass
@@ -391,7 +408,13 @@ class World:
     @staticmethod
     def _engine_parts(client: Any) -> tuple[Any, ...]:
         kernel, write_back = client.kernel, client.fs.write_back
+        told = client.fs.holdings._tellings._told
         return (
+            [
+                (handle, each.attributes, each.clear, older)
+                for handle, each in sorted(told.items())
+                if (older := sum(number <= each.newest for number in client.may_tell))
+            ],
             client.fs.holdings._files,
             list(client.fs.files._open.values()),
             (write_back._in_flight, write_back._synced_in_flight),

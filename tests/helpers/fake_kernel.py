@@ -26,6 +26,8 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes, ClientId, Credentials, InodeHandle, Node, OpenId
+from nfsfuse.rpc.exchange import Answering
+from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from server.storage.memory_base import Fault, no_fault
@@ -113,6 +115,10 @@ class RecordingRemote:
     ) -> Callable[[], None]:
         self.calls.append((message, len(payload)))
         return self.session.ask(message, payload, apply, failed)
+
+    @property
+    def answering(self) -> Answering:
+        return self.session.answering
 
     def has_room(self) -> bool:
         return self.session.has_room()
@@ -252,6 +258,7 @@ async def rig(
     fault: Fault = no_fault,
     options: CacheOptions | None = None,
     make_kernel: Callable[[], FakeKernel] | None = None,
+    make_disk: Callable[[], Disk] = InlineDisk,
     link_seconds: Callable[[], float] = lambda: 0.0,
     lease_seconds: float = 3600.0,
 ) -> AsyncIterator[Rig]:
@@ -262,7 +269,7 @@ async def rig(
     identities = count(1)
     async with trio.open_nursery() as nursery:
         server = RestartableServer(
-            nursery, storage, lambda size: next(identities).to_bytes(size), InlineDisk,
+            nursery, storage, lambda size: next(identities).to_bytes(size), make_disk,
             ServiceOptions(int(lease_seconds * 1000)),
         )  # fmt: skip
         made = Rig(storage, server)
