@@ -53,27 +53,34 @@ class Tellings:
         """An answer tells *attributes* of an inode. To be called for every one that tells any, in the order
         in which they arrive."""
         request, oldest, newest = answering
-        if oldest == newest:  # as for most answers: no other is under way, and could be older than this one
-            if self._told:
-                self._told.clear()
-            return Age.NEWEST
         told = self._told
+        if told:
+            self._drop_older(oldest)
         last = told.pop(handle, None)
+        if request <= self._forgotten:
+            age, clear = Age.UNCLEAR, False
+        elif last is not None and request <= last.newest:
+            age = _age(attributes, last)
+            clear = last.clear if age is Age.OLDER else age is Age.NEWEST
+        elif oldest == newest:
+            return Age.NEWEST  # as mostly: no other request is under way, which could tell something older
+        else:
+            age, clear = Age.NEWEST, True
+        if last is not None and age is not Age.NEWEST and attributes.ctime_ns < last.attributes.ctime_ns:
+            attributes = last.attributes
+        told[handle] = _Told(newest, attributes, clear)
+        if len(told) > self._tellings_max:
+            self._forgotten = told.pop(next(iter(told))).newest
+        return age
+
+    def _drop_older(self, oldest: RequestId) -> None:
+        """Forget what was told before any of the unanswered requests was asked."""
+        told = self._told
         while told:
             first = next(iter(told))
             if told[first].newest >= oldest:
                 break
             del told[first]
-        age, clear = Age.NEWEST, True
-        if last is not None and request <= last.newest:
-            age = _age(attributes, last)
-            clear = last.clear if age is Age.OLDER else age is Age.NEWEST
-        elif last is None and request <= self._forgotten:
-            age, clear = Age.UNCLEAR, False
-        told[handle] = _Told(newest, last.attributes if last and age is Age.OLDER else attributes, clear)
-        if len(told) > self._tellings_max:
-            self._forgotten = told.pop(next(iter(told))).newest
-        return age
 
     def check(self) -> None:
         """Assert the invariants."""

@@ -113,6 +113,22 @@ class DentryKernel(FakeKernel):
         attributes = await self.fs.names.getattr(node)
         return attributes.ino, attributes.nlink
 
+    async def list(self, directory: NodeId) -> set[bytes]:
+        """The names in a directory."""
+        number = self.fs.directories.opendir(directory).number
+        names: set[bytes] = set()
+        offset = 0
+        while True:
+            async with self._locks[directory]:
+                items = await self.fs.directories.read(number, offset)
+                await self._pause()
+            if not items:
+                break
+            names.update(item.name for item in items)
+            offset = items[-1].cookie
+        self.fs.directories.releasedir(number)
+        return names - {b".", b".."}
+
     async def create(self, place: Place) -> int:
         """A file that is not there yet; its inode's number."""
         async with self._locks[place[0]]:

@@ -23,6 +23,7 @@ from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.lease import Do, Lease
+from nfsfuse.machines.tellings import Age, Tellings
 from nfsfuse.machines.turns import Turns
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
@@ -315,6 +316,11 @@ class _Forgetful(Channel):
 
 
 # --- names: found by the simulators in tests/engine, which have the kernel's dentries and locks ---
+
+
+def what_was_overtaken_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """An answer is taken for the newest although another has told something newer since it was asked for."""
+    patch.setattr(Tellings, "tells", lambda self, handle, attributes, answering: Age.NEWEST)
 
 
 def rule_6_a_name_is_invalidated_whoever_has_its_directory_locked(patch: pytest.MonkeyPatch) -> None:
