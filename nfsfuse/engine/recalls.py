@@ -144,8 +144,11 @@ class Recalls:
             reply, _ = await self._remote.call(m.Open(file.inode.handle, 0, False))
         except FsError as exc:
             log.error("%s: an open file was lost: %s", file.inode, exc)
-        else:
+            return
+        if file.open_count:
             file.open_ids.append(reply.open_id)
+        else:
+            self._remote.release(reply.open_id, (), at_once=True)  # it was closed meanwhile
 
     async def _revoke_names(
         self, directory: CachedDirectory, names: list[bytes], recall: m.Recall, acknowledge: Acknowledge

@@ -257,3 +257,25 @@ async def test_nothing_is_told_after_goodbye(caplog: pytest.LogCaptureFixture) -
         assert world.service.sessions == {}
         assert releases(client) == 0
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_a_file_that_is_closed_while_a_recall_opens_it_on_the_server_is_closed_there_too() -> None:
+    """Found by reading: the server kept it open for the rest of the session, and could not free what was
+    unlinked."""
+    async with rig(2, link_seconds=lambda: 0.01) as world:
+        world.make_file(b"file", b"x" * 100)
+        client, other = world.clients
+        node = await client.node(b"file")
+        await client.close(await client.open(b"file"))
+        number = await client.fs.files.open(node, os.O_RDONLY)
+        assert client.file(number).open_ids == [], "it was opened under tokens"
+        await trio.sleep(1)
+        assert open_files(world, client) == 0
+        writing = await other.open(b"file", os.O_RDWR)
+        async with trio.open_nursery() as nursery:
+            with client.asks("Open"):
+                nursery.start_soon(other.write, writing, 0, b"y")
+                await trio.sleep(0.025)  # there and back, and half of the way to the server
+            client.fs.files.release(number)
+        await trio.sleep(1)
+        assert open_files(world, client) == 0

@@ -114,7 +114,7 @@ async def play(
     *,
     busy: bool = False,
 ) -> Programs:
-    """Run it, and judge it; *busy*: the server's disk is. trio too draws by *seed*, in which order tasks run."""
+    """Run it, and judge it; *busy*: the server's disk is. trio's order of tasks, too, is drawn by *seed*."""
     monkeypatch.setattr("trio._core._run._r", Random(seed))
     random = Random(seed)
     programs = Programs(random)

@@ -36,8 +36,8 @@ def test_what_was_asked_since_is_newer_whatever_the_clock_says() -> None:
 
 
 def test_an_answer_that_tells_twice_tells_the_same() -> None:
-    """Found in the simulator of names: link(2) tells of the inode that it made a name for, and of those that were
-    affected, it among them. After the first time nothing was under way any more, and nothing remembered."""
+    """Found in the simulator of names: the answer to a link tells of the inode, and of all that were affected,
+    it among them. After the first time nothing was under way any more, and nothing remembered."""
     tellings = Tellings()
     tellings.tells(FILE, UNLINKED, answering(1, 1, 2))
     for _ in range(2):
