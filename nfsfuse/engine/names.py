@@ -247,7 +247,6 @@ class Names:
         if known is not None:
             return known
         inode = self._inodes[node_id]
-
         changes = inode.attributes.xattr_changes
 
         def told(_: Message, payload: bytes | bytearray) -> None:
