@@ -343,12 +343,12 @@ class _Walk:
     def _miscounted(self, link: Done, state: State) -> set[int]:
         """The inodes that *link* may be refused with ENOENT, although *state* has names of them. Two limits
         (docs/coherence.md): the kernel counts links down by itself when it removes a name, from what it was
-        told last; and it is told that the last name is gone just before that is so."""
+        told last; and it is told that the last name is gone just before that is so, or fails to be."""
         if link.call is not Call.LINK or link.error != errno.ENOENT:
             return set()
         found = {inode for mount, inode in self._lost_names if mount == link.mount}
         for done in self._under_way.values():
-            if not done.error and done.call in (Call.UNLINK, Call.RENAME):
+            if done.call in (Call.UNLINK, Call.RENAME):
                 found.add(state[done.paths[-1]] or DIRECTORY)
         return found - {DIRECTORY}
 

@@ -208,5 +208,7 @@ def test_link_may_be_refused_just_before_the_last_name_is_gone() -> None:
     refused = done(30, 40, Call.LINK, AX, AZ, error=errno.ENOENT)
     still = done(50, 60, Call.STAT, AX, inode=7, links=1)
     check([CREATED, going, refused, still])
+    failing = replace(going, call=Call.RENAME, paths=(AY, AX), error=errno.ENOENT)
+    check([CREATED, failing, refused, still])
     with pytest.raises(Unexplained):
         check([CREATED, replace(going, begin=45), refused, still])
