@@ -17,11 +17,11 @@ from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.pinning import open_on_server
 from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
-from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.record import record
@@ -128,15 +128,4 @@ async def _purge_pages(fenced: FencedFile, kernel: Kernel) -> None:
 async def open_again(holdings: Holdings, remote: Remote) -> None:
     """Files that are open here are opened in the new session, which keeps them when they are unlinked."""
     for file in holdings.files():
-        if file.open_count == 0 or file.open_ids:
-            continue
-        try:
-            reply, _ = await remote.call(m.Open(file.inode.handle, 0, False))
-        except FsError as exc:
-            log.error("%s: an open file was lost: %s", file.inode, exc)
-            continue
-        file.open_ids.append(reply.open_id)
-        if file.open_count == 0:
-            for open_id in file.open_ids:
-                remote.release(open_id, ())
-            file.open_ids.clear()
+        await open_on_server(file, remote)

@@ -15,6 +15,7 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
+from nfsfuse.engine.pinning import open_on_server
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.data_tokens import Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable, NodeId
@@ -92,7 +93,7 @@ class Recalls:
     async def _revoke_data(
         self, file: CachedFile, revocation: Revocation, token: Token, acknowledge: Acknowledge
     ) -> None:
-        await self._keep_pinned(file)
+        await open_on_server(file, self._remote)
         kept = await self._page_protocol.revoke(file, revocation)
         returned = Token(token.handle, token.resource, token.start, token.end, kept)
         acknowledge(m.Recalled((returned,) if kept < token.mode else ()))
@@ -102,7 +103,7 @@ class Recalls:
     ) -> None:
         attributes = inode.attributes
         if file is not None:
-            await self._keep_pinned(file)
+            await open_on_server(file, self._remote)
             waits_for = set(file.attr_entitled)
             while waits_for & file.attr_entitled:
                 await file.changed()
@@ -136,20 +137,6 @@ class Recalls:
         file.attributes.changed_here = False
         file.attributes.forget_value()
 
-    async def _keep_pinned(self, file: CachedFile) -> None:
-        """A file that was opened under tokens alone is opened on the server before they go (promise 9)."""
-        if file.open_count == 0 or file.open_ids:
-            return
-        try:
-            reply, _ = await self._remote.call(m.Open(file.inode.handle, 0, False))
-        except FsError as exc:
-            log.error("%s: an open file was lost: %s", file.inode, exc)
-            return
-        if file.open_count:
-            file.open_ids.append(reply.open_id)
-        else:
-            self._remote.release(reply.open_id, (), at_once=True)  # it was closed meanwhile
-
     async def _revoke_names(
         self, directory: CachedDirectory, names: list[bytes], recall: m.Recall, acknowledge: Acknowledge
     ) -> None:
@@ -167,20 +154,14 @@ class Recalls:
         directory.cache.revoked(token.start, token.end, names)
         acknowledge(m.Recalled((replace(token, mode=TokenMode.NONE),) if token.mode else ()))
 
-    async def _tell_removed(
-        self, parent: NodeId, removed: Inode, name: bytes, is_late: Callable[[], bool]
-    ) -> None:
+    async def _tell_removed(self, parent: NodeId, removed: Inode, name: bytes) -> None:
         """The kernel drops *name*, and tells who watches the file that it is gone. It then has no link, as the
         kernel counts them: before it is so, and it may fail. So that no program is told that, the attributes
-        are to be asked for, from before the kernel counts down until the next answer. If it is late, and the
-        recall over, it may have met another file of this name and inode number: they are asked for once
-        more."""
+        are to be asked for, from before the kernel counts down until the next answer."""
         removed.attributes.removing += 1
         await self._kernel.invalidate_attributes(removed.node_id)
         await self._kernel.delete_entry(parent, removed.node_id, name)
         removed.attributes.removing -= 1
-        if is_late():
-            await self._kernel.invalidate_attributes(removed.node_id)
 
     async def _distrust_again(self) -> None:
         """A new epoch once more, when some invalidation that waits for a lock has got it."""
@@ -221,7 +202,9 @@ class Recalls:
 
         async def invalidate() -> None:
             if removed is not None:
-                await self._tell_removed(parent, removed, name, lambda: late)
+                await self._tell_removed(parent, removed, name)
+                if late:  # the recall is over: it may have met another file of this name and inode number
+                    await self._kernel.invalidate_attributes(removed.node_id)
             else:
                 await self._kernel.invalidate_entry(parent, name)
             self._drops -= 1

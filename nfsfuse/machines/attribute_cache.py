@@ -165,6 +165,8 @@ class AttributeCache:
         told_meanwhile, self._told_meanwhile = self._told_meanwhile, False
         if self.mode is TokenMode.NONE:
             return False
+        # Of this answer the age is known. An earlier one may have been overtaken since; it is believed for what
+        # was written here, if nothing else has been told meanwhile.
         overtaken = age is not Age.NEWEST if newest is attributes else told_meanwhile or not was_changed
         differs = overtaken or self.known != newest  # the server's clock and ours may differ: it has the times
         self.known = None if overtaken else newest
