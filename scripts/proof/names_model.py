@@ -55,6 +55,14 @@ class Call(Enum):
     UNLISTED = "unlisted"
 
 
+def told_by_listing(directory: str, names: Iterable[str]) -> Iterator[tuple[Call, int]]:
+    """What a listing of *directory*, with these *names* in it, tells: of each of its paths one call."""
+    there = {f"{directory}/{name}" for name in names}
+    for number, path in enumerate(PATHS):
+        if path.startswith(directory):
+            yield (Call.LISTED if path in there else Call.UNLISTED), number
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """One call of a program: from *begin* to *end* on the one clock of this machine, in nanoseconds. *error* is
@@ -328,6 +336,8 @@ class _Walk:
     def _looked(self, state: State, progress: dict[int, Seen]) -> Configuration:
         for number, done in self._under_way.items():
             seen = progress.get(number, frozenset())
+            if _DONE in seen:
+                continue
             views = list(self._views(done.mount, state, progress))
             miscounted = self._miscounted(done, state)
             before: Seen | None = None

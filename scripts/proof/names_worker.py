@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from scripts.proof.names_model import DIRECTORY, PATHS, Call
+from scripts.proof.names_model import DIRECTORY, PATHS, Call, told_by_listing
 
 RENAME_FLAGS: Final = {Call.RENAME: 0, Call.NOREPLACE: 1, Call.EXCHANGE: 2}
 
@@ -104,10 +104,8 @@ class Worker:
         listed = os.listdir(self._mount / directory)
         end = time.monotonic_ns()
         assert len(set(listed)) == len(listed), f"a name twice: {listed}"
-        for path, name in enumerate(PATHS):
-            if name.startswith(directory):
-                call = Call.LISTED if name[2:] in listed else Call.UNLISTED
-                print(json.dumps([begin, end, self._name, call.value, [path], 0, 0, 0]))
+        for call, path in told_by_listing(directory, listed):
+            print(json.dumps([begin, end, self._name, call.value, [path], 0, 0, 0]))
 
 
 def _facts(status: os.stat_result) -> tuple[int, int]:

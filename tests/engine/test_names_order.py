@@ -15,9 +15,9 @@ import trio
 
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.protocol.errors import FsError
-from scripts.proof.names_model import EMPTY, PATHS, Call, Done, State, Unexplained, check
+from scripts.proof.names_model import EMPTY, PATHS, Call, Done, State, Unexplained, check, told_by_listing
 from tests.helpers.dentries import DentryKernel, Place
-from tests.helpers.disk import BusyDisk, InlineDisk
+from tests.helpers.disk import InlineDisk, SlowDisk
 from tests.helpers.fake_kernel import ME, Rig, rig
 from tests.sim import mutations as the
 
@@ -78,10 +78,8 @@ class Programs:
         begin = next(self._events)
         listed = await kernel.list(node)
         end = next(self._events)
-        for path, place in enumerate(PATHS):
-            if place.startswith(directory):
-                call = Call.LISTED if place[2:].encode() in listed else Call.UNLISTED
-                self.history.append(Done(begin, end, name, call, (path,)))
+        for call, path in told_by_listing(directory, map(bytes.decode, listed)):
+            self.history.append(Done(begin, end, name, call, (path,)))
 
     @staticmethod
     def _changing(kernel: DentryKernel, call: Call, places: list[Place]) -> Awaitable[None]:
@@ -121,7 +119,7 @@ async def play(
     async with rig(
         3,
         make_kernel=lambda: kind(random),
-        make_disk=lambda: BusyDisk(random) if busy else InlineDisk(),
+        make_disk=lambda: SlowDisk(random, inline=0.5, seconds_max=0.004) if busy else InlineDisk(),
         link_seconds=lambda: random.random() * 0.001,
     ) as world:
         for name in (b"a", b"b"):

@@ -1,10 +1,10 @@
-"""A disk without threads, which a simulated clock could not wait for."""
+"""Disks without threads, which a simulated clock could not wait for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -21,23 +21,25 @@ class InlineDisk(Disk):
         return call()
 
 
-BUSY_SECONDS_MAX: Final = 0.004
-"""A few round trips in the simulated networks."""
+class SlowDisk(Disk):
+    """A disk without threads: every call takes its time, before and after it has its effect, so that requests
+    overtake one another; or is answered at once, as *inline* of the quick ones are."""
 
-
-class BusyDisk(InlineDisk):
-    """Many calls take long, before and after they have their effect, so that their requests overtake one
-    another."""
-
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, *, inline: float = 0.9, seconds_max: float = 0.001) -> None:
         super().__init__()
         self._random = random
+        self._inline = inline
+        self._seconds_max = seconds_max
 
     def quick(self, call: Callable[[], T]) -> T | Coroutine[Any, Any, T]:
-        return self.slow(call) if self._random.random() < 0.5 else super().quick(call)
+        if self._random.random() < self._inline:
+            self.inline_calls += 1
+            return call()
+        return self.slow(call)
 
     async def slow(self, call: Callable[[], T]) -> T:
-        await trio.sleep(self._random.random() * BUSY_SECONDS_MAX)
-        result = await super().slow(call)
-        await trio.sleep(self._random.random() * BUSY_SECONDS_MAX)
+        self.thread_calls += 1
+        await trio.sleep(self._random.random() * self._seconds_max)
+        result = call()
+        await trio.sleep(self._random.random() * self._seconds_max)
         return result

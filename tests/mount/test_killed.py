@@ -6,7 +6,8 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,34 @@ BLOCKS_SECONDS = 0.3
 """A system call that has not returned by then waits for the server."""
 
 
+@contextmanager
+def started(stuck: Path, operation: str, place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The program *stuck*, ready to carry out *operation* in *place* when it is told to."""
+    with subprocess.Popen(
+        [stuck, operation, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.read(6) == b"ready\n"
+        yield victim
+
+
+def seconds_to_die(victim: subprocess.Popen[bytes], server: subprocess.Popen[bytes]) -> float:
+    """Have it killed while it carries that out, and *server* is stopped: how long its death took."""
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    server.send_signal(signal.SIGSTOP)
+    try:
+        victim.stdin.write(b"\n")
+        assert not select.select([victim.stdout], [], [], BLOCKS_SECONDS)[0], victim.stdout.read(100)
+        began = time.monotonic()
+        victim.kill()
+        victim.wait(10)
+        return time.monotonic() - began
+    finally:
+        server.send_signal(signal.SIGCONT)
+        victim.kill()
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_killed_program_dies_while_the_server_is_stopped(
     mounts: Mounts, pair: Pair, program: Callable[[str], Path], operation: str
@@ -39,27 +68,11 @@ def test_a_killed_program_dies_while_the_server_is_stopped(
     (pair.export / "file").write_bytes(b"x" * 65536)
     (pair.export / "other").touch()
     (pair.export / "sub").mkdir()
-    victim = subprocess.Popen(
-        [program("stuck"), operation, pair.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
-    assert victim.stdin is not None
-    assert victim.stdout is not None
-    with victim:
-        assert victim.stdout.read(6) == b"ready\n"
+    with started(program("stuck"), operation, pair.one) as victim:
         if operation not in OWN_CHANGES:
             with (pair.two / "file").open("r+b") as file:  # takes every token from the first client
                 file.write(b"y" * 65537)
-        mounts.server.process.send_signal(signal.SIGSTOP)
-        try:
-            victim.stdin.write(b"\n")
-            assert not select.select([victim.stdout], [], [], BLOCKS_SECONDS)[0], victim.stdout.read(100)
-            began = time.monotonic()
-            victim.kill()
-            victim.wait(10)
-            assert time.monotonic() - began < DEATH_SECONDS_MAX
-        finally:
-            mounts.server.process.send_signal(signal.SIGCONT)
-            victim.kill()
+        assert seconds_to_die(victim, mounts.server.process) < DEATH_SECONDS_MAX
     assert (pair.one / "file").stat().st_size == (pair.two / "file").stat().st_size, "the mount goes on"
     if operation in DATA:
         for here, there in ((pair.two, pair.one), (pair.one, pair.two)):
@@ -73,12 +86,7 @@ def test_what_a_killed_program_has_written_is_not_lost(
 ) -> None:
     """write(2) has returned; the death does not wait for the write-back, which takes place all the same."""
     (pair.export / "file").write_bytes(bytes(65536))
-    victim = subprocess.Popen(
-        [program("stuck"), "fsync", pair.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
-    assert victim.stdout is not None
-    with victim:
-        assert victim.stdout.read(6) == b"ready\n"
+    with started(program("stuck"), "fsync", pair.one) as victim:
         victim.kill()
     assert (pair.two / "file").read_bytes()[:2] == b"x\0"
 
@@ -130,21 +138,7 @@ def kill_in(stuck: Path, operation: str, here: Pair, server: subprocess.Popen[by
     (here.export / "other").touch()
     (here.export / "second").hardlink_to(here.export / "other")
     (here.export / "sub").mkdir()
-    victim = subprocess.Popen(
-        [stuck, operation, here.one], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
-    assert victim.stdin is not None
-    assert victim.stdout is not None
-    with victim:
-        assert victim.stdout.read(6) == b"ready\n"
+    with started(stuck, operation, here.one) as victim:
         before = facts(here.one)
-        server.send_signal(signal.SIGSTOP)
-        try:
-            victim.stdin.write(b"\n")
-            assert not select.select([victim.stdout], [], [], BLOCKS_SECONDS)[0], victim.stdout.read(100)
-            victim.kill()
-            victim.wait(10)
-        finally:
-            server.send_signal(signal.SIGCONT)
-            victim.kill()
+        seconds_to_die(victim, server)
     return before

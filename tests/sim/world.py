@@ -13,7 +13,7 @@ import hashlib
 import random
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -30,10 +30,10 @@ from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
-from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
+from tests.helpers.disk import SlowDisk
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
 from tests.helpers.restartable import RestartableServer
@@ -71,27 +71,6 @@ ANSWER_PART_MAX = 0.65
 
 STEPS_MAX = 200_000
 """Steps of tasks in which they must: time may stand still while two tasks wake each other for ever."""
-
-
-class SlowDisk(Disk):
-    """A disk without threads: every call takes its time, or is answered at once."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__()
-        self._rng = rng
-
-    def quick(self, call: Callable[[], T]) -> T | Coroutine[Any, Any, T]:
-        if self._rng.random() < 0.9:
-            self.inline_calls += 1
-            return call()
-        return self.slow(call)
-
-    async def slow(self, call: Callable[[], T]) -> T:
-        self.thread_calls += 1
-        await trio.sleep(self._rng.random() * 0.001)
-        result = call()
-        await trio.sleep(self._rng.random() * 0.001)
-        return result
 
 
 @dataclass(slots=True)
