@@ -34,17 +34,19 @@ def sequential_write(ground: Ground) -> tuple[float, ...]:
 
 def sequential_read(ground: Ground) -> tuple[float, ...]:
     """By a client that did not write it; then once more."""
+    return _twice(ground, "read")
+
+
+def _twice(ground: Ground, what: str) -> tuple[float, ...]:
     name = _bulk(ground)
     with ground.fresh() as client:
-        read = partial(_data, ground, "read", client / name, ground.sizes.bulk_bytes)
+        read = partial(_data, ground, what, client / name, ground.sizes.bulk_bytes)
         return _rate(read()), _rate(read())
 
 
 def scan(ground: Ground) -> tuple[float, ...]:
-    """A mapping is read by a client that did not write it."""
-    name = _bulk(ground)
-    with ground.fresh() as client:
-        return (_rate(_data(ground, "scan", client / name, ground.sizes.bulk_bytes)),)
+    """A mapping is read by a client that did not write it; then once more."""
+    return _twice(ground, "scan")
 
 
 def store(ground: Ground) -> tuple[float, ...]:
@@ -87,7 +89,14 @@ DATA_WORKS: Final = (
         ),
         sequential_read,
     ),
-    Work("mmap-scan", (rate("mmap-scan", "mmap scan, cold", "MiB/s"),), scan),
+    Work(
+        "mmap-scan",
+        (
+            rate("mmap-scan", "mmap scan, cold", "MiB/s"),
+            rate("mmap-scan-warm", "mmap scan, warm", "MiB/s"),
+        ),
+        scan,
+    ),
     Work("mmap-store", (rate("mmap-store", "mmap store + msync", "MiB/s"),), store),
     Work("random-read", (duration("random-read", "random 4 KiB read, cold", "us"),), random_read),
     Work("write-fsync", (duration("write-fsync", "4 KiB write + fsync", "us"),), write_and_sync),
