@@ -57,7 +57,6 @@ GOALS: Final = (
     _peer("seq-read-cold", 3, ">= 3 x the best peer"),
     _local("seq-read-warm", "page cache speed"),
     _peer("mmap-scan", 3, ">= 3 x the best peer"),
-    _local("mmap-scan-warm", "page cache speed"),
     _peer("mmap-store", 1.5, ">= 1.5 x the best peer"),
     _peer("random-read", 1, "<= 1.0 x the best peer"),
     _peer("write-fsync", 1, "<= 1.0 x the best peer"),
