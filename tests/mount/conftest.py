@@ -79,7 +79,7 @@ def pair(mounts: Mounts, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """A new directory in the export for this test."""
     name = f"{mounts.rig.count()}-{request.node.originalname}"
     mounts.rig.deadline(TEST_SECONDS_MAX)
-    (mounts.server.export / name).mkdir()
+    (mounts.one / name).mkdir()  # in the export the server would notice it while the test is at work in it
     yield Pair(mounts.one / name, mounts.two / name, mounts.server.export / name)
     mounts.rig.deadline(None)
 
