@@ -133,6 +133,21 @@ class PageProtocol:
         file.tokens.revoked(recall)
         file.wake()
 
+    async def take_from_kernel(self, file: CachedFile, start: int, end: int) -> Revocation:
+        """The first two lines, for the client itself: it goes on holding ``[start, end)``, which is locked when
+        this returns, and in no page of the kernel."""
+        revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
+        await self.lock_page(file, revocation)
+        await self.gather_all_mmap_users(file, revocation)
+        return revocation
+
+    async def drop_untaken(self, file: CachedFile) -> None:
+        """Mapped pages were refused. Their kernel takes them for clean, and programs would go on finding there
+        what is nowhere else: it drops them, until there are none. Waits for the kernel."""
+        while untaken := file.tokens.untaken.intervals():
+            revocation = await self.take_from_kernel(file, untaken[0][0], untaken[-1][1])
+            self.unlock_page(file, revocation)
+
     async def give_up(self, file: CachedFile) -> None:
         """The server refuses what is dirty, and nobody has the file open: it is dropped, as if it were
         recalled, so that no program finds in the kernel what is nowhere else. If it is opened meanwhile, it is
@@ -141,9 +156,7 @@ class PageProtocol:
         if not refused:
             return  # it was done already, for another of the requests that failed together
         start, end = refused[0][0] // PAGE_SIZE * PAGE_SIZE, -(-refused[-1][1] // PAGE_SIZE) * PAGE_SIZE
-        revocation = file.tokens.revoke(start, end, TokenMode.EXCLUSIVE)
-        await self.lock_page(file, revocation)
-        await self.gather_all_mmap_users(file, revocation)
+        revocation = await self.take_from_kernel(file, start, end)
         while file.pages.writing.overlaps(start, end):
             await file.changed()
         error = file.refusal()

@@ -84,6 +84,8 @@ class WriteBack:
         self._slots = trio.lowlevel.ParkingLot()
         self.give_up: Callable[[CachedFile], Awaitable[None]] | None = None
         """What is to be done with refused data of a file that nobody has open any more."""
+        self.drop_untaken: Callable[[CachedFile], Awaitable[None]] | None = None
+        """What is to be done with mapped pages that were refused."""
         self.writes_sent = 0
         self.bytes_sent = 0
 
@@ -151,14 +153,20 @@ class WriteBack:
         """Whether a mapped page of *file*, which cannot wait for room, has to be refused."""
         return bool(file.pages.refused) and self._cache.refused_bytes >= self._dirty_bytes_max
 
-    def overflowed(self, file: CachedFile, size: int) -> FsError:
-        """A mapped page is not taken in: its kernel forgets that it is dirty. The error for it."""
+    def overflowed(self, file: CachedFile, start: int, end: int) -> FsError:
+        """The mapped pages ``[start, end)`` are not taken in: their kernel forgets that they are dirty, and is
+        made to drop them. The error for it."""
         error = file.refusal()
         assert error is not None
         file.errors.lost(error)
         if not file.errors.overflowed:
             file.errors.overflowed = True
-            log.error("%s: stores through mappings are lost, %d bytes and more: %s", file.inode, size, error)
+            log.error("%s: stores through mappings are lost, in [%d, %d) and more: %s",
+                      file.inode, start, end, error)  # fmt: skip
+        if not file.tokens.untaken and self._nursery is not None:  # else the mount is ending
+            assert self.drop_untaken is not None
+            self._nursery.start_soon(self.drop_untaken, file)
+        file.tokens.refuse(start, end)
         return error
 
     async def write_back(self, file: CachedFile, start: int = 0, end: int = RANGE_END) -> None:

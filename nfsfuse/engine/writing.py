@@ -176,8 +176,7 @@ class Writer:
             case _Obstacle.REFUSED:
                 await self._write_back.try_again(file)  # no recall need wait for the server's disk
             case _Obstacle.OVERFLOW:
-                file.tokens.refuse(write.start_page, write.end_page)
-                raise self._write_back.overflowed(file, len(write.data))
+                raise self._write_back.overflowed(file, write.start_page, write.end_page)
             case _:
                 raise AssertionError(obstacle)
         return None

@@ -72,7 +72,8 @@ class DataTokens:
         self.held: IntervalMap[TokenMode] = IntervalMap()
         self.in_kernel = IntervalSet()
         self.untaken = IntervalSet()
-        """What programs stored and nobody took (`refuse`): the kernel may have it, and others never will."""
+        """What programs stored and nobody took (`refuse`): the kernel may have it, and others never will. Until
+        the kernel has dropped it, which is soon (`PageProtocol.drop_untaken`)."""
         self.revocations: list[Revocation] = []
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
@@ -220,6 +221,7 @@ class DataTokens:
             self.in_kernel.delete(revocation.start, revocation.end)
         else:
             revocation.phase = Phase.CLOSED
+            self.untaken.delete(revocation.start, revocation.end)
         return ranges
 
     def may_keep_pages(self, revocation: Revocation) -> bool:

@@ -51,7 +51,7 @@ class Losses:
     told: int = 0
     """How many calls have told of an error."""
     _unsynced: dict[tuple[str, str], list[Operation]] = field(default_factory=lambda: defaultdict(list))
-    _offsets: dict[Operation, int] = field(default_factory=dict)
+    _locations: dict[Operation, Location] = field(default_factory=dict)
     _lost_at: dict[Operation, int] = field(default_factory=dict)
     _synced: set[Operation] = field(default_factory=set)
     _on_disk: set[Operation] = field(default_factory=set)
@@ -67,8 +67,8 @@ class Losses:
 
     def write_begins(self, client: str, location: Location, operation: Operation) -> None:
         """One word of a file is being written."""
-        file, self._offsets[operation] = location
-        self._unsynced[client, file].append(operation)
+        self._locations[operation] = location
+        self._unsynced[client, location[0]].append(operation)
 
     def sync_begins(self, account: Account) -> Syncing:
         """fsync(2) or close(2) of a file that is open for writing."""
@@ -108,18 +108,26 @@ class Losses:
             account.may_be_told = True
 
     def lost(self, client: str, file: str, start: int, end: int, *, stays: bool = False) -> None:
-        """*client* has dropped dirty data of the bytes ``[start, end)`` of *file*. *stays*: its kernel has not,
-        and its own programs may go on seeing them."""
+        """*client* has dropped dirty data of the bytes ``[start, end)`` of *file*. *stays*: its kernel has not
+        yet (`dropped`), and its own programs may go on seeing them."""
         self.losses += 1
         now = NEVER if stays else self.history.now()
         unsynced = self._unsynced[client, file]
-        gone = [each for each in unsynced if start <= self._offsets[each] < end]
+        gone = [each for each in unsynced if start <= self._locations[each][1] < end]
         self._lost_at.update(dict.fromkeys(gone, now))
         # One that is not answered yet may be taken in only now: it stays in doubt, and may be lost again.
         unsynced[:] = [each for each in unsynced if each not in gone or each.end == NEVER]
         for account in self._of(client, file):
             account.may_be_told = True
             account.owed |= account.opened
+
+    def dropped(self, client: str, file: str, start: int, end: int) -> None:
+        """Of what *client* has lost in ``[start, end)`` nothing stays any more: its kernel has dropped it."""
+        now = self.history.now()
+        for each, at in self._lost_at.items():
+            name, offset = self._locations[each]
+            if at == NEVER and (each.client, name) == (client, file) and start <= offset < end:
+                self._lost_at[each] = now
 
     def died(self, client: str) -> None:
         """*client* is dead: what was not synced may be lost, and nobody is left to be told."""

@@ -32,7 +32,14 @@ def test_clean_pages_stay_in_a_recall_to_shared_unless_others_see_them_different
     assert tokens.may_keep_pages(tokens.revoke(2 * P, 4 * P, SHARED))
     tokens.reduce(0, 4 * P, NONE)
     tokens.granted(0, 4 * P, EXCLUSIVE)
-    assert tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "the page was dropped"
+    assert tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "the page was given up"
+    tokens.answered(P, 2 * P)
+    tokens.refuse(P, 2 * P)
+    recall = tokens.revoke(0, 4 * P, EXCLUSIVE)
+    assert tokens.invalidate(recall) == [(P, 2 * P)]
+    assert not tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "the kernel is still dropping it"
+    assert tokens.invalidate(recall) == []
+    assert tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "the kernel has dropped it"
     tokens.writers = 1
     assert not tokens.may_keep_pages(tokens.revoke(0, 4 * P, SHARED)), "K2"
 

@@ -22,6 +22,7 @@ MIB = 1 << 20
 DISK_SIZE = 8 * MIB
 ROOM = 2 * MIB
 RECORD = 64 * 1024
+PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Full:
 
 
 @pytest.fixture
-def full(rig: Rig) -> Iterator[Full]:
+def full(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Full]:
+    """Its parameter, if any: options of the mount."""
     disk = SmallDisk(rig, DISK_SIZE)
     disk.fill(leave=ROOM)
     server = rig.server(export=disk.export)
     rig.environment["NFSFUSE_GUARD"] = "1"
-    mount = rig.mount(server)
+    mount = rig.mount(server, getattr(request, "param", ""))
     rig.deadline(TEST_SECONDS_MAX)
     yield Full(disk, mount, rig.log_of(mount))
     for log in (server.log, rig.log_of(mount)):
@@ -121,39 +123,78 @@ def test_a_file_is_truncated_while_what_is_dirty_cannot_be_written(full: Full) -
     assert (full.disk.export / "file").read_bytes() == bytes(100)
 
 
-def test_stores_through_a_mapping_are_told_by_msync_and_kept(full: Full) -> None:
-    pages = 2 * ROOM // 4096
-    path = full.mount / "mapped"
-    with path.open("wb") as file:
-        file.truncate(pages * 4096)
-    child = subprocess.Popen(
-        [sys.executable, SOURCES / "mapped_stores.py", path, str(pages)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
+class Mapped:
+    """A program that has a new file of *pages* mapped (tests/programs/mapped_stores.py)."""
 
-    with child:
+    def __init__(self, full: Full, pages: int) -> None:
+        path = full.mount / "mapped"
+        with path.open("wb") as file:
+            file.truncate(pages * PAGE)
+        self._there = full.disk.export / "mapped"
+        self._child = subprocess.Popen(
+            [sys.executable, SOURCES / "mapped_stores.py", path, str(pages)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
 
-        def store(letter: bytes) -> int:
+    def __enter__(self) -> Mapped:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._child as child:
             assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(b"store " + letter + b"\n")
-            assert child.stdout.readline() == b"stored\n"
-            child.stdin.write(b"sync\n")
-            return int(child.stdout.readline())
+            child.stdin.close()
+            if kind is None:
+                assert child.wait(30) == 0
 
-        assert store(b"a") == errno.ENOSPC
-        assert store(b"b") == errno.ENOSPC
+    def _ask(self, what: bytes) -> bytes:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(what + b"\n")
+        return self._child.stdout.readline().strip()
+
+    def store(self, letter: bytes) -> int:
+        """Into each page; the errno of the msync that follows."""
+        assert self._ask(b"store " + letter) == b"stored"
+        return self.sync()
+
+    def sync(self) -> int:
+        return int(self._ask(b"sync"))
+
+    def load(self) -> bytes:
+        """The first byte of each page."""
+        return bytes.fromhex(self._ask(b"load").decode())
+
+    def at_the_server(self) -> bytes:
+        """What is there in place of that."""
+        return self._there.read_bytes()[::PAGE]
+
+
+def test_stores_through_a_mapping_are_told_by_msync_and_kept(full: Full) -> None:
+    pages = 2 * ROOM // PAGE
+    with Mapped(full, pages) as mapped:
+        assert mapped.store(b"a") == errno.ENOSPC
+        assert mapped.store(b"b") == errno.ENOSPC
         full.disk.free()
-        assert store(b"c") == 0
-        found = (full.disk.export / "mapped").read_bytes()
-        assert found[::4096] == b"c" * pages
-        child.stdin.close()
-        assert child.wait(30) == 0
+        assert mapped.store(b"c") == 0
+        assert mapped.at_the_server() == b"c" * pages
     assert "are lost" not in full.log.read_text()
+
+
+@pytest.mark.parametrize("full", ["dirty_mib=1"], indirect=True)
+def test_stores_that_there_is_no_memory_for_are_told_and_seen_by_nobody(full: Full) -> None:
+    pages = 3 * ROOM // PAGE
+    with Mapped(full, pages) as mapped:
+        assert mapped.store(b"a") == errno.ENOSPC
+        assert mapped.store(b"b") == errno.ENOSPC
+        assert "stores through mappings are lost" in full.log.read_text()
+        full.disk.free()
+        poll_until(lambda: mapped.sync() == 0, 10, "what was kept is written, and all is told")
+        poll_until(lambda: mapped.load() == mapped.at_the_server(), 10, "the kernel has what the server has")
+        assert mapped.load() != b"b" * pages, "some stores were lost"
+        assert mapped.store(b"c") == 0
+        assert mapped.at_the_server() == b"c" * pages
 
 
 def test_another_program_on_the_server_makes_room_and_nobody_need_ask(full: Full) -> None:

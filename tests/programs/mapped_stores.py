@@ -1,7 +1,7 @@
 """mapped_stores FILE PAGES: store into every page of a mapping, and say what msync(2) says, again and again.
 
 For each line of the input: ``store X`` stores the byte X everywhere and prints "stored"; ``sync`` synchronises,
-and prints the errno (0 if it went well). The mapping stays.
+and prints the errno (0 if it went well); ``load`` prints what is everywhere, in hex. The mapping stays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ def main(path: str, pages: int) -> None:
                 for page in range(pages):
                     mapped[page * PAGE] = line[6]
                 print("stored", flush=True)
+                continue
+            if line == b"load\n":
+                print(mapped[::PAGE].hex(), flush=True)
                 continue
             try:
                 mapped.flush()

@@ -20,10 +20,11 @@ import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.data_tokens import DataTokens, Revocation
 from nfsfuse.machines.page_cache import FilePages
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle
 from tests.helpers.history import Operation, Violation
 from tests.helpers.kernel_model import WORD_SIZE, Descriptor, Mapping
@@ -239,6 +240,14 @@ def _told(offset: int, content: bytes | bytearray) -> str:
     )
 
 
+def _found(world: World, is_it: Callable[[CachedFile], bool]) -> tuple[Client, CachedFile]:
+    """The client and the file that it is."""
+    (found,) = [
+        (client, file) for client in world.clients for file in client.fs.holdings.files() if is_it(file)
+    ]
+    return found
+
+
 @dataclass(slots=True)
 class FaultPrograms:
     """*processes* on every client make *steps* bursts of calls at least, while *counts* goes wrong. Then all is
@@ -290,7 +299,7 @@ class FaultPrograms:
         """Be told of what programs may be told of, and of the dirty data that are dropped: those in the daemon,
         and those of the kernel that the daemon does not take."""
         report, refused = WriteErrors._report, WriteErrors.refused
-        drop, write = FilePages.drop, Writer.write
+        drop, write, invalidate = FilePages.drop, Writer.write, DataTokens.invalidate
 
         def on_report(errors: WriteErrors, error: FsError) -> None:
             report(errors, error)
@@ -315,6 +324,14 @@ class FaultPrograms:
                     self._lost(world, [(offset, offset + len(data))], lambda each: each is file, stays=True)
                 raise
 
+        def on_invalidate(tokens: DataTokens, revocation: Revocation) -> list[Interval]:
+            untaken = tokens.untaken.overlaps(revocation.start, revocation.end)
+            left = invalidate(tokens, revocation)
+            if untaken and not left:
+                self._dropped(world, tokens, revocation)
+            return left
+
+        patch.setattr(DataTokens, "invalidate", on_invalidate)
         patch.setattr(WriteErrors, "_report", on_report)
         patch.setattr(WriteErrors, "refused", on_refused)
         patch.setattr(FilePages, "drop", on_drop)
@@ -328,13 +345,23 @@ class FaultPrograms:
             world.note(client, None, f"has lost [{start:#x}, {end:#x}) of {name}")
             self.losses.lost(client, name, start, end, stays=stays)
 
+    def _dropped(self, world: World, tokens: DataTokens, revocation: Revocation) -> None:
+        """The kernel has dropped these pages. What the daemon has dirty of them may be lost later, or never."""
+        client, file = _found(world, lambda file: file.tokens is tokens)
+        gone = IntervalSet()
+        gone.add(revocation.start, revocation.end)
+        for start, end in file.pages.dirty.intervals(revocation.start, revocation.end):
+            gone.delete(start, end)
+        for start, end in gone.intervals():
+            self.losses.dropped(client.name, self._name(file), start, end)
+
     def _whose(self, world: World, is_it: Callable[[CachedFile], bool]) -> tuple[str, str]:
-        """The client and the file that it is."""
-        names = {handle: name.decode() for name, handle in self.handles.items()}
-        ((client, file),) = [
-            (client, file) for client in world.clients for file in client.fs.holdings.files() if is_it(file)
-        ]
-        return client.name, names[file.inode.handle]
+        """The client and the file that it is, by name."""
+        client, file = _found(world, is_it)
+        return client.name, self._name(file)
+
+    def _name(self, file: CachedFile) -> str:
+        return next(name for name, handle in self.handles.items() if handle == file.inode.handle).decode()
 
     async def _read_everything(self, world: World) -> None:
         """Everybody sees the same once all is at the server, and goes on without a remount."""

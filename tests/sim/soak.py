@@ -31,7 +31,6 @@ def run_one(seed: int, draw: Draw) -> int:
     try:
         world = simulate(options, programs)
     except Violation as exc:
-        print(exc)
         print("\n".join(exc.__notes__))
         return 1
     print(f"seed {seed} is clean: {world.steps} steps, trace {world.digest()}")

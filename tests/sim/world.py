@@ -416,9 +416,10 @@ def simulate(options: Options, play: Play) -> World:
         except Violation as exc:
             violation = exc
     if violation is not None:
-        violation.add_note(f"seed {options.seed}, {options}")
         if violation is not world.failure:
             violation.add_note(world.story())
+        # Once more at the end: of a long output that is what is kept.
+        violation.add_note(f"seed {options.seed}, {options}: {violation}")
         raise violation from None
     return world
 
