@@ -118,6 +118,8 @@ def _look(done: Done, state: State, seen: Seen, miscounted: Collection[int] = ()
     `_Walk._miscounted`."""
     if done.error == errno.ESTALE:
         return _look_stale(done, state, seen)
+    if done.error == errno.EIO and done.call in _RENAMES:
+        return _look_bad(done, state, seen)
     match done.call:
         case Call.STAT:
             return _look_stat(done, state, seen)
@@ -168,6 +170,24 @@ def _look_stale(done: Done, state: State, seen: Seen) -> Seen:
     value = state[done.paths[0]]
     gone = any(inode not in state for inode in seen)
     return FINISHED if gone else seen if value is None else seen | {value}
+
+
+_RENAMES: Final = frozenset({Call.RENAME, Call.NOREPLACE, Call.EXCHANGE})
+
+
+def _look_bad(done: Done, state: State, seen: Seen) -> Seen:
+    """EIO for a directory that was to move to another one, and was removed by another client meanwhile, if its
+    number has been given to an inode that is looked up here at that moment. A limit (docs/coherence.md)."""
+    if len({PATHS[path][0] for path in done.paths}) == 1:
+        return seen
+    for marker, path in zip((0, _SECOND), done.paths, strict=True):
+        if state[path] == DIRECTORY:
+            seen |= {marker}
+        elif marker in seen:
+            return FINISHED
+        if done.call is not Call.EXCHANGE:
+            break
+    return seen
 
 
 def _look_stat(done: Done, state: State, seen: Seen) -> Seen:

@@ -93,6 +93,16 @@ def test_a_stale_inode_is_one_that_went_away_meanwhile() -> None:
             check([*removed, done(begin, end, Call.STAT, AX, error=errno.ESTALE)])
 
 
+def test_a_directory_that_was_to_move_and_is_replaced_may_be_bad() -> None:
+    removed = [done(0, 10, Call.MKDIR, AX), done(20, 30, Call.RMDIR, AX)]
+    bad = done(15, 40, Call.RENAME, AX, BX, error=errno.EIO)
+    check([*removed, bad])
+    check([*removed, replace(bad, call=Call.EXCHANGE, paths=(BX, AX))])
+    for wrong in (replace(bad, paths=(AX, AY)), replace(bad, paths=(BX, AX)), replace(bad, begin=32)):
+        with pytest.raises(Unexplained):
+            check([*removed, wrong])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
