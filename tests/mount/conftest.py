@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,14 +75,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return compiled
 
 
-@pytest.fixture
-def pair(mounts: Mounts, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """A new directory in the export for this test."""
+@contextmanager
+def new_directory(mounts: Mounts, request: pytest.FixtureRequest, through: Path) -> Iterator[Pair]:
+    """A new directory for one test, made *through* a mount or in the export."""
     name = f"{mounts.rig.count()}-{request.node.originalname}"
     mounts.rig.deadline(TEST_SECONDS_MAX)
-    (mounts.one / name).mkdir()  # in the export the server would notice it while the test is at work in it
+    (through / name).mkdir()
     yield Pair(mounts.one / name, mounts.two / name, mounts.server.export / name)
     mounts.rig.deadline(None)
+
+
+@pytest.fixture
+def pair(mounts: Mounts, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A new directory in the export for this test. (One made through a mount is held by that mount: what is
+    done in it on the server is seen there only when the server notices.)"""
+    with new_directory(mounts, request, mounts.server.export) as made:
+        yield made
 
 
 @dataclass(frozen=True)

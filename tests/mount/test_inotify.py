@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import Pair
+from tests.mount.conftest import Mounts, Pair, new_directory
 
 IN_DELETE_SELF = 0x400
 IN_IGNORED = 0x8000
@@ -53,6 +53,14 @@ def watcher() -> Iterator[Watcher]:
     made = Watcher()
     yield made
     os.close(made.descriptor)
+
+
+@pytest.fixture
+def pair(mounts: Mounts, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Made through a mount: that one is made in the export is noticed when a test is at work in it. Its name is
+    then recalled, and with it the kernel forgets the names that lead to whom to tell."""
+    with new_directory(mounts, request, mounts.one) as made:
+        yield made
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename over it"])
