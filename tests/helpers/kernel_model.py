@@ -222,7 +222,7 @@ class KernelModel:
                 await self._pause()
                 self.note(inode.node_id, f"FUSE_WRITE of page {folio.index}, write-back")
                 data = bytes(folio.data[:size])
-                await self.fs.files.write(inode.writing_handles[0], start, data, page=True)
+                await self._write_page_through(inode.open_for_writing[0], start, data)
                 await self._pause()
         except FsError as exc:
             self.failed_write_backs.append(exc)
@@ -230,6 +230,14 @@ class KernelModel:
             inode.write_backs -= 1
             folio.under_write_back = False
             inode.wake()
+
+    async def _write_page_through(self, opened: Descriptor, start: int, data: bytes) -> None:
+        """FUSE_WRITE of a page, which keeps the file open (fuse_write_file_get)."""
+        opened.users += 1
+        try:
+            await self.fs.files.write(opened.handle, start, data, page=True)
+        finally:
+            self._put(opened)
 
     async def write_back_some(self, inode: KernelInode, count: int) -> None:
         """What the flusher thread does now and then."""
@@ -356,7 +364,7 @@ class KernelModel:
     def _opened(self, inode: KernelInode, handle: int, flags: int) -> Descriptor:
         opened = Descriptor(inode, handle, flags, self.fs.files[handle].direct)
         if opened.writing:
-            inode.writing_handles.append(handle)
+            inode.open_for_writing.append(opened)
         return opened
 
     async def map(self, opened: Descriptor) -> Mapping:
@@ -386,7 +394,7 @@ class KernelModel:
         opened.users -= 1
         if opened.users == 0:
             if opened.writing:
-                opened.inode.writing_handles.remove(opened.handle)
+                opened.inode.open_for_writing.remove(opened)
             self.fs.files.release(opened.handle)
 
     # --- loads and stores through a mapping ---

@@ -8,11 +8,15 @@ programs that load and store without asking anybody. A folio is one page here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
 from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol.types import PAGE_SIZE
+
+if TYPE_CHECKING:
+    from tests.helpers.kernel_model import Descriptor
 
 
 @dataclass(slots=True, eq=False)
@@ -49,7 +53,7 @@ class KernelInode:
         self.attribute_version = 0
         self.size_unstable = False  # FUSE_I_SIZE_UNSTABLE
         self.lock = trio.Lock()  # inode->i_rwsem, taken by write(2), truncate(2) and fsync(2)
-        self.writing_handles: list[int] = []  # open files that a page can be written back through
+        self.open_for_writing: list[Descriptor] = []  # a page can be written back through them
         self.opens_under_way = 0
         self.nowrite = False  # FUSE_NOWRITE: page write-backs wait until a truncation is answered
         self.write_backs = 0

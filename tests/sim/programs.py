@@ -292,7 +292,7 @@ async def _disturb(world: World, client: Client) -> None:
         for inode in list(client.kernel.inodes.values()):
             if world.rng.random() < 0.5:
                 client.kernel.evict_some(inode, world.rng.randint(1, 2))
-            elif inode.writing_handles:
+            elif inode.open_for_writing:
                 await client.kernel.write_back_some(inode, 2)
 
 
