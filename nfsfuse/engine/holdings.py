@@ -160,6 +160,17 @@ class Holdings:
         if inode is not None:
             self._forgotten(inode)
 
+    def evicted(self, node_id: int, count: int) -> None:
+        """The kernel has dropped an inode, and forgets *count* lookups of it. If it was told of it more often
+        it makes it anew, of an answer that a program has yet to come to. It may have been told since to believe
+        that no more, but then it has told the inode that it had. It sees to that itself (evict_ctr), except
+        where it counts no links; and it takes the only name it knows of for the last one, also if another
+        client has made a second (`fuse_evict_inode`, `fuse_entry_unlinked`)."""
+        self.forget(node_id, count)
+        left = self._inodes.get(node_id)
+        if left is not None and not left.attributes.has_to_be_told():
+            self._distrust(left)
+
     def _forgotten(self, inode: Inode) -> None:
         """The kernel knows *inode* no more, and has dropped its pages: nothing of it is needed here."""
         held = [Token(inode.handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE)]

@@ -117,7 +117,7 @@ class Names:
             return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 
     def forget(self, node_id: int, count: int) -> None:
-        self._holdings.forget(node_id, count)
+        self._holdings.evicted(node_id, count)
 
     # --- making and removing ---
 

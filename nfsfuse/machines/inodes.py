@@ -65,6 +65,10 @@ class InodeTable:
         """The inode behind a node id that the kernel uses. A KeyError would be a bug."""
         return self._inodes[NodeId(node_id)]
 
+    def get(self, node_id: int) -> Inode | None:
+        """The inode behind a node id, if the kernel knows one."""
+        return self._inodes.get(NodeId(node_id))
+
     def by_handle(self, handle: InodeHandle) -> Inode | None:
         """The inode of this handle, if the kernel knows it."""
         return self._by_handle.get(handle)

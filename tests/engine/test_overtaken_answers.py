@@ -1,6 +1,6 @@
-"""A listing is read in a thread of the server, and answered after what the same client has changed meanwhile.
+"""An answer is overtaken: attributes in it are out of date when it comes, or when the kernel takes it in.
 
-Found by the stress of names: the attributes in it were believed until somebody else wanted them."""
+Found by the stress of names: they were believed until somebody else wanted them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class LateDisk(InlineDisk):
 
 @asynccontextmanager
 async def listed_late(client: Client, disk: LateDisk) -> AsyncIterator[None]:
-    """A listing of the root by *client*, which is made before and arrives after what is done within."""
+    """A listing of the root by *client*, which is made before and arrives after what is done within: the server
+    has a thread read it."""
     number = client.fs.directories.opendir(ROOT).number
     async with trio.open_nursery() as nursery:
         disk.gate = trio.Event()
@@ -90,3 +91,28 @@ async def test_a_listing_that_nothing_has_overtaken_is_believed() -> None:
         with client.asks():
             assert (await client.fs.names.getattr(node)).nlink == 1
             assert await client.fs.names.listxattr(node) == ()
+
+
+async def test_an_inode_that_the_kernel_makes_anew_of_an_older_answer_is_distrusted() -> None:
+    """tests/mount/test_starved.py tells how it comes to that."""
+    async with rig() as world:
+        world.make_file(b"file")
+        client = world.clients[0]
+        node = await client.node(b"file")
+        inode = client.fs.inodes[node]
+        told = inode.attributes.known
+        assert told is not None
+        inode.lookups, names = 3, client.fs.names
+        assert inode.attributes.told(told)
+        names.forget(node, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.kernel.attributes == 0, "what it was told is so still"
+        await names.link(node, ROOT, b"second")
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.kernel.attributes == 1, "the inode that it has is told"
+        names.forget(node, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.kernel.attributes == 2, "the inode that it will have is told"
+        names.forget(node, inode.lookups)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.kernel.attributes == 2, "there is none"
