@@ -161,11 +161,13 @@ class Holdings:
             self._forgotten(inode)
 
     def evicted(self, node_id: int, count: int) -> None:
-        """The kernel has dropped an inode, and forgets *count* lookups of it. If it was told of it more often
-        it makes it anew, of an answer that a program has yet to come to. It may have been told since to believe
-        that no more, but then it has told the inode that it had. It sees to that itself (evict_ctr), except
-        where it counts no links; and it takes the only name it knows of for the last one, also if another
-        client has made a second (`fuse_evict_inode`, `fuse_entry_unlinked`)."""
+        """The kernel has dropped an inode, and forgets *count* lookups of it. If it was told of it more often,
+        it makes it anew of an answer that a program has yet to take in. Had the kernel been told meanwhile not
+        to believe that any more, this has met the inode that it dropped: so it is told again.
+
+        It guards against that itself (evict_ctr), but not for inodes that it drops because they have no links;
+        and a removal of the only name it knows leaves none, also if another client has made a second
+        (`fuse_evict_inode` in fs/fuse/inode.c, `fuse_entry_unlinked` in dir.c)."""
         self.forget(node_id, count)
         left = self._inodes.get(node_id)
         if left is not None and not left.attributes.has_to_be_told():

@@ -180,13 +180,12 @@ def _look_bad(done: Done, state: State, seen: Seen) -> Seen:
     number has been given to an inode that is looked up here at that moment. A limit (docs/coherence.md)."""
     if len({PATHS[path][0] for path in done.paths}) == 1:
         return seen
-    for marker, path in zip((0, _SECOND), done.paths, strict=True):
+    moved = done.paths if done.call is Call.EXCHANGE else done.paths[:1]
+    for marker, path in zip((0, _SECOND), moved, strict=False):
         if state[path] == DIRECTORY:
             seen |= {marker}
         elif marker in seen:
             return FINISHED
-        if done.call is not Call.EXCHANGE:
-            break
     return seen
 
 
