@@ -29,7 +29,7 @@ from nfsfuse.protocol.types import InodeHandle
 from server.machines.leases import MARGIN
 from tests.helpers.losses import Losses
 from tests.sim.freezing import Freezer
-from tests.sim.world import Client, World
+from tests.sim.world import Client, World, unshield
 
 LEASE_SECONDS = 2.0
 
@@ -242,6 +242,7 @@ class Faults:
             client.connector.reachable = False
             client.connector.cut()  # what its tasks do in their last gasp reaches nobody
             machine.programs.cancel()
+            unshield(machine.programs)  # the kernel lets go of all that waits for a daemon which is dead
             client.session._scope.cancel()
             assert client.fs._nursery is not None
             client.fs._nursery.cancel_scope.cancel()

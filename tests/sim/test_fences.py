@@ -47,6 +47,18 @@ def test_others_wait_for_a_client_that_is_killed_as_long_as_its_lease(seed: int)
     assert programs.longest_wait.seconds < PATIENCE_SECONDS
 
 
+FOUND_IN_THE_MODEL = (
+    # seed: what was wrong with what plays the kernel when it was first run
+    2646583624,  # a file was closed while a page was written back through it
+    3547457638,  # a page of a killed daemon's mount waited for its write-back for ever
+)
+
+
+@pytest.mark.parametrize("seed", FOUND_IN_THE_MODEL)
+def test_drawn_seeds_that_the_model_could_not_play(seed: int) -> None:
+    simulate(*drawn_with_faults(seed))
+
+
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_a_server_that_is_killed_loses_nothing(seed: int) -> None:
     programs = played(seed, Kind.RESTART)

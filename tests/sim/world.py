@@ -281,7 +281,7 @@ class World:
         """Every invariant, as far as it holds between two steps; the first failure ends the run."""
         self.steps += 1
         if self.failure is not None:
-            _unshield(self.scope)
+            unshield(self.scope)
             return
         if self.deadline is not None and self.deadline.cancel_called:
             self.fail(f"programs have not ended after {self.options.finish_seconds:g} simulated seconds")
@@ -323,7 +323,7 @@ class World:
             self.failure = Violation(text)
             self.failure.add_note(self.story())  # now, while everybody is still there
             self.scope.cancel()
-            _unshield(self.scope)
+            unshield(self.scope)
 
     def story(self) -> str:
         """The last events, and where everything stands."""
@@ -354,9 +354,9 @@ def _tokens(file: Any) -> str:
     )
 
 
-def _unshield(scope: trio.CancelScope) -> None:
-    """Let the cancellation of *scope* reach what is shielded in it: a run that has deadlocked could not end,
-    and the clock, with nothing to jump to, would spin for ever."""
+def unshield(scope: trio.CancelScope) -> None:
+    """Let the cancellation of *scope* reach what is shielded in it now. That may wait for what is gone: a run
+    that has deadlocked could not end, and the clock, with nothing to jump to, would spin for ever."""
     statuses = [scope._cancel_status]
     while statuses:
         status = statuses.pop()
