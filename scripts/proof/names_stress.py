@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -127,8 +128,9 @@ def main() -> None:
     parser.add_argument("--mounts", type=int, default=3)
     parser.add_argument("--programs", type=int, default=2, help="on each mount (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
-    parser.add_argument("--journal", type=Path, help="a file for all calls and answers")
+    parser.add_argument("--journal", type=Path, help="a file for all that is told (default: only on failure)")
     arguments = parser.parse_args()
+    kept = arguments.journal or Path(tempfile.gettempdir()) / f"names-stress-{arguments.seed}.journal"
     with Rig() as rig:
         server = rig.server()
         mounts = [rig.mount(server) for _ in range(arguments.mounts)]
@@ -137,10 +139,12 @@ def main() -> None:
             result = stress(
                 rig, mounts, server.export,
                 seconds=arguments.seconds, programs=arguments.programs, seed=arguments.seed,
-                journal=arguments.journal,
+                journal=kept,
             )  # fmt: skip
         except AssertionError as exc:
-            sys.exit(f"FAILED: {exc}")
+            sys.exit(f"FAILED: {exc}" + (f"\nall calls and answers: {kept}" if kept.exists() else ""))
+        if arguments.journal is None:  # nobody wants it then
+            kept.unlink()
         print(result)
 
 
