@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from nfsfuse.cli import registry
 from scripts.rig.kernel import fuse_mounts_below
-from scripts.rig.processes import Finished, poll_until, run
+from scripts.rig.processes import Finished, poll_until, run, stat_fields
 from scripts.rig.rig import Failed, Rig, Server
 from scripts.rig.sweep import has_ended
 
@@ -196,7 +196,7 @@ def _family(pid: int) -> list[int]:
     """A process and all that descend from it and live."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := _stat(int(entry))):
+        if entry.isdigit() and (fields := stat_fields(int(entry))):
             children.setdefault(int(fields[1]), []).append(int(entry))
     found = [pid]
     for member in found:
@@ -204,14 +204,6 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _stat(pid: int) -> list[str]:
-    """/proc/PID/stat from the third field on; empty if the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def _cpu_seconds(pid: int) -> float:
     """User and system time, that of children that have been waited for included: proc_pid_stat(5)."""
-    return sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, stat_fields(pid)[11:15])) / os.sysconf("SC_CLK_TCK")

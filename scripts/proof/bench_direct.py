@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from scripts.rig.processes import stat_fields
 from scripts.rig.rig import Rig, Server
 
 SEEN_SECONDS_MAX = 10.0
@@ -59,7 +60,7 @@ def one_of_each(mount: Path, export: Path) -> dict[str, float]:
 
 def cpu_seconds(pid: int) -> float:
     """Of a process so far, user and system (proc(5), stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_fields(pid)
     return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS_PER_SECOND
 
 

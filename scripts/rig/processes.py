@@ -81,3 +81,11 @@ def poll_until(condition: Callable[[], bool], seconds: float, what: str, pause: 
         if time.monotonic() > end:
             raise TimedOut(f"after {seconds:g} s still not: {what}")
         time.sleep(pause)
+
+
+def stat_fields(pid: int) -> list[str]:
+    """/proc/PID/stat from the third field on, the state (proc_pid_stat(5)); empty if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts.proof.programs import SOURCES
-from scripts.rig.processes import poll_until
+from scripts.rig.processes import poll_until, stat_fields
 from tests.mount.conftest import Mounts, Pair
 
 SECONDS_MAX = 10.0
@@ -67,7 +67,7 @@ def waits_in(process: subprocess.Popen[bytes], function: str) -> bool:
 
 def is_asleep(process: subprocess.Popen[bytes]) -> bool:
     """Whether a program would not run, also if it had a processor."""
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "SD"
+    return stat_fields(process.pid)[0] in "SD"
 
 
 def removed_before_it_is_taken_in(mounts: Mounts, pair: Pair, processor: int, name: str) -> tuple[bool, int]:
@@ -78,19 +78,20 @@ def removed_before_it_is_taken_in(mounts: Mounts, pair: Pair, processor: int, na
     assert first.stat().st_nlink == 1
     os.link(pair.two / "b" / name, pair.two / "a" / name)
     (pair.one / "a" / "none").exists()  # so that the way there is known
-    mounts.server.process.send_signal(signal.SIGSTOP)
-    try:
-        program = subprocess.Popen([sys.executable, "-c", STAT, str(processor), second], stdout=subprocess.PIPE)
-        poll_until(lambda: waits_in(program, "fuse_lookup_name"), SECONDS_MAX, "it looks the name up")
-    except BaseException:
-        mounts.server.process.send_signal(signal.SIGCONT)
-        raise
-    with program:
-        with hog(processor):
-            mounts.server.process.send_signal(signal.SIGCONT)
-            poll_until(lambda: not is_asleep(program), SECONDS_MAX, "it is answered")
-            first.unlink()
-            was_starved = not is_asleep(program) and program.poll() is None
+    server = mounts.server.process
+    server.send_signal(signal.SIGSTOP)
+    with subprocess.Popen(
+        [sys.executable, "-c", STAT, str(processor), second], stdout=subprocess.PIPE
+    ) as program:
+        try:
+            poll_until(lambda: waits_in(program, "fuse_lookup_name"), SECONDS_MAX, "it looks the name up")
+            with hog(processor):
+                server.send_signal(signal.SIGCONT)
+                poll_until(lambda: not is_asleep(program), SECONDS_MAX, "it is answered")
+                first.unlink()
+                was_starved = not is_asleep(program) and program.poll() is None
+        finally:
+            server.send_signal(signal.SIGCONT)
         return was_starved, int(program.communicate(timeout=SECONDS_MAX)[0])
 
 
