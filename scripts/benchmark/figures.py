@@ -1,4 +1,4 @@
-"""What is measured: names, units, and which way is better."""
+"""What is measured: names, units, and which way is better; and what one measurement has come to."""
 
 from __future__ import annotations
 
@@ -31,9 +31,58 @@ class Figure:
         return ours / theirs if self.better is Better.MORE else theirs / ours
 
 
-def microseconds_each(measured: dict[str, float], count: str = "count") -> float:
-    """What one of *count* took, of what a program printed."""
-    return measured["seconds"] / measured[count] * 1e6
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Processor time: of the server, and of the daemons of all clients. Programs' own is not in it."""
+
+    server: float
+    clients: float
+
+    @property
+    def total(self) -> float:
+        return self.server + self.clients
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.server - other.server, self.clients - other.clients)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.server + other.server, self.clients + other.clients)
+
+    def each(self, count: float) -> Cost:
+        """What one of *count* cost, in microseconds if this is in seconds."""
+        return Cost(self.server / count * 1e6, self.clients / count * 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a figure has come to: *amount* in its unit; *cost* is microseconds of processor time for one file,
+    MiB or operation, None where that means nothing."""
+
+    amount: float
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a program printed, as numbers, and what it cost while it ran (in seconds)."""
+
+    numbers: dict[str, float]
+    cost: Cost
+
+    def __getitem__(self, name: str) -> float:
+        return self.numbers[name]
+
+
+def microseconds_each(measured: Measured, count: str = "count") -> Value:
+    """What one of *count* took."""
+    number = measured[count]
+    return Value(measured["seconds"] / number * 1e6, measured.cost.each(number))
+
+
+def per_second(measured: Measured, count: str = "count", unit: float = 1.0) -> Value:
+    """How many there were in a second, of *count* in units of *unit*."""
+    number = measured[count] / unit
+    return Value(number / measured["seconds"], measured.cost.each(number))
 
 
 def rate(name: str, title: str, unit: str) -> Figure:

@@ -75,6 +75,40 @@ GOALS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """What *figure* may take of what commit HALVED_SINCE takes, in pairs of the same round: of processor time,
+    clients and server together, and of elapsed time."""
+
+    figure: str
+    processor: float
+    elapsed: float
+
+
+HALVED_SINCE: Final = "4580535"
+
+HALVED: Final = (
+    Halved("create", 0.60, 0.65),
+    Halved("walk-cold", 0.30, 0.35),
+    Halved("read-files-cold", 0.40, 0.45),
+    Halved("read-files-warm", 0.40, 0.60),
+    Halved("remove", 0.60, 0.65),
+    Halved("rename", 0.60, 0.65),
+    Halved("random-read", 0.50, 0.60),
+    Halved("write-fsync", 0.60, 0.70),
+    Halved("append", 0.40, 0.50),
+    Halved("seq-write", 0.60, 0.70),
+    Halved("seq-read-cold", 0.60, 0.70),
+    Halved("mmap-store", 0.60, 0.75),
+    Halved("git-status-cold", 0.40, 0.45),
+    Halved("locks", 0.60, 0.60),
+    Halved("ping-pong", 0.70, 0.70),
+    Halved("clients-8-files", 0.60, 0.65),
+    Halved("clients-8", 0.65, 0.75),
+)
+"""Of the next round of work on speed; judged where that commit is measured beside."""
+
+
 def judge(goal: Goal, results: Results) -> Verdict:
     """Whether *goal* is met by what was measured."""
     figure = results.figures[goal.figure]

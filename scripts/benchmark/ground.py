@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.benchmark.figures import Figure
+from scripts.benchmark.figures import Cost, Figure, Measured, Value
 from scripts.benchmark.systems import System
 from scripts.proof.programs import Programs, fields
 from scripts.rig.processes import Finished
@@ -40,13 +40,19 @@ class Sizes:
     appends: int = 5000
     files: int = 2000
     stats: int = 50_000
+    renames: int = 1000
     turns: int = 2000
     locks: int = 1000
     looks: int = 50
     sources: int = 60
 
+    def memory_bytes(self, systems: int) -> int:
+        """What a run with so many systems uses at once: of each the large files in the export's page cache, in
+        its clients' and in the daemons' own, and as much again for everything else."""
+        return systems * 4 * (self.bulk_bytes + self.mapped_bytes + self.load_bytes)
 
-QUICK = Sizes(8 * MIB, 4 * MIB, 8 * MIB, 100, 10, 200, 100, 1000, 100, 50, 5, 4)
+
+QUICK = Sizes(8 * MIB, 4 * MIB, 8 * MIB, 100, 10, 200, 100, 1000, 20, 100, 50, 5, 4)
 """To see whether everything runs; the figures mean nothing."""
 
 
@@ -94,9 +100,12 @@ class Ground:
         """*name* is not there any more."""
         self._made.discard(name)
 
-    def program(self, name: str, *arguments: str | Path | int) -> dict[str, float]:
-        """Run one of tests/programs; what it prints, as numbers. Raises NotMeasured if it fails."""
-        return {key: float(value) for key, value in fields(self.run(name, *arguments).output).items()}
+    def program(self, name: str, *arguments: str | Path | int) -> Measured:
+        """Run one of tests/programs; what it prints and costs. Raises NotMeasured if it fails."""
+        cost = self.system.cost()
+        output = self.run(name, *arguments).output
+        cost = self.system.cost() - cost
+        return Measured({key: float(value) for key, value in fields(output).items()}, cost)
 
     def run(self, name: str, *arguments: str | Path | int) -> Finished:
         """Run one of tests/programs. Raises NotMeasured if it fails."""
@@ -107,15 +116,17 @@ class Ground:
             raise NotMeasured(f"{name} {arguments[0]}: {why[-1] if why else f'exit status {done.status}'}")
         return done
 
-    def timed(self, cwd: Path, *argv: str | Path) -> float:
-        """Seconds that a program of the system takes. Raises NotMeasured if it fails."""
+    def timed(self, cwd: Path, *argv: str | Path) -> tuple[float, Cost]:
+        """Seconds that a program of the system takes, and what it costs. Raises NotMeasured if it fails."""
+        cost = self.system.cost()
         began = time.perf_counter()
         done = self.system.run(*argv, seconds=WORK_SECONDS_MAX, cwd=cwd)
         seconds = time.perf_counter() - began
+        cost = self.system.cost() - cost
         if done.status != 0:
             why = (done.errors or done.output).strip().splitlines()
             raise NotMeasured(f"{argv[0]} {os.fspath(argv[1])}: {why[-1] if why else f'status {done.status}'}")
-        return seconds
+        return seconds, cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +135,4 @@ class Work:
 
     name: str
     figures: tuple[Figure, ...]
-    measure: Callable[[Ground], tuple[float, ...]]
+    measure: Callable[[Ground], tuple[Value, ...]]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark import machine, peers, plot, report
+from scripts.benchmark import machine, peers, plot, references, report
 from scripts.benchmark.data_works import DATA_WORKS
 from scripts.benchmark.file_works import FILE_WORKS
 from scripts.benchmark.ground import QUICK, Sizes, Work
@@ -24,7 +24,8 @@ from scripts.rig.rig import Failed, Rig
 
 WORKS: Final = (*DATA_WORKS, *FILE_WORKS, *PROJECT_WORKS, *SHARED_WORKS)
 SYSTEMS: Final[dict[str, type[System]]] = {
-    system.name: system for system in (Nfsfuse, peers.Sshfs, peers.Gluster, Local)
+    system.name: system
+    for system in (Nfsfuse, peers.Sshfs, peers.Gluster, references.FuseC, Local)
 }
 
 
@@ -54,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
         prog="scripts/bench",
         description="Runs the same work on nfsfuse, on its peers, and in a local directory, all on this "
         "machine, in turn and in rounds, and prints medians, ratios, and which targets are met. Cold: by a "
-        "client that has cached nothing, of data that the server has in memory. Needs root.",
+        "client that has cached nothing, of data that the server has in memory. Needs root. fuse-c is "
+        "libfuse's own passthrough_ll, in C and without a network: the least that FUSE itself costs.",
         epilog=f"works: {', '.join(work.name for work in WORKS)}",
     )
     result.add_argument("--rounds", type=_positive, default=3, help="how often everything is done (default: 3)")
@@ -62,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     names = ",".join(SYSTEMS)
     result.add_argument(
         "--targets", type=_words, metavar="SYSTEM,...", help=f"of {names} (default: all that are installed)"
+    )
+    result.add_argument(
+        "--before", metavar="COMMIT", help="another commit of this project in the same run, in pairs with ours"
     )
     result.add_argument("--quick", action="store_true", help="little work: shows that it runs, no more")
     packages = " ".join(peers.PACKAGES)
@@ -122,6 +127,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.install_peers:
         peers.install()
     systems = chosen_systems(options.targets)
+    commit = ""
+    if options.before:
+        print(f"bench: getting {options.before} ready (a minute at first)", file=sys.stderr, flush=True)
+        before = references.before(options.before)
+        commit = before.commit
+        systems.insert(1, before)
     results = Results(
         {figure.name: figure for work in works for figure in work.figures}, [system.name for system in systems]
     )
@@ -130,28 +141,32 @@ def _run(options: argparse.Namespace) -> int:
     try:
         with Rig(options.dir) as rig:
             rig.environment.pop("NFSFUSE_GUARD", None)  # of the tests, and slow
+            rig.environment.pop("PYTHONPATH", None)  # another commit's programs would find this one's modules
             rig.environment.update(HOME=str(rig.directory), GIT_CONFIG_NOSYSTEM="1", LC_ALL="C")
             told = {"rounds": options.rounds, "quick": options.quick, "only": options.only}
             about = machine.describe(rig.directory, systems, told)
             print(machine.sentence(about), flush=True)
-            measure(rig, systems, works, QUICK if options.quick else Sizes(), options.rounds, results)
+            sizes = QUICK if options.quick else Sizes()
+            touched = machine.touch_memory(sizes.memory_bytes(len(systems)))
+            print(f"bench: touched {touched >> 20:,} MiB of memory first", file=sys.stderr, flush=True)
+            measure(rig, systems, works, sizes, options.rounds, results)
     except KeyboardInterrupt:
         if not results.values:
             raise
         interrupted = True  # half an hour of measurements is not thrown away
         print("\nbench: interrupted; what had been measured:", file=sys.stderr)
-    _tell(results, about, options)
+    _tell(results, about, options, commit)
     if interrupted:
         return 130
     return 1 if any(system == Nfsfuse.name for _, system in results.notes) else 0
 
 
-def _tell(results: Results, about: dict[str, object], options: argparse.Namespace) -> None:
-    print(f"\n{report.text(results)}\n\n{report.summary(results)}")
+def _tell(results: Results, about: dict[str, object], options: argparse.Namespace, commit: str) -> None:
+    print(f"\n{report.text(results, commit)}\n\n{report.summary(results)}")
     if options.json:
         options.json.write_text(json.dumps(report.machine_readable(results, about), indent=1) + "\n")
     if options.markdown:
-        options.markdown.write_text(report.markdown(results) + "\n")
+        options.markdown.write_text(report.markdown(results, commit) + "\n")
     if options.plot and not plot.plot(results, options.plot):
         print("bench: no plot: one system alone has no ratios", file=sys.stderr)
 

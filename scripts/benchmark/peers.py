@@ -10,12 +10,12 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.systems import COMMAND_SECONDS_MAX, System
+from scripts.benchmark.systems import COMMAND_SECONDS_MAX, System, family
 from scripts.rig.processes import poll_until
 from scripts.rig.rig import Failed, Rig
 
@@ -54,7 +54,7 @@ def _answers(port: int) -> bool:
 
 
 class Peer(System):
-    """A peer: its server is a child that dies with this process."""
+    """A system of other people's: its server and clients are children that die with this process."""
 
     programs: tuple[str, ...]
 
@@ -69,9 +69,12 @@ class Peer(System):
         missing = [name for name in cls.programs if _program(name) is None]
         return f"{', '.join(missing)} not installed (--install-peers)" if missing else None
 
-    def _server_pid(self) -> int:
+    def _server_pids(self) -> Iterable[int]:
         assert self._server is not None
-        return self._server.pid
+        return family(self._server.pid)
+
+    def _client_pids(self, mountpoint: Path) -> Iterable[int]:
+        return family(self._daemons[mountpoint].pid)
 
     def _start(self, cleanup: ExitStack) -> None:
         self._port = _free_port()

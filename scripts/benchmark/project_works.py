@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.figures import duration
+from scripts.benchmark.figures import Value, duration
 from scripts.benchmark.ground import Ground, NotMeasured, Work
 
 HEADERS_OF_EACH: Final = 8
@@ -56,14 +56,14 @@ def _archive(path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def build(ground: Ground) -> tuple[float, ...]:
+def build(ground: Ground) -> tuple[Value, ...]:
     """Unpack and compile, through the client that writes."""
     archive = _archive(ground.scratch / "project.tar.gz", _project(ground.sizes.sources))
     ground.timed(ground.writer, "rm", "-rf", "project")
-    seconds = ground.timed(ground.writer, "tar", "xzf", archive)
-    seconds += ground.timed(ground.writer / "project", "make", "-s", f"-j{JOBS}")
+    unpacked, unpacking = ground.timed(ground.writer, "tar", "xzf", archive)
+    made, making = ground.timed(ground.writer / "project", "make", "-s", f"-j{JOBS}")
     ground.timed(ground.writer / "project", "./program", "run")
-    return (seconds,)
+    return (Value(unpacked + made, (unpacking + making).each(1)),)
 
 
 _GIT: Final = ("git", "-c", "safe.directory=*", "-c", "core.checkStat=minimal", "-c", "core.trustctime=false")
@@ -90,7 +90,7 @@ def _repository(ground: Ground) -> Path:
     return archive
 
 
-def git_status(ground: Ground) -> tuple[float, ...]:
+def git_status(ground: Ground) -> tuple[Value, ...]:
     """By a client that did not unpack the repository; then once more."""
     archive = _repository(ground)
 
@@ -103,7 +103,8 @@ def git_status(ground: Ground) -> tuple[float, ...]:
         status = (*_GIT, "--no-optional-locks", "status", "--short")
         if found := ground.system.run(*status, cwd=ground.writer / name).output:
             raise NotMeasured(f"git finds changes: {found.splitlines()[0]}")
-        return tuple(ground.timed(client / name, *status) * 1e3 for _ in range(2))
+        ran = [ground.timed(client / name, *status) for _ in range(2)]
+        return tuple(Value(seconds * 1e3, cost.each(1)) for seconds, cost in ran)
 
 
 PROJECT_WORKS: Final = (

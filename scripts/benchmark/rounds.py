@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from scripts.benchmark.systems import System
 from scripts.proof.programs import Programs
 from scripts.rig.processes import TimedOut
 from scripts.rig.rig import Failed, Rig
+from scripts.rig.sweep import remove_tree
 
 
 def measure(
@@ -46,13 +46,15 @@ def measure(
                 for kind in order:
                     progress.begin(number, (work.name, kind.name))
                     began = time.monotonic()
-                    _measure(work, kind.name, grounds, results)
+                    _measure(number, work, kind.name, grounds, results)
                     progress.end((work.name, kind.name), time.monotonic() - began)
-        shutil.rmtree(directory)
+        remove_tree(directory)
     progress.close()
 
 
-def _measure(work: Work, system: str, grounds: dict[str, Ground], results: Results) -> None:
+def _measure(
+    number: int, work: Work, system: str, grounds: dict[str, Ground], results: Results
+) -> None:
     ground = grounds.get(system)
     if ground is None or (work.figures[0].name, system) in results.impossible:
         return  # it broke at a work before
@@ -68,4 +70,4 @@ def _measure(work: Work, system: str, grounds: dict[str, Ground], results: Resul
         results.note(system, work.figures, f"broke: {first}")
         del grounds[system]
     else:
-        results.add(system, work.figures, values)
+        results.add(number, system, work.figures, values)

@@ -9,36 +9,38 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.figures import Figure, duration, microseconds_each, rate
+from scripts.benchmark.figures import Figure, Measured, Value, duration, microseconds_each, rate
 from scripts.benchmark.ground import MIB, Cannot, Ground, NotMeasured, Work
 from scripts.proof.programs import fields
 
 CLIENTS: Final = (1, 2, 4, 8)
 
 
-def ping_pong(ground: Ground) -> tuple[float, ...]:
+def ping_pong(ground: Ground) -> tuple[Value, ...]:
     """A word in a mapped page goes back and forth; beside it eight bytes over a bare TCP connection."""
     paths = [client / "ball" for client in (ground.writer, ground.second())]
+    cost = ground.system.cost()
     ran = ground.run("pingpong", ground.sizes.turns, *paths)
+    cost = ground.system.cost() - cost
     mapped, tcp = (float(fields(line.split(maxsplit=1)[1])["median_us"]) for line in ran.output.splitlines())
-    return mapped, 2 * tcp
+    return Value(mapped, cost.each(ground.sizes.turns)), Value(2 * tcp)
 
 
-def locks(ground: Ground) -> tuple[float, ...]:
+def locks(ground: Ground) -> tuple[Value, ...]:
     """An fcntl lock goes back and forth."""
     paths = [client / "locks" for client in (ground.writer, ground.second())]
     measured = ground.program("bench_locks", ground.sizes.locks, *paths)
     return (microseconds_each(measured, "locks"),)
 
 
-def visibility(ground: Ground) -> tuple[float, ...]:
+def visibility(ground: Ground) -> tuple[Value, ...]:
     """From the return of write(2) on one client to the return of the read(2) on the other that has it."""
     paths = [client / "seen" for client in (ground.writer, ground.second())]
     ran = ground.run("visible", "write-read", ground.sizes.looks, *paths)
-    return (float(fields(ran.output.split(maxsplit=1)[1])["median_us"]),)
+    return (Value(float(fields(ran.output.split(maxsplit=1)[1])["median_us"])),)
 
 
-def _load(ground: Ground, count: int) -> tuple[float, ...]:
+def _load(ground: Ground, count: int) -> tuple[Value, ...]:
     """*count* clients at once, an equal part of the load for each: all write a file and fsync, then each reads
     what its neighbour wrote; then all make small files. MiB/s, files/s, and how much of one processor the
     server took for both, in percent."""
@@ -46,28 +48,34 @@ def _load(ground: Ground, count: int) -> tuple[float, ...]:
     try:
         size = max(ground.sizes.load_bytes // count // MIB, 1) * MIB
         files = max(ground.sizes.files // count, 1)
-        cpu = ground.system.server_cpu_seconds()
+        began = ground.system.cost()
         mine = [client / f"load-{count}-{i}" for i, client in enumerate(clients)]
         neighbours = [client / f"load-{count}-{(i + 1) % count}" for i, client in enumerate(clients)]
         trees = [client / f"load-files-{count}-{i}" for i, client in enumerate(clients)]
         bulk = _together([partial(_data, ground, "write", path, size) for path in mine])
         bulk += _together([partial(_data, ground, "read", path, size) for path in neighbours])
+        half = ground.system.cost()
         small = _together([partial(_files, ground, "create", path, files) for path in trees])
-        cpu = ground.system.server_cpu_seconds() - cpu
+        end = ground.system.cost()
         for path, tree in zip(mine, trees, strict=True):
             path.unlink()
             _files(ground, "remove", tree, files)
     finally:
         for client in clients:
             ground.system.unmount(client)
-    return 2 * count * size / MIB / bulk, count * files / small, cpu / (bulk + small) * 100
+    mebibytes, made = 2 * count * size / MIB, count * files
+    return (
+        Value(mebibytes / bulk, (half - began).each(mebibytes)),
+        Value(made / small, (end - half).each(made)),
+        Value((end - began).server / (bulk + small) * 100),
+    )
 
 
-def _data(ground: Ground, work: str, path: Path, size: int) -> object:
+def _data(ground: Ground, work: str, path: Path, size: int) -> Measured:
     return ground.program("bench_data", work, path, size, 1)
 
 
-def _files(ground: Ground, work: str, path: Path, count: int) -> object:
+def _files(ground: Ground, work: str, path: Path, count: int) -> Measured:
     return ground.program("bench_files", work, path, count)
 
 
@@ -90,10 +98,10 @@ def _load_work(count: int) -> Work:
     return Work(f"clients-{count}", figures, lambda ground: _load(ground, count))
 
 
-def _only_shared(measure: Callable[[Ground], tuple[float, ...]]) -> Callable[[Ground], tuple[float, ...]]:
+def _only_shared(measure: Callable[[Ground], tuple[Value, ...]]) -> Callable[[Ground], tuple[Value, ...]]:
     """Without locks and coherence a program fails in some way of its own; the table says that it cannot."""
 
-    def measured(ground: Ground) -> tuple[float, ...]:
+    def measured(ground: Ground) -> tuple[Value, ...]:
         try:
             return measure(ground)
         except NotMeasured as exc:

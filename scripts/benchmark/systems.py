@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Final
 
 from nfsfuse.cli import registry
+from scripts.benchmark.figures import Cost
 from scripts.rig.kernel import fuse_mounts_below
 from scripts.rig.processes import Finished, poll_until, run, stat_fields
-from scripts.rig.rig import Failed, Rig, Server
+from scripts.rig.rig import BIN, Failed, Rig, Server
 from scripts.rig.sweep import has_ended
 
 COMMAND_SECONDS_MAX: Final = 60.0
 """For mounting, unmounting and starting, on a machine that is busy with something else."""
+
+
+_CPUCLOCK_SCHED: Final = 2  # <linux/posix-timers.h>: the time that a process has run
 
 
 class System(ABC):
@@ -86,12 +92,18 @@ class System(ABC):
         """Run a program that may use this system's clients; if it hangs in one, they are aborted."""
         return run(argv, seconds, self.rig.environment, self.directory, cwd)
 
-    def server_cpu_seconds(self) -> float:
-        """Processor time that the server has used, all of its processes together."""
-        return sum(map(_cpu_seconds, _family(self._server_pid())))
+    def cost(self) -> Cost:
+        """Processor time in seconds that the server and the clients that are mounted have used so far."""
+        clients = (pid for mountpoint in self._mounted for pid in self._client_pids(mountpoint))
+        return Cost(_cpu_seconds(self._server_pids()), _cpu_seconds(clients))
 
     @abstractmethod
-    def _server_pid(self) -> int: ...
+    def _server_pids(self) -> Iterable[int]:
+        """The server's processes."""
+
+    @abstractmethod
+    def _client_pids(self, mountpoint: Path) -> Iterable[int]:
+        """The processes that serve a mount."""
 
     @abstractmethod
     def _start(self, cleanup: ExitStack) -> None:
@@ -138,11 +150,11 @@ class Local(System):
     def unmount(self, mountpoint: Path) -> None:
         pass
 
-    def server_cpu_seconds(self) -> float:
-        return 0.0
+    def _server_pids(self) -> Iterable[int]:
+        return ()
 
-    def _server_pid(self) -> int:
-        raise AssertionError("nobody serves the local directory")
+    def _client_pids(self, mountpoint: Path) -> Iterable[int]:
+        raise AssertionError("the local directory is not mounted")
 
     def _start(self, cleanup: ExitStack) -> None:
         pass
@@ -152,14 +164,15 @@ class Local(System):
 
 
 class Nfsfuse(System):
-    """This checkout."""
+    """This checkout, or (`references.before`) another one: *bin* is where its programs are."""
 
     name = "nfsfuse"
+    bin: ClassVar[Path] = BIN
 
     def __init__(self, rig: Rig, directory: Path) -> None:
         super().__init__(rig, directory)
         self._server: Server | None = None
-        self.options = ""
+        self._daemons: dict[Path, int] = {}
 
     @classmethod
     def lacking(cls) -> str | None:
@@ -169,30 +182,39 @@ class Nfsfuse(System):
     def version(cls) -> str:
         return version("nfsfuse")
 
-    def _server_pid(self) -> int:
+    def _server_pids(self) -> Iterable[int]:
         assert self._server is not None
-        return self._server.process.pid
+        return (self._server.process.pid,)
+
+    def _client_pids(self, mountpoint: Path) -> Iterable[int]:
+        return (self._daemons[mountpoint],)
 
     def _start(self, cleanup: ExitStack) -> None:
         state = self.directory / "state"
-        self._server = self.rig.server(self.export, "127.0.0.1:0", ["--state-dir", str(state)])
+        arguments = ["--state-dir", str(state)]
+        self._server = self.rig.server(self.export, "127.0.0.1:0", arguments, self.bin)
         cleanup.callback(self._server.stop)
 
     def _mount(self, mountpoint: Path) -> None:
         assert self._server is not None
         options = f"log={mountpoint.with_suffix('.log')}"
-        done = self.run("nfsfuse", "mount", self._server.address, mountpoint, "-o", options)
+        done = self.run(self.bin / "nfsfuse", "mount", self._server.address, mountpoint, "-o", options)
         if done.status != 0:
-            raise Failed(f"nfsfuse: {done.errors.strip()}")
+            raise Failed(f"{self.name}: {done.errors.strip()}")
+        self._daemons[mountpoint] = self._served_by(mountpoint)
+
+    def _served_by(self, mountpoint: Path) -> int:
+        pid = registry.served_by(str(mountpoint))
+        assert pid is not None, f"nobody serves {mountpoint}"
+        return pid
 
     def _unmount(self, mountpoint: Path) -> None:
-        pid = registry.served_by(str(mountpoint))
         super()._unmount(mountpoint)
-        if pid is not None:
-            poll_until(lambda: has_ended(pid), COMMAND_SECONDS_MAX, "the end of the daemon")
+        pid = self._daemons.pop(mountpoint)
+        poll_until(lambda: has_ended(pid), COMMAND_SECONDS_MAX, "the end of the daemon")
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that descend from it and live."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
@@ -204,6 +226,12 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def _cpu_seconds(pid: int) -> float:
-    """User and system time, that of children that have been waited for included: proc_pid_stat(5)."""
-    return sum(map(int, stat_fields(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
+def _cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of all threads of these processes, those that have ended included. Their own clock
+    (clock_getcpuclockid(3)) counts in nanoseconds, where /proc/PID/stat has hundredths of a second."""
+    total = 0.0
+    for pid in pids:
+        # A process that ends just now has no clock any more; what it has used is then left out.
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
+    return total

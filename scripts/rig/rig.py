@@ -35,13 +35,16 @@ class Failed(Exception):
 class Server:
     """A running nfsfuse-server."""
 
-    def __init__(self, rig: Rig, export: Path, listen: str, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, rig: Rig, export: Path, listen: str, arguments: Sequence[str] = (), programs: Path = BIN
+    ) -> None:
         self.export = export
         self.arguments = arguments
+        self.programs = programs
         self.log = rig.directory / f"server-{rig.count()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [BIN / "nfsfuse-server", "--export", export, "--listen", listen, "-v", *arguments],
+                [programs / "nfsfuse-server", "--export", export, "--listen", listen, "-v", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=rig.environment,
@@ -123,16 +126,21 @@ class Rig:
         self._tell("rest" if seconds is None else f"deadline {seconds}")
 
     def server(
-        self, export: Path | None = None, listen: str | None = None, arguments: Sequence[str] = ()
+        self,
+        export: Path | None = None,
+        listen: str | None = None,
+        arguments: Sequence[str] = (),
+        programs: Path = BIN,
     ) -> Server:
-        """Start a server: of a new directory, on a Unix socket, unless told otherwise. Raises Failed."""
+        """Start a server: of a new directory, on a Unix socket, unless told otherwise; *programs* is the folder
+        that has it. Raises Failed."""
         number = self.count()
         if export is None:
             export = self.directory / f"export-{number}"
             export.mkdir()
         if "--state-dir" not in arguments:
             arguments = ["--state-dir", str(self.directory / f"state-{number}"), *arguments]
-        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments)
+        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments, programs)
         self.servers.append(server)
         return server
 
@@ -149,7 +157,7 @@ class Rig:
     def restart(self, server: Server) -> Server:
         """Start *server*, which was killed or stopped, once more: same export, address and state."""
         assert server.process.poll() is not None
-        again = Server(self, server.export, server.address, server.arguments)
+        again = Server(self, server.export, server.address, server.arguments, server.programs)
         self.servers[self.servers.index(server)] = again
         return again
 

@@ -64,6 +64,17 @@ def end_process(pid: int, number: int = signal.SIGKILL, seconds: float = DEATH_S
         os.close(descriptor)
 
 
+def remove_tree(directory: Path) -> None:
+    """Remove *directory* and all below it. A program that is just ending may remove something of its own there
+    at the same moment: that it is gone is what is wanted."""
+
+    def failed(_: object, path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+        if not isinstance(info[1], FileNotFoundError):
+            raise info[1]
+
+    shutil.rmtree(directory, onerror=failed)
+
+
 def sweep(directory: Path) -> list[str]:
     """End everything below and about *directory* by force, and remove it. What was found, in words: nothing
     after an orderly end."""
@@ -81,5 +92,5 @@ def sweep(directory: Path) -> list[str]:
         detach(disk)
     assert not abort_below(directory), "a mount below is left: removing the directory would go through it"
     if directory.exists():
-        shutil.rmtree(directory)
+        remove_tree(directory)
     return found

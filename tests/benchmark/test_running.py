@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmark import main, rounds
-from scripts.benchmark.figures import rate
+from scripts.benchmark.figures import Value, per_second, rate
 from scripts.benchmark.ground import QUICK, Cannot, Ground, NotMeasured, Work
 from scripts.benchmark.peers import Gluster
 from scripts.benchmark.progress import Progress
@@ -69,6 +69,10 @@ def test_progress_says_what_is_done_and_how_long_it_will_take():
     assert output.getvalue() == "round 1/2: write on one (step 1 of 4)\n"
 
 
+def amounts(results: Results) -> dict[tuple[str, str], list[float]]:
+    return {key: results.amounts(*key) for key in results.values}
+
+
 FIGURE = rate("done", "done", "1/s")
 
 
@@ -76,12 +80,12 @@ def _run(measure_with: list[object]) -> Results:
     """Works that do what is told: return a value, or raise."""
 
     def work(number: int, outcome: object) -> Work:
-        def measure(ground: Ground) -> tuple[float, ...]:
+        def measure(ground: Ground) -> tuple[Value, ...]:
             if isinstance(outcome, Exception):
                 raise outcome
             assert isinstance(outcome, float)
             (ground.writer / f"{number}").write_text("here")
-            return (outcome,)
+            return (Value(outcome),)
 
         return Work(f"w{number}", (rate(f"f{number}", "", ""),), measure)
 
@@ -94,19 +98,19 @@ def _run(measure_with: list[object]) -> Results:
 
 
 def test_every_work_is_done_in_every_round_on_a_new_export():
-    assert _run([1.0, 2.0]).values == {("f0", "local"): [1.0, 1.0], ("f1", "local"): [2.0, 2.0]}
+    assert amounts(_run([1.0, 2.0])) == {("f0", "local"): [1.0, 1.0], ("f1", "local"): [2.0, 2.0]}
 
 
 def test_what_a_system_cannot_do_is_noted_and_it_goes_on():
     results = _run([NotMeasured("no locks"), 2.0])
     assert results.notes == {("f0", "local"): "no locks"}
-    assert results.values == {("f1", "local"): [2.0, 2.0]}
+    assert amounts(results) == {("f1", "local"): [2.0, 2.0]}
 
 
 def test_what_a_system_cannot_do_at_all_is_tried_once() -> None:
     tried = []
 
-    def measure(ground: Ground) -> tuple[float, ...]:
+    def measure(ground: Ground) -> tuple[Value, ...]:
         tried.append(ground.system.name)
         raise Cannot("no shared memory")
 
@@ -120,12 +124,12 @@ def test_what_a_system_cannot_do_at_all_is_tried_once() -> None:
 def test_a_system_that_breaks_is_left_out_until_the_next_round():
     results = _run([1.0, TimedOut("hung\nfor long"), 2.0])
     assert results.notes == {("f1", "local"): "broke: hung"}
-    assert results.values == {("f0", "local"): [1.0, 1.0]}
+    assert amounts(results) == {("f0", "local"): [1.0, 1.0]}
 
 
 def test_a_program_that_fails_is_not_measured(tmp_path: Path):
-    def measure(ground: Ground) -> tuple[float, ...]:
-        return (ground.program("bench_data", "read", ground.writer / "missing", 1 << 20, 1)["seconds"],)
+    def measure(ground: Ground) -> tuple[Value, ...]:
+        return (per_second(ground.program("bench_data", "read", ground.writer / "missing", 1 << 20, 1)),)
 
     results = Results({FIGURE.name: FIGURE}, ["local"])
     with Rig(tmp_path) as rig:

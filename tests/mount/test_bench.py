@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.benchmark import references
 from scripts.benchmark.peers import Peer
+from scripts.benchmark.references import FuseC
 from scripts.benchmark.systems import Nfsfuse
 from scripts.rig.kernel import fuse_mounts_below
 from scripts.rig.processes import poll_until
@@ -83,15 +85,33 @@ def test_an_interrupt_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_a_fresh_client_has_a_daemon_of_its_own_which_ends_with_it(rig: Rig) -> None:
     with Nfsfuse(rig, rig.directory / "system") as system:
-        before = system.server_cpu_seconds()
+        before = system.cost()
         writer = system.mount()
         (writer / "file").write_text("written")
         with system.fresh() as client:
             assert (client / "file").read_text() == "written"
             assert client != writer
         assert not fuse_mounts_below(client)
-        assert system.server_cpu_seconds() >= before
+        after = system.cost()
+        assert after.server > before.server
+        assert after.clients > before.clients
     assert not fuse_mounts_below(rig.directory)
+
+
+def test_the_least_that_fuse_costs_is_measured_beside(rig: Rig) -> None:
+    if lacking := FuseC.lacking():
+        pytest.skip(lacking)
+    with FuseC(rig, rig.directory / "system") as system, system.fresh() as client:
+        (client / "file").write_text("written")
+        assert (system.export / "file").read_text() == "written"
+        assert system.cost().server == 0
+        assert system.cost().clients > 0
+    assert not fuse_mounts_below(rig.directory)
+
+
+def test_another_commit_that_is_none_is_refused() -> None:
+    with pytest.raises(Failed, match="no such commit: nonsense"):
+        references.before("nonsense")
 
 
 class Sleeper(Peer):

@@ -5,6 +5,7 @@
  *   walk    list all directories and stat everything in them
  *   read    open, read and close every file
  *   stat    stat one file COUNT times, after once that is not timed
+ *   rename  give one file another name and its own again, in turn, COUNT times together; COUNT is even
  *   remove  unlink everything, and remove the directories
  *
  * What is found is looked at: the number of files, their sizes, the name at the beginning of each. Prints
@@ -106,6 +107,15 @@ static void stat_one(void)
 		need(stat(path, &it) == 0, path);
 }
 
+static void rename_one(void)
+{
+	char home[PATH_MAX + 32], away[sizeof home + sizeof ".away"];
+	snprintf(home, sizeof home, "%s", file(0));
+	snprintf(away, sizeof away, "%s.away", home);
+	for (uint64_t i = 0; i < count; i++)
+		need((i % 2 ? rename(away, home) : rename(home, away)) == 0, home);
+}
+
 static void remove_all(void)
 {
 	for (uint64_t i = 0; i < count; i++) {
@@ -120,7 +130,8 @@ static const struct {
 	const char *name;
 	void (*work)(void);
 } WORKS[] = {
-	{"create", create_all}, {"walk", walk_all}, {"read", read_all}, {"stat", stat_one}, {"remove", remove_all},
+	{"create", create_all}, {"walk", walk_all}, {"read", read_all}, {"stat", stat_one},
+	{"rename", rename_one}, {"remove", remove_all},
 };
 
 int main(int argc, char **argv)
@@ -137,6 +148,6 @@ int main(int argc, char **argv)
 			return HELD;
 		}
 	}
-	fprintf(stderr, "usage: bench_files create|walk|read|stat|remove DIRECTORY COUNT\n");
+	fprintf(stderr, "usage: bench_files create|walk|read|stat|rename|remove DIRECTORY COUNT\n");
 	return USAGE;
 }
