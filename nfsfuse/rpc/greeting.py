@@ -54,7 +54,7 @@ async def be_greeted(link: Link) -> Hello:
     if version is not None and version != PROTOCOL_VERSION:
         failure = FsError(errno.EPROTONOSUPPORT, other_version(version))
         await refuse(link, failure)
-        raise failure
+        raise failure.alone()
     match decode(header):
         case RequestEnvelope(id=0, message=Hello() as hello):
             return hello

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from nfsfuse.cli import registry
 from scripts.rig.kernel import FuseMount, fuse_mounts_below
@@ -32,16 +33,27 @@ class Failed(Exception):
     """A server or a mount did not do what it should; the text is what it said."""
 
 
-class Server:
-    """A running nfsfuse-server."""
+SERVER: Final = (BIN / "nfsfuse-server",)
 
-    def __init__(self, rig: Rig, export: Path, listen: str, arguments: Sequence[str] = ()) -> None:
+
+class Server:
+    """A running nfsfuse-server, or what *command* is instead."""
+
+    def __init__(
+        self,
+        rig: Rig,
+        export: Path,
+        listen: str,
+        arguments: Sequence[str] = (),
+        command: Sequence[str | Path] = SERVER,
+    ) -> None:
         self.export = export
         self.arguments = arguments
+        self.command = command
         self.log = rig.directory / f"server-{rig.count()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [BIN / "nfsfuse-server", "--export", export, "--listen", listen, "-v", *arguments],
+                [*command, "--export", export, "--listen", listen, "-v", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=rig.environment,
@@ -123,16 +135,21 @@ class Rig:
         self._tell("rest" if seconds is None else f"deadline {seconds}")
 
     def server(
-        self, export: Path | None = None, listen: str | None = None, arguments: Sequence[str] = ()
+        self,
+        export: Path | None = None,
+        listen: str | None = None,
+        arguments: Sequence[str] = (),
+        command: Sequence[str | Path] = SERVER,
     ) -> Server:
-        """Start a server: of a new directory, on a Unix socket, unless told otherwise. Raises Failed."""
+        """Start a server: of a new directory, on a Unix socket, of this checkout, unless told otherwise. Raises
+        Failed."""
         number = self.count()
         if export is None:
             export = self.directory / f"export-{number}"
             export.mkdir()
         if "--state-dir" not in arguments:
             arguments = ["--state-dir", str(self.directory / f"state-{number}"), *arguments]
-        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments)
+        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments, command)
         self.servers.append(server)
         return server
 
@@ -146,10 +163,11 @@ class Rig:
         result.mkdir()
         return result
 
-    def restart(self, server: Server) -> Server:
-        """Start *server*, which was killed or stopped, once more: same export, address and state."""
+    def restart(self, server: Server, command: Sequence[str | Path] = ()) -> Server:
+        """Start *server*, which was killed or stopped, once more: same export, address and state. *command*
+        is another server's, if any."""
         assert server.process.poll() is not None
-        again = Server(self, server.export, server.address, server.arguments)
+        again = Server(self, server.export, server.address, server.arguments, command or server.command)
         self.servers[self.servers.index(server)] = again
         return again
 
