@@ -123,7 +123,8 @@ class CachedFile:
 
     def refusal(self) -> FsError | None:
         """Why the server does not take what is dirty here; None if nothing was refused."""
-        return self.errors.refusal if self.pages.refused else None
+        refusal = self.errors.refusal
+        return refusal.alone() if refusal is not None and self.pages.refused else None
 
     def nothing_refused(self) -> None:
         """Something was dropped: if that was all that was refused, the next refusal is news."""

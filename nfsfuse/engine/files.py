@@ -370,7 +370,7 @@ class Files:
             told, opened.errors_told = opened.errors_told, errors.reports
         if told != errors.reports:
             assert errors.newest is not None
-            raise errors.newest
+            raise errors.newest.alone()
         return result
 
     # --- attributes of files ---

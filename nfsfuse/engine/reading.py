@@ -127,15 +127,15 @@ class Reader:
 
     def _go_on(self, reading: Reading, answered: Answered, failure: FsError | None = None) -> None:
         """What *reading* asked for has arrived, or a *failure*: it is answered here, or goes on in a task."""
-        result: ReadData | Exception | None = failure
-        if result is None:
+        result: ReadData | None = None
+        if failure is None:
             try:
                 result = self._attempt(reading)
             except Exception as exc:
-                result = exc
-        if result is not None:
-            answered(result)
-            self._end(reading)
+                self._answer(reading, answered, exc)
+                return
+        if result is not None or failure is not None:
+            self._answer(reading, answered, failure or result)
         else:
             assert self.nursery is not None
             scope = trio.CancelScope()
@@ -148,11 +148,16 @@ class Reader:
             with scope:
                 result = await self._until_answered(reading)
         except Exception as exc:
-            result = exc
+            self._answer(reading, answered, exc)
         finally:
-            if not reading.over:  # else it was given up
-                answered(result)
-                self._end(reading)
+            self._answer(reading, answered, result)
+
+    def _answer(self, reading: Reading, answered: Answered, result: ReadData | Exception | None) -> None:
+        """Nothing happens if it is answered, or was given up."""
+        if not reading.over:
+            assert result is not None
+            answered(result)
+            self._end(reading)
 
     # --- one read that waits ---
 

@@ -274,7 +274,9 @@ class Session:
             except (OSError, ConnectionLost, ProtocolError, FsError, trio.TooSlowError) as exc:
                 why = "no answer" if isinstance(exc, trio.TooSlowError) else str(exc)
                 if why != told:
-                    log.info("cannot connect: %s; trying on", why)
+                    # A server of another version does not go away by itself.
+                    other = isinstance(exc, FsError) and exc.errno == errno.EPROTONOSUPPORT
+                    log.log(logging.ERROR if other else logging.INFO, "cannot connect: %s; trying on", why)
                     told = why
                 await trio.sleep(next(pauses))
                 continue

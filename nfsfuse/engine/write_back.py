@@ -136,7 +136,7 @@ class WriteBack:
             if self._in_flight == 0:
                 refusals = [error for file in self._dirty_files if (error := file.refusal()) is not None]
                 assert refusals, "there is room once everything is written back"
-                raise refusals[-1]
+                raise refusals[-1].alone()
             await self._slots.park()
 
     async def try_again(self, file: CachedFile) -> None:
@@ -191,7 +191,7 @@ class WriteBack:
             await file.changed()
         error = file.refusal()
         if error is not None and file.pages.refused.overlaps(start, end):
-            raise error
+            raise error.alone()
 
     async def write_back_and_sync(self, file: CachedFile, sync: Sync) -> bool:
         """As `write_back` of everything that is dirty now; if one request does for that, the server is made to
@@ -240,7 +240,7 @@ class WriteBack:
                 try:
                     await self.write_back(file, low, min(low + IO_SIZE_MAX, stop))
                 except FsError as exc:
-                    error = exc
+                    error = exc.alone()
         return error
 
     async def before_truncation(self, file: CachedFile, size: int) -> None:

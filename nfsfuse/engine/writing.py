@@ -159,9 +159,8 @@ class Writer:
             case _Obstacle.RECALL:
                 await file.changed()
             case _Obstacle.PURGE:
-                failure = FsError(EIO, "stored before the session was lost")
-                file.errors.lost(failure)
-                raise failure
+                file.errors.lost(FsError(EIO, "stored before the session was lost"))
+                raise FsError(EIO, "stored before the session was lost")
             case _Obstacle.LEASE:
                 await self._remote.until_leased()
             case _Obstacle.END_HELD:

@@ -55,7 +55,8 @@ class Mount:
                 try:
                     task_status.started(self.negotiated())
                 except SupplementError as exc:
-                    failure = exc  # raised outside: inside the nursery it would come in an ExceptionGroup
+                    # Raised outside: inside the nursery it would come in an ExceptionGroup.
+                    failure = SupplementError(*exc.args)
                     nursery.cancel_scope.cancel()
 
             self._dispatcher.nursery = nursery
@@ -64,7 +65,10 @@ class Mount:
             await pyfuse3.main(max_tasks=max_tasks)
             nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                failure = None
 
     def negotiated(self) -> Negotiated:
         """What FUSE_INIT came to; SupplementError if it failed or has not been."""

@@ -39,7 +39,7 @@ class WriteErrors:
         """The server has refused data, which stay dirty; whether that is news, and to be logged."""
         news = self.refusal is None or self.refusal.errno != error.errno
         self.attempts_failed += 1
-        self.refusal = error
+        self.refusal = error.alone()
         if news:
             self._pause = RETRY_SECONDS_MIN
             self._report(error)
@@ -70,4 +70,4 @@ class WriteErrors:
 
     def _report(self, error: FsError) -> None:
         self.reports += 1
-        self.newest = error
+        self.newest = error.alone()

@@ -10,8 +10,10 @@ failure  ``[2, id, errno, detail]``
 
 *id* counts up on each side and is never used again, also not over reconnections and in later sessions; a
 request that is sent again carries the id of the first try. 0 is the greeting's, which comes before all of it.
-Fields are positional: one too many,
-one too few, or one of the wrong type is a `ProtocolError`; nothing is converted silently.
+Fields are positional: one too many, one too few, or one of the wrong type is a `ProtocolError`; nothing is
+converted silently. A message or record may gain a field, at its end and with a default that means what was
+meant without it: then what was written down before (in the journal) is still read. Peers of different versions
+do not talk to each other at all (PROTOCOL_VERSION), so nobody is sent a field that he does not know.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ import enum
 import types as python_types
 import typing
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
 
+from nfsfuse.protocol.codes import CODES, Message
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, SEQUENCE_LENGTH_MAX, TEXT_SIZE_MAX
-from nfsfuse.protocol.messages import CODES, Message
+from nfsfuse.protocol.messages import Hello
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import RequestId
 
@@ -164,6 +167,7 @@ def _record(kind: type) -> Check:
     hints = typing.get_type_hints(kind)
     names = [field.name for field in fields(kind)]
     count = len(names)
+    required = sum(field.default is MISSING for field in fields(kind))
     checks = tuple(_check_of(hints[name]) for name in names)
     wire_types = _wire_types([hints[name] for name in names])
     enumerations = [index for index, name in enumerate(names) if _is_enumeration(_bare(hints[name]))]
@@ -177,9 +181,9 @@ def _record(kind: type) -> Check:
             for index in enumerations:
                 values[index] = checks[index](values[index])
             return kind(*values)
-        if len(values) != count:
+        if not required <= len(values) <= count:
             raise ProtocolError(f"{kind.__name__} has {count} fields, got {len(values)}")
-        return kind(*[check(value) for check, value in zip(checks, values, strict=True)])
+        return kind(*[check(value) for check, value in zip(checks, values, strict=False)])
 
     return check
 
@@ -229,16 +233,33 @@ def encode(envelope: Envelope) -> bytes:
 
 def decode(header: bytes | bytearray | memoryview) -> Envelope:
     """The envelope in a frame's *header*. Raises ProtocolError for whatever `encode` cannot have made."""
+    return _envelope(_load(header))
+
+
+def version_of(header: bytes) -> int | None:
+    """The protocol version of whoever says `Hello` in *header*, whatever else that has in its version; None if
+    it is no Hello. Raises ProtocolError for what is no msgpack."""
+    match _load(header):
+        case [int(kind), 0, int(code), int(version), *_] if (kind, code) == (REQUEST, CODES[Hello]):
+            return version
+    return None
+
+
+def _load(header: bytes | bytearray | memoryview) -> object:
     # An element takes a byte at least, and a list is allocated at the length it declares: without the min,
     # lists in lists would make a small header reserve 64 Ki elements for every 5 bytes.
     length_max = min(len(header), SEQUENCE_LENGTH_MAX)
     try:
-        values = msgpack.unpackb(
+        values: object = msgpack.unpackb(
             header, raw=False, use_list=True, max_array_len=length_max, max_map_len=0, max_ext_len=0
         )
     except (ValueError, msgpack.UnpackException) as exc:  # UnicodeDecodeError is a ValueError
         # str, as the repr of ExtraData has the value in it (see _shown).
         raise ProtocolError(f"not msgpack: {type(exc).__name__}: {exc!s:.200}") from exc
+    return values
+
+
+def _envelope(values: Any) -> Envelope:
     # Types are compared because False and 0.0 equal 0.
     if type(values) is not list or len(values) < 3 or type(values[0]) is not int:
         raise ProtocolError("not an envelope")

@@ -27,6 +27,11 @@ class FsError(Exception):
         text = f"{name}: {os.strerror(self.errno)}"
         return f"{text} ({self.detail})" if self.detail else text
 
+    def alone(self) -> FsError:
+        """The same error without its traceback: to be kept, or to be raised by someone who has kept it. With it
+        all that was in use where it was raised would be kept: descriptors, and the data of a write."""
+        return FsError(self.errno, self.detail)
+
     @classmethod
     def from_os(cls, exc: OSError) -> FsError:
         """The same error as *exc*, which a system call raised; EIO if it carries no errno."""

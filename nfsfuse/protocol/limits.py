@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
-"""Raised whenever an old peer could misunderstand a new one; there is no negotiation below it."""
+PROTOCOL_VERSION: Final = 2
+"""Raised whenever a peer of the last release could misunderstand one of this, or not know what it is sent;
+there is no negotiation below it."""
 
 MAGIC: Final = b"nfsfuse\n"
 """The first 8 bytes each side sends: tells a stranger's connection at once from a peer's."""

@@ -1,4 +1,4 @@
-"""Every message of the wire, one frozen dataclass each, and the table of their codes.
+"""Every message of the wire, one frozen dataclass each, with its code.
 
 A request names the type of its reply (`Request[R]`), so a call is typed end to end. Either side may ask:
 `CLIENT_REQUESTS` go from client to server, `SERVER_REQUESTS` are the callbacks. A message that carries file
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
+from nfsfuse.protocol.codes import Message as Message
+from nfsfuse.protocol.codes import message
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, OwnedLock
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import Token, TokenMode
@@ -30,13 +32,6 @@ from nfsfuse.protocol.types import (
     Sync,
 )
 
-
-class Message:
-    """Anything that is sent."""
-
-    __slots__ = ()
-
-
 R_co = TypeVar("R_co", bound=Message, covariant=True)
 
 
@@ -49,7 +44,7 @@ class Request(Message, Generic[R_co]):
 # --- replies ---------------------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@message(40)
 class Done(Message):
     """It is done. *affected* are the inodes whose attributes it changed, as they are afterwards."""
 
@@ -57,7 +52,7 @@ class Done(Message):
     tokens: tuple[Token, ...] = ()
 
 
-@record(frozen=True, slots=True)
+@message(41)
 class Welcome(Message):
     """Answers `Hello`. The session lives as long as the client is heard of within *lease_ms* milliseconds.
     *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
@@ -75,7 +70,7 @@ class Welcome(Message):
     root: Node
 
 
-@record(frozen=True, slots=True)
+@message(42)
 class Entry(Message):
     """An inode that was looked up or made; None: there is none of that name (that, too, may be cached under
     the token). *affected* as in `Done`. *empty*: it is a directory without names, and *tokens* cover all.
@@ -88,7 +83,7 @@ class Entry(Message):
     content: bool = False
 
 
-@record(frozen=True, slots=True)
+@message(43)
 class Stat(Message):
     """An inode's attributes after the operation."""
 
@@ -96,7 +91,7 @@ class Stat(Message):
     tokens: tuple[Token, ...]
 
 
-@record(frozen=True, slots=True)
+@message(44)
 class Opened(Message):
     """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`.
     If *content*, the payload is all of the file. *affected* as in `Done`."""
@@ -108,7 +103,7 @@ class Opened(Message):
     affected: tuple[Node, ...] = ()
 
 
-@record(frozen=True, slots=True)
+@message(45)
 class Data(Message):
     """The payload is the file data; less than was asked for means the end of the file, and then *attributes*
     say where that is."""
@@ -117,7 +112,7 @@ class Data(Message):
     attributes: Attributes | None
 
 
-@record(frozen=True, slots=True)
+@message(46)
 class Written(Message):
     """The server's kernel has the data. If `Write.sync` asked for it, so has its disk, or *sync_errno* is the
     errno with which the sync failed, as an `Fsync` after the write would have (0: it did not). That is no
@@ -127,14 +122,14 @@ class Written(Message):
     sync_errno: int = 0
 
 
-@record(frozen=True, slots=True)
+@message(47)
 class Target(Message):
     """What a symbolic link contains."""
 
     target: bytes
 
 
-@record(frozen=True, slots=True)
+@message(48)
 class Listing(Message):
     """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
     attributes (not spelled out: a listing would be twice as long)."""
@@ -144,33 +139,33 @@ class Listing(Message):
     tokens: tuple[Token, ...]
 
 
-@record(frozen=True, slots=True)
+@message(49)
 class Statistics(Message):
     """Answers `StatFs`."""
 
     statistics: FilesystemStatistics
 
 
-@record(frozen=True, slots=True)
+@message(50)
 class Value(Message):
     """The payload is an extended attribute's value."""
 
 
-@record(frozen=True, slots=True)
+@message(51)
 class Names(Message):
     """An inode's extended attributes' names."""
 
     names: tuple[bytes, ...]
 
 
-@record(frozen=True, slots=True)
+@message(52)
 class Position(Message):
     """An offset, or a number of bytes done."""
 
     offset: int
 
 
-@record(frozen=True, slots=True)
+@message(53)
 class TokenGrant(Message):
     """Answers `GetToken`. *attributes* are given with a token for them."""
 
@@ -178,14 +173,14 @@ class TokenGrant(Message):
     attributes: Attributes | None
 
 
-@record(frozen=True, slots=True)
+@message(54)
 class Recalled(Message):
     """The client has given up what was recalled, and of everything in *returned* all beyond its mode."""
 
     returned: tuple[Token, ...]
 
 
-@record(frozen=True, slots=True)
+@message(56)
 class Reclaimed(Message):
     """Answers `Reclaim`: what of it is refused, and so not held any more."""
 
@@ -194,7 +189,7 @@ class Reclaimed(Message):
     locks: tuple[OwnedLock, ...]
 
 
-@record(frozen=True, slots=True)
+@message(55)
 class LockFound(Message):
     """Answers `GetLock`: a lock in the way, None if there is none."""
 
@@ -204,12 +199,15 @@ class LockFound(Message):
 # --- session ---------------------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@message(1)
 class Hello(Request[Welcome]):
     """Begins a connection, before the numbered frames of the session (`nfsfuse.rpc.greeting`). *session_id* is
     empty for a new session, else the one to resume, which belongs to *epoch* and of whose frames the client has
     *frames_received*. *replaces*, unless empty, is the session of a daemon that is known to be dead: it ends at
-    once rather than with its lease."""
+    once rather than with its lease.
+
+    It never changes, nor does its code: a peer of whatever version has to understand it to refuse it. What is
+    new goes into *features*."""
 
     version: int
     client_id: ClientId
@@ -221,17 +219,17 @@ class Hello(Request[Welcome]):
     features: tuple[str, ...]
 
 
-@record(frozen=True, slots=True)
+@message(2)
 class Heartbeat(Request[Done]):
     """Keeps the lease alive, and tells whether the connection is."""
 
 
-@record(frozen=True, slots=True)
+@message(3)
 class Goodbye(Request[Done]):
     """Ends the session: everything it holds is released now rather than after the lease."""
 
 
-@record(frozen=True, slots=True)
+@message(4)
 class Cancel(Request[Done]):
     """Give up on *request*, if it is still waiting: it is then answered EINTR. An interrupted program's."""
 
@@ -241,7 +239,7 @@ class Cancel(Request[Done]):
 # --- names and attributes --------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@message(5)
 class Lookup(Request[Entry]):
     """Find *name* in *parent*. *content*: if it is a small file and nobody is in the way, what is in it is told
     too, as the file is likely to be opened next. ENOENT, ENOTDIR, EXDEV (another filesystem is mounted there).
@@ -252,14 +250,14 @@ class Lookup(Request[Entry]):
     content: bool = False
 
 
-@record(frozen=True, slots=True)
+@message(6)
 class GetAttr(Request[Stat]):
     """stat(2). ESTALE if the inode is gone."""
 
     handle: InodeHandle
 
 
-@record(frozen=True, slots=True)
+@message(7)
 class SetAttr(Request[Stat]):
     """chmod, chown, truncate, utimensat.
 
@@ -272,14 +270,14 @@ class SetAttr(Request[Stat]):
     blocks_write_back: bool = False
 
 
-@record(frozen=True, slots=True)
+@message(8)
 class ReadLink(Request[Target]):
     """readlink(2)."""
 
     handle: InodeHandle
 
 
-@record(frozen=True, slots=True)
+@message(9)
 class SymLink(Request[Entry]):
     """symlink(2)."""
 
@@ -289,7 +287,7 @@ class SymLink(Request[Entry]):
     credentials: Credentials
 
 
-@record(frozen=True, slots=True)
+@message(10)
 class MkNod(Request[Entry]):
     """mknod(2); *mode* has the type."""
 
@@ -300,7 +298,7 @@ class MkNod(Request[Entry]):
     credentials: Credentials
 
 
-@record(frozen=True, slots=True)
+@message(11)
 class MkDir(Request[Entry]):
     """mkdir(2)."""
 
@@ -310,7 +308,7 @@ class MkDir(Request[Entry]):
     credentials: Credentials
 
 
-@record(frozen=True, slots=True)
+@message(12)
 class Link(Request[Entry]):
     """link(2)."""
 
@@ -319,7 +317,7 @@ class Link(Request[Entry]):
     name: bytes
 
 
-@record(frozen=True, slots=True)
+@message(13)
 class Unlink(Request[Done]):
     """unlink(2)."""
 
@@ -327,7 +325,7 @@ class Unlink(Request[Done]):
     name: bytes
 
 
-@record(frozen=True, slots=True)
+@message(14)
 class RmDir(Request[Done]):
     """rmdir(2)."""
 
@@ -335,7 +333,7 @@ class RmDir(Request[Done]):
     name: bytes
 
 
-@record(frozen=True, slots=True)
+@message(15)
 class Rename(Request[Done]):
     """renameat2(2); *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
 
@@ -346,7 +344,7 @@ class Rename(Request[Done]):
     flags: int
 
 
-@record(frozen=True, slots=True)
+@message(16)
 class ReadDir(Request[Listing]):
     """The entries after *cookie* (0: from the start), at most *limit* of them."""
 
@@ -355,12 +353,12 @@ class ReadDir(Request[Listing]):
     limit: int
 
 
-@record(frozen=True, slots=True)
+@message(17)
 class StatFs(Request[Statistics]):
     """statvfs(3) of the export."""
 
 
-@record(frozen=True, slots=True)
+@message(18)
 class GetXattr(Request[Value]):
     """getxattr(2)."""
 
@@ -368,7 +366,7 @@ class GetXattr(Request[Value]):
     name: bytes
 
 
-@record(frozen=True, slots=True)
+@message(19)
 class SetXattr(Request[Stat]):
     """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
 
@@ -377,14 +375,14 @@ class SetXattr(Request[Stat]):
     flags: int
 
 
-@record(frozen=True, slots=True)
+@message(20)
 class ListXattr(Request[Names]):
     """listxattr(2)."""
 
     handle: InodeHandle
 
 
-@record(frozen=True, slots=True)
+@message(21)
 class RemoveXattr(Request[Stat]):
     """removexattr(2)."""
 
@@ -395,7 +393,7 @@ class RemoveXattr(Request[Stat]):
 # --- open files and data ---------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@message(22)
 class Open(Request[Opened]):
     """Open a regular file. *flags* as of open(2): the access mode and O_TRUNC are heeded. Tokens for
     data are granted as far as nobody has to be asked for them. Without *want* nothing is granted, nobody is
@@ -406,7 +404,7 @@ class Open(Request[Opened]):
     want: bool
 
 
-@record(frozen=True, slots=True)
+@message(23)
 class Create(Request[Opened]):
     """open(2) with O_CREAT: makes *name* if it is not there (or fails with EEXIST under O_EXCL), and opens
     it; atomic, for all clients together."""
@@ -428,7 +426,7 @@ class Closed:
     frames_received: int = 0
 
 
-@record(frozen=True, slots=True)
+@message(24)
 class Release(Request[Done]):
     """The last closes of at most RELEASES_MAX open files, in their order, and what was given up with each.
     EBADF if one was not open; all others are released all the same."""
@@ -436,7 +434,7 @@ class Release(Request[Done]):
     closed: tuple[Closed, ...]
 
 
-@record(frozen=True, slots=True)
+@message(25)
 class Read(Request[Data]):
     """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
     NONE: the client holds one already; EAGAIN if it does not, any more."""
@@ -447,7 +445,7 @@ class Read(Request[Data]):
     mode: TokenMode
 
 
-@record(frozen=True, slots=True)
+@message(26)
 class Write(Request[Written]):
     """Write-back: pwrite(2) of the payload at *offset*, under an EXCLUSIVE token; EAGAIN without one. It
     never waits for another client, as recalls are acknowledged only after it (K6).
@@ -460,7 +458,7 @@ class Write(Request[Written]):
     sync: Sync = Sync.NONE
 
 
-@record(frozen=True, slots=True)
+@message(27)
 class Fsync(Request[Done]):
     """fsync(2), or fdatasync(2) if *data_only*, of a file or directory on the server's disk."""
 
@@ -468,7 +466,7 @@ class Fsync(Request[Done]):
     data_only: bool
 
 
-@record(frozen=True, slots=True)
+@message(28)
 class Fallocate(Request[Stat]):
     """fallocate(2)."""
 
@@ -478,7 +476,7 @@ class Fallocate(Request[Stat]):
     length: int
 
 
-@record(frozen=True, slots=True)
+@message(29)
 class Seek(Request[Position]):
     """lseek(2) with SEEK_DATA or SEEK_HOLE."""
 
@@ -487,7 +485,7 @@ class Seek(Request[Position]):
     whence: int
 
 
-@record(frozen=True, slots=True)
+@message(30)
 class CopyRange(Request[Position]):
     """copy_file_range(2), done on the server."""
 
@@ -501,7 +499,7 @@ class CopyRange(Request[Position]):
 # --- tokens ----------------------------------------------------------------------------------------------
 
 
-@record(frozen=True, slots=True)
+@message(31)
 class GetToken(Request[TokenGrant]):
     """Tokens of one inode, granted together: *data* for at least ``[start, end)``, *attr* for the attributes;
     NONE asks for none. A write that extends a file needs both at once, or two writers could take the one
@@ -514,7 +512,7 @@ class GetToken(Request[TokenGrant]):
     attr: TokenMode
 
 
-@record(frozen=True, slots=True)
+@message(32)
 class ReturnTokens(Request[Done]):
     """The client gave up, unasked, what of *tokens* exceeds their mode. It had received so many frames of
     this session by then: a grant in a later one is not what it gave up."""
@@ -523,7 +521,7 @@ class ReturnTokens(Request[Done]):
     frames_received: int
 
 
-@record(frozen=True, slots=True)
+@message(39)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
     answer. Answering must not wait for anything that the server may grant later (K6). *removal*: the
@@ -540,7 +538,7 @@ class Recall(Request[Recalled]):
 # gives each of its open files; an owner and an open file belong to the session that names them.
 
 
-@record(frozen=True, slots=True)
+@message(33)
 class GetLock(Request[LockFound]):
     """F_GETLK. EINVAL for what is no range."""
 
@@ -552,7 +550,7 @@ class GetLock(Request[LockFound]):
     end: int
 
 
-@record(frozen=True, slots=True)
+@message(34)
 class SetLock(Request[Done]):
     """Lock, convert or unlock; a flock always the whole file. With *wait* it queues until it is granted or
     cancelled (`Cancel`: EINTR), and holds up nothing else; without, EAGAIN if it would have to wait. EDEADLK
@@ -569,7 +567,7 @@ class SetLock(Request[Done]):
     wait: bool
 
 
-@record(frozen=True, slots=True)
+@message(35)
 class FlushLocks(Request[Done]):
     """A process closed a descriptor: all POSIX locks of *owner* on the file go (fcntl(2))."""
 
@@ -577,7 +575,7 @@ class FlushLocks(Request[Done]):
     owner: LockOwner
 
 
-@record(frozen=True, slots=True)
+@message(36)
 class ReleaseLocks(Request[Done]):
     """The last close of an open file: what was locked through it and is still held goes (OFD locks), and the
     flock of *owner*, through whichever open file that came."""
@@ -594,7 +592,7 @@ class ReleaseLocks(Request[Done]):
 # `ReclaimComplete`.
 
 
-@record(frozen=True, slots=True)
+@message(37)
 class Reclaim(Request[Reclaimed]):
     """Some of what the client held in the last epoch, at most CLAIMS_MAX in all; open files keep their
     numbers."""
@@ -604,7 +602,7 @@ class Reclaim(Request[Reclaimed]):
     locks: tuple[OwnedLock, ...]
 
 
-@record(frozen=True, slots=True)
+@message(38)
 class ReclaimComplete(Request[Done]):
     """There is nothing more to reclaim, and nothing more that was asked in the last epoch."""
 
@@ -631,11 +629,6 @@ REPLY_OF: Final[dict[type[Message], type[Message]]] = {
     for request in CLIENT_REQUESTS + SERVER_REQUESTS
 }
 """The reply each request must be answered with; any other is a protocol error."""
-
-CODES: Final[dict[type[Message], int]] = {
-    message: code for code, message in enumerate(CLIENT_REQUESTS + SERVER_REQUESTS + REPLIES, start=1)
-}
-"""Numbers on the wire. PROTOCOL_VERSION is raised whenever they change after a release."""
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,

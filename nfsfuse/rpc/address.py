@@ -69,7 +69,10 @@ async def connect(address: Address) -> socket.socket:
         except OSError as exc:
             failure = exc
     assert failure is not None
-    raise failure
+    try:
+        raise failure
+    finally:
+        failure = None
 
 
 async def _connected(sock: socket.socket, target: str | tuple[object, ...]) -> socket.socket:

@@ -161,10 +161,16 @@ class Channel:
             link.close()
             if self._link is link:
                 self._link = None
-        wrong = [failure for failure in failures if isinstance(failure, ProtocolError)]
-        sending = [link.failure] if link.failure is not None else []  # knows the reason better than the reader
-        for failure in wrong + sending + failures:
-            raise failure
+        reasons: list[ConnectionLost | ProtocolError]
+        reasons = [failure for failure in failures if isinstance(failure, ProtocolError)]
+        # Who sends knows the reason better than the reader.
+        reasons += ([] if link.failure is None else [link.failure.alone()]) + failures
+        if reasons:
+            try:
+                raise reasons[0]
+            finally:  # what they came through has these lists
+                reasons.clear()
+                failures.clear()
 
     async def _receive(self, link: Link) -> None:
         while True:

@@ -75,7 +75,7 @@ class Link:
         try:
             sent = self._stream.try_send(parts)
         except ConnectionLost as exc:
-            self.failure = exc
+            self.failure = exc.alone()
             return
         if sent < sum(map(len, parts)):
             self._enqueue(_after([memoryview(part) for part in parts], sent))
@@ -90,7 +90,7 @@ class Link:
     async def flush(self) -> None:
         """Send what is queued now. Raises ConnectionLost."""
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.alone()
         while self._queue:
             await self._stream.wait_sendable()
             self._sent(self._stream.try_send(list(islice(self._queue, IOVEC_COUNT_MAX))))

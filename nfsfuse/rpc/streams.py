@@ -34,6 +34,10 @@ class ConnectionLost(Exception):
     """The stream has ended or broken, or with it the session: then what was asked may or may not have been
     done."""
 
+    def alone(self) -> ConnectionLost:
+        """As `FsError.alone`."""
+        return ConnectionLost(*self.args)
+
 
 class ByteStream(Protocol):
     """A connected, bidirectional stream of bytes. Its methods raise ConnectionLost once it is broken."""

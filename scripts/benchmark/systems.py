@@ -192,7 +192,7 @@ class Nfsfuse(System):
     def _start(self, cleanup: ExitStack) -> None:
         state = self.directory / "state"
         arguments = ["--state-dir", str(state)]
-        self._server = self.rig.server(self.export, "127.0.0.1:0", arguments, self.bin)
+        self._server = self.rig.server(self.export, "127.0.0.1:0", arguments, (self.bin / "nfsfuse-server",))
         cleanup.callback(self._server.stop)
 
     def _mount(self, mountpoint: Path) -> None:

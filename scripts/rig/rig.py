@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from nfsfuse.cli import registry
 from scripts.rig.kernel import FuseMount, fuse_mounts_below
@@ -32,19 +33,27 @@ class Failed(Exception):
     """A server or a mount did not do what it should; the text is what it said."""
 
 
+SERVER: Final = (BIN / "nfsfuse-server",)
+
+
 class Server:
-    """A running nfsfuse-server."""
+    """A running nfsfuse-server, or what *command* is instead."""
 
     def __init__(
-        self, rig: Rig, export: Path, listen: str, arguments: Sequence[str] = (), programs: Path = BIN
+        self,
+        rig: Rig,
+        export: Path,
+        listen: str,
+        arguments: Sequence[str] = (),
+        command: Sequence[str | Path] = SERVER,
     ) -> None:
         self.export = export
         self.arguments = arguments
-        self.programs = programs
+        self.command = command
         self.log = rig.directory / f"server-{rig.count()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [programs / "nfsfuse-server", "--export", export, "--listen", listen, "-v", *arguments],
+                [*command, "--export", export, "--listen", listen, "-v", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=rig.environment,
@@ -130,17 +139,17 @@ class Rig:
         export: Path | None = None,
         listen: str | None = None,
         arguments: Sequence[str] = (),
-        programs: Path = BIN,
+        command: Sequence[str | Path] = SERVER,
     ) -> Server:
-        """Start a server: of a new directory, on a Unix socket, unless told otherwise; *programs* is the folder
-        that has it. Raises Failed."""
+        """Start a server: of a new directory, on a Unix socket, of this checkout, unless told otherwise. Raises
+        Failed."""
         number = self.count()
         if export is None:
             export = self.directory / f"export-{number}"
             export.mkdir()
         if "--state-dir" not in arguments:
             arguments = ["--state-dir", str(self.directory / f"state-{number}"), *arguments]
-        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments, programs)
+        server = Server(self, export, listen or f"unix:{self.directory}/socket-{number}", arguments, command)
         self.servers.append(server)
         return server
 
@@ -154,10 +163,11 @@ class Rig:
         result.mkdir()
         return result
 
-    def restart(self, server: Server) -> Server:
-        """Start *server*, which was killed or stopped, once more: same export, address and state."""
+    def restart(self, server: Server, command: Sequence[str | Path] = ()) -> Server:
+        """Start *server*, which was killed or stopped, once more: same export, address and state. *command*
+        is another server's, if any."""
         assert server.process.poll() is not None
-        again = Server(self, server.export, server.address, server.arguments, server.programs)
+        again = Server(self, server.export, server.address, server.arguments, command or server.command)
         self.servers[self.servers.index(server)] = again
         return again
 

@@ -38,7 +38,7 @@ class SyncErrors:
             if other == session:
                 files.pop(handle, None)
             elif handle in files:
-                files[handle] = error
+                files[handle] = error.alone()
 
     def synced(self, session: SessionId, handle: InodeHandle) -> FsError | None:
         """An fsync of *session* has succeeded: what it is to be told all the same."""

@@ -92,7 +92,10 @@ class Driver:
                     result = await (waiting.wait() if isinstance(waiting, Waiting) else waiting)
                 except Exception as exc:
                     failure = exc
-                reply = self._advance(call, handling, result, failure)
+                try:
+                    reply = self._advance(call, handling, result, failure)
+                finally:
+                    failure = None  # if it comes out of there it has been here
                 if not isinstance(reply, (Waiting, CoroutineType)):
                     return reply
                 waiting = reply
@@ -110,7 +113,8 @@ class Driver:
             except StopIteration as stop:
                 reply: Reply = stop.value
                 return reply
-            failure = None
+            finally:
+                failure = None  # if it comes out of there it has been here
             try:
                 result = self._begin[type(step)](call, step)
             except Exception as exc:

@@ -126,9 +126,9 @@ def _release(call: Call) -> Handling:
             handle = call.session.released(closed.open_id)
             yield Quick(partial(call.storage.unpin, handle))
         except FsError as exc:
-            failure = failure or exc  # the others are open files all the same
+            failure = failure or exc.alone()  # the others are open files all the same
     if failure is not None:
-        raise failure
+        raise failure.alone()
     return m.Done()
 
 
@@ -205,7 +205,7 @@ def _synced(call: Call, handle: InodeHandle, *, data_only: bool) -> Any:
         errors.failed(call.session.id, handle, exc)
         raise
     if (owed := errors.synced(call.session.id, handle)) is not None:
-        raise owed
+        raise owed.alone()
 
 
 def _fallocate(call: Call) -> Handling:

@@ -174,7 +174,7 @@ class Requests:
             try:
                 self._storage.pin(outcome.node.handle)
             except FsError as exc:
-                outcome = exc
+                outcome = exc.alone()
             else:
                 outcome = replace(outcome, open_id=self._session.opened(outcome.node.handle))
         if isinstance(outcome, FsError):

@@ -7,7 +7,6 @@ client sends, or when its client's new daemon says that it replaces it; never me
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -17,7 +16,7 @@ import trio
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.limits import KEPT_BYTES_MAX, PROTOCOL_VERSION
+from nfsfuse.protocol.limits import KEPT_BYTES_MAX
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import ClientId, SessionId
 from nfsfuse.rpc import greeting
@@ -179,11 +178,6 @@ class Service:
 
     @staticmethod
     def _check(hello: m.Hello) -> None:
-        if hello.version != PROTOCOL_VERSION:
-            raise FsError(
-                errno.EPROTONOSUPPORT,
-                f"the server speaks protocol version {PROTOCOL_VERSION}, the client {hello.version}",
-            )
         if len(hello.client_id) != IDENTITY_SIZE:
             raise ProtocolError(f"a client id has {IDENTITY_SIZE} bytes")
 

@@ -48,6 +48,14 @@ ORPHANS_NAME: Final = b".nfsfuse-orphans"
 """Reserved in the export's root, in every storage alike; a directory of the server's there holds orphans."""
 
 
+BLOCKING: Final = frozenset({"copy_range", "fallocate", "fsync", "fsync_dir", "read", "sweep", "unpin"})
+"""Methods that wait for the disk by nature, or free space: never on an event loop."""
+
+AT_ONCE: Final = frozenset({"orphans", "read_nowait", "unpin_nowait"})
+"""Methods that wait for nothing. All that are in neither table are usually answered from memory, and may wait
+for the disk all the same: whoever serves others meanwhile lets `server.service.disk` decide where they run."""
+
+
 class StorageError(Exception):
     """The storage cannot be used at all; the text says why and what the administrator can do."""
 
@@ -195,9 +203,12 @@ class Storage(ABC):
 
     @abstractmethod
     def unpin(self, handle: InodeHandle) -> None:
-        """The last one of an unlinked inode frees its space (which takes a
-        while if it is large: not on an event loop). Never an `FsError`; one without its `pin` is a
-        bug of the caller's (AssertionError). Volatile."""
+        """The last one of an unlinked inode frees its space, which takes a while if it is large. Never an
+        `FsError`; one without its `pin` is a bug of the caller's (AssertionError). Volatile."""
+
+    @abstractmethod
+    def unpin_nowait(self, handle: InodeHandle) -> bool:
+        """As `unpin`, if that frees no space; False, and nothing is done, if it would."""
 
     @abstractmethod
     def orphans(self) -> list[InodeHandle]:

@@ -35,7 +35,7 @@ class LocalAttributes(LocalBase):
     def getattr(self, handle: InodeHandle) -> Attributes:
         inode = self._inode(handle)
         attributes = attributes_of(inode.path.number)
-        if attributes.nlink == 0 and not inode.pins:
+        if attributes.nlink == 0 and not self._cache.pinned(handle):
             self._cache.forget(inode)  # removed by a program on the server
             raise FsError(errno.ESTALE)
         return self._orphans.told(handle, attributes)

@@ -7,6 +7,7 @@ import functools
 import os
 import stat
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, ParamSpec, TypeVar
@@ -33,14 +34,28 @@ LOCK_STRIPES: Final = 256
 """Locks that inodes share by hash: a lock per inode would have to outlive its place in the cache."""
 
 
+def let_go(failure: BaseException) -> None:
+    """Empties all calls that *failure* came through, which have ended, of what they were using."""
+    pending: list[BaseException | None] = [failure]
+    while pending:
+        one = pending.pop()
+        if one is not None:
+            traceback.clear_frames(one.__traceback__)
+            pending += (one.__cause__, one.__context__)
+
+
 def translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """OSError of the server's kernel becomes the application's FsError: the boundary of this storage."""
+    """OSError of the server's kernel becomes the application's FsError: the boundary of this storage. No
+    failure takes a descriptor over it: see descriptors.py."""
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return method(*args, **kwargs)
-        except OSError as exc:
+        except BaseException as exc:
+            let_go(exc)
+            if not isinstance(exc, OSError):
+                raise
             if exc.errno == errno.EMFILE:  # this process's limit, but to the client the server's
                 raise FsError(errno.ENFILE, "the server is out of descriptors") from exc
             raise FsError.from_os(exc) from exc
@@ -52,7 +67,7 @@ class LocalBase:
     """An exported directory and its open inodes.
 
     Sets the umask of the process to 0 (the client's kernel has applied the program's) and raises its limit of
-    descriptors. *descriptors_max* bounds the cache, not what is pinned.
+    descriptors. *descriptors_max* bounds the cache: see `DescriptorCache`.
     """
 
     def __init__(
@@ -72,7 +87,10 @@ class LocalBase:
         self._locks = [threading.RLock() for _ in range(LOCK_STRIPES)]
         self._link_locks = [threading.RLock() for _ in range(LOCK_STRIPES)]
         self._cache = DescriptorCache(
-            min(limit, DESCRIPTORS_CACHED_MAX) if descriptors_max is None else descriptors_max, self._dropped
+            min(limit, DESCRIPTORS_CACHED_MAX) if descriptors_max is None else descriptors_max,
+            self._dropped,
+            # Who is not root might be refused what is open, its permissions having changed since.
+            reopens=secret is not None and self._privileged,
         )
         self._volatile: VolatileLocator | None = None
         self._locator: Locator
@@ -81,7 +99,7 @@ class LocalBase:
         else:
             self._locator = PersistentLocator(root.number, self._cache, secret)
         self._root = self._locator.adopt(root)
-        self._cache.pin(self._root)
+        self._cache.pin(self._root, always=True)
         self._orphans = Orphans(root.number, self._root.handle, self._locator, claimable=secret is not None)
 
     def _dropped(self, inode: OpenInode) -> None:
@@ -157,7 +175,8 @@ class LocalBase:
         pinned inode, it is an orphan first."""
         with self._link_lock(inode.handle):
             kept = False
-            if inode.pins and inode.kind != stat.S_IFDIR and self._told(inode).nlink == 1:
+            pinned = self._cache.pinned(inode.handle)
+            if pinned and inode.kind != stat.S_IFDIR and self._told(inode).nlink == 1:
                 kept = self._orphans.keep(inode)
             try:
                 remove()
@@ -167,9 +186,9 @@ class LocalBase:
                 raise
             node = self._node(inode)
             if node.attributes.nlink == 0:
-                if not inode.pins:
+                if not pinned:
                     self._orphans.discard(inode.handle)  # there by a crash between the two links
-                self._cache.forget(inode)
+                self._cache.forget(inode, orphan=inode.handle in self._orphans)
             return node
 
     @contextmanager

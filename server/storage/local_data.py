@@ -28,10 +28,16 @@ class LocalData(LocalBase):
 
     def unpin(self, handle: InodeHandle) -> None:
         with self._link_lock(handle):
-            inode = self._cache.get(handle)
-            if inode is not None and inode.pins == 1:
+            if self._cache.pinned(handle) == 1:
                 self._orphans.discard(handle)
-            self._cache.unpin(handle)
+            freed = self._cache.unpin(handle, freeing=True)
+        del freed  # which may take long: under no lock
+
+    def unpin_nowait(self, handle: InodeHandle) -> bool:
+        with self._link_lock(handle):
+            if self._cache.pinned(handle) == 1 and handle in self._orphans:
+                return False
+            return self._cache.unpin(handle, freeing=False) is None
 
     def orphans(self) -> list[InodeHandle]:
         return self._orphans.handles()
@@ -41,8 +47,7 @@ class LocalData(LocalBase):
         self._orphans.sweep(self._link_lock, self._is_pinned)
 
     def _is_pinned(self, handle: InodeHandle) -> bool:
-        inode = self._cache.get(handle)
-        return inode is not None and inode.pins > 0
+        return self._cache.pinned(handle) > 0
 
     @translated
     def read(self, handle: InodeHandle, offset: int, size: int) -> bytes:

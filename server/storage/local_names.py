@@ -32,6 +32,7 @@ CREATE_TRIES: Final = 16
 """How often a create without O_EXCL starts again because a program on the server removed what was just
 there."""
 
+_OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -194,12 +195,8 @@ class LocalNames(LocalBase):
         others, so that the kernel combined them with the directory's default ACL.
         """
         try:
-            if writer is not None:
-                path = os.open(by_proc(writer), os.O_PATH | os.O_CLOEXEC)
-            else:
-                path = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.path.number)
-            descriptor = Descriptor(path)
-            attributes = attributes_of(path)
+            descriptor = writer or Descriptor(os.open(name, _OPEN_PATH, dir_fd=directory.path.number))
+            attributes = attributes_of(descriptor.number)
             self._check_new(attributes, mode)
             attributes = self._own(descriptor, directory, attributes, mode, creds)
             inode = self._locator.adopt(descriptor)

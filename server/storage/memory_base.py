@@ -123,6 +123,14 @@ class MemoryBase:
             self._fault("pin", handle)
             self._get(handle).pins += 1
 
+    def unpin_nowait(self, handle: InodeHandle) -> bool:
+        with self._lock:
+            inode = self._find(handle)
+            if inode is not None and inode.pins == 1 and inode.meta.nlink == 0:
+                return False
+            self.unpin(handle)
+            return True
+
     def unpin(self, handle: InodeHandle) -> None:
         with self._lock:
             inode = self._find(handle)

@@ -169,9 +169,8 @@ def renameat2(old_dir_fd: int, old: bytes, new_dir_fd: int, new: bytes, flags: i
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2), restarted after a signal."""
     while _fallocate(fd, mode, offset, length) < 0:
-        failure = _failure()
-        if failure.errno != errno.EINTR:
-            raise failure
+        if ctypes.get_errno() != errno.EINTR:
+            raise _failure()
 
 
 def chown(fd: int, uid: int | None, gid: int | None) -> None:

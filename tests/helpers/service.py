@@ -11,9 +11,11 @@ import trio
 
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol.types import ClientId, Node
+from server.service.disk import Disk
 from server.service.service import Service, ServiceOptions
 from server.state.memory import MemoryLog, MemoryRegistry
 from server.state.recover import recover
+from server.storage.interface import Storage
 from server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
@@ -40,11 +42,13 @@ class Client:
 class Serving:
     """A service that runs. `client` connects one more client."""
 
-    def __init__(self, nursery: trio.Nursery, lease_seconds: float) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, lease_seconds: float, storage: Storage | None, disk: Disk | None
+    ) -> None:
         counter = itertools.count(1)
         self._nursery = nursery
         self._numbers = itertools.count(1)
-        self.storage = MemoryStorage()
+        self.storage = storage or MemoryStorage()
         self.registry, self.log = MemoryRegistry(), MemoryLog()
         recovered = recover(self.storage, self.registry, self.log, "", lease_seconds)
         self.service = Service(
@@ -52,7 +56,7 @@ class Serving:
             ServiceOptions(int(lease_seconds * 1000)),
             recovered,
             lambda size: next(counter).to_bytes(size, "big"),
-            InlineDisk(),
+            disk or InlineDisk(),
         )
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:
@@ -71,11 +75,13 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(lease_seconds: float = 3600.0) -> AsyncIterator[Serving]:
+async def serving(
+    lease_seconds: float = 3600.0, storage: Storage | None = None, disk: Disk | None = None
+) -> AsyncIterator[Serving]:
     """A service, until the end of the block; its lock manager's invariants are checked then. Leases outlast
     the test, unless it says otherwise."""
     async with trio.open_nursery() as nursery:
-        made = Serving(nursery, lease_seconds)
+        made = Serving(nursery, lease_seconds, storage, disk)
         await nursery.start(made.service.run)
         yield made
         made.service.locks.manager.check()

@@ -27,7 +27,10 @@ def test_another_error_is_news() -> None:
     errors = WriteErrors()
     assert errors.refused(FULL, 0.0)
     assert errors.refused(QUOTA, 0.0)
-    assert errors.newest is errors.refusal is QUOTA
+    assert errors.newest is not None
+    assert errors.refusal is not None
+    assert errors.newest.errno == errors.refusal.errno == QUOTA.errno
+    assert QUOTA not in (errors.newest, errors.refusal), "it would keep what was in use where it was raised"
     assert errors.reports == 2
 
 

@@ -32,6 +32,7 @@ class Full:
     disk: SmallDisk
     mount: Path
     log: Path
+    server: int  # its process id
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def full(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Full]:
     rig.environment["NFSFUSE_GUARD"] = "1"
     mount = rig.mount(server, getattr(request, "param", ""))
     rig.deadline(TEST_SECONDS_MAX)
-    yield Full(disk, mount, rig.log_of(mount))
+    yield Full(disk, mount, rig.log_of(mount), server.process.pid)
     for log in (server.log, rig.log_of(mount)):
         assert "Traceback" not in log.read_text(), log.read_text()
 
@@ -110,6 +111,26 @@ def test_a_program_that_only_writes_is_told_by_write_and_by_close(full: Full) ->
     (full.mount / "output").unlink()
     (full.mount / "other").write_bytes(b"z" * RECORD)
     assert (full.disk.export / "other").read_bytes() == b"z" * RECORD
+
+
+def open_in(process: int) -> int:
+    """How many descriptors *process* has open."""
+    return len(os.listdir(f"/proc/{process}/fd"))
+
+
+def test_a_file_that_did_not_fit_gives_its_room_back_when_it_is_removed(full: Full) -> None:
+    """Its descriptor was kept by the failure, in a cycle of exception and traceback, and the file with it."""
+    (full.mount / "small").write_bytes(b"s")  # what a server opens once is open
+    (full.mount / "small").unlink()
+    room, before = full.disk.free_bytes(), open_in(full.server)
+    for number in range(3):
+        path = full.mount / f"too large {number}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        write_until_full(descriptor)
+        assert errno_of(os.close, descriptor) == errno.ENOSPC
+        path.unlink()
+        poll_until(lambda: full.disk.free_bytes() >= room, 5, "there is room again")
+        poll_until(lambda: open_in(full.server) <= before, 5, "nothing is left open")
 
 
 def test_a_file_is_truncated_while_what_is_dirty_cannot_be_written(full: Full) -> None:

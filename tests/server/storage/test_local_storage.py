@@ -237,6 +237,77 @@ def test_the_cache_of_descriptors_is_bounded_but_keeps_the_pinned(local_dir: Pat
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+def test_more_files_are_open_than_there_are_descriptors(local_dir: Path, secret: bytes) -> None:
+    """Ten times as many, also unlinked ones, and such as nobody may open any more."""
+    before = len(os.listdir("/proc/self/fd"))
+    storage = LocalStorage(local_dir, secret, descriptors_max=20)
+    root = storage.root().handle
+    files = [create(storage, b"%d" % number) for number in range(200)]
+    for number, file in enumerate(files):
+        storage.pin(file)
+        storage.write(file, 0, b"%d" % number)
+        storage._cache.check()
+    for number in range(0, 200, 2):
+        storage.unlink(root, b"%d" % number)
+    for file in files:
+        storage.setattr(file, AttributeChanges(mode=0))
+    assert len(os.listdir("/proc/self/fd")) - before <= 20 + 2, "and the directory of orphans"
+    for number, file in enumerate(files):
+        assert storage.read(file, 0, 10) == b"%d" % number
+        storage.append(file, b"!")
+        storage.fsync(file, False)
+        assert storage.getattr(file).nlink == number % 2
+        storage._cache.check()
+    for number, file in enumerate(files):
+        assert storage.unpin_nowait(file) == bool(number % 2), "it has a name, or would free its space"
+        if number % 2 == 0:
+            storage.unpin(file)
+            with raises(errno.ESTALE):
+                storage.getattr(file)
+    assert storage.orphans() == []
+    assert sorted(path.read_bytes() for path in local_dir.glob("[0-9]*")) == sorted(
+        b"%d!" % number for number in range(1, 200, 2)
+    )
+    storage._cache.check()
+    storage.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_a_program_on_the_server_removes_stays_open_while_there_are_few(
+    local_dir: Path, secret: bytes
+) -> None:
+    storage = LocalStorage(local_dir, secret, descriptors_max=20)
+    pinned = [create(storage, b"%d" % number) for number in range(15)]
+    for file in pinned:
+        storage.pin(file)
+        storage.write(file, 0, b"x")
+    for number in range(15):
+        (local_dir / f"{number}").unlink()
+    for number in range(100, 200):
+        create(storage, b"%d" % number)
+    for file in pinned:
+        assert storage.read(file, 0, 1) == b"x"
+        storage.unpin(file)
+    storage._cache.check()
+    storage.close()
+
+
+def test_an_open_file_takes_one_descriptor(local: LocalStorage) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    made = create(local, b"made")
+    local.pin(made)
+    local.write(made, 0, b"x")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    local.unpin(made)
+    assert local.read(made, 0, 1) == b"x"
+    local.pin(made)
+    local.read(made, 0, 1)
+    local.write(made, 0, b"y")
+    local.fsync(made, False)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    local.unpin(made)
+
+
 def test_close_after_the_last_unpin_lets_the_file_be_executed(local: LocalStorage, local_dir: Path) -> None:
     if os.statvfs(local_dir).f_flag & os.ST_NOEXEC:
         pytest.skip("mounted noexec")
