@@ -29,6 +29,10 @@ _AFTER_DOT_DOT: Final = OFFSET_MAX - 4
 ITEMS_MAX: Final = 256
 """Entries put together at once: more than the kernel's buffer for one request takes."""
 
+SOUGHT_ENTRIES: Final = 64
+"""Entries asked for where a program has gone with seekdir(3): it may go elsewhere next. If it goes on, as many
+as ever."""
+
 
 @record(frozen=True, slots=True)
 class Item:
@@ -77,6 +81,10 @@ class _OpenDirectory:
 
     def drop(self) -> None:
         self._index = {}
+
+    def continues(self, cookie: int) -> bool:
+        """Whether *cookie* is the beginning, or follows the piece at hand."""
+        return cookie == 0 or (bool(self._entries) and self._entries[-1][1] == cookie)
 
     def handles(self) -> list[InodeHandle]:
         """What is in the piece at hand."""
@@ -172,7 +180,7 @@ class Directories:
         return Item(name, cookie, inode, attributes, lasting)
 
     async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
-        known = opened.directory.cache.listing(cookie)
+        known = opened.directory.cache.listing(cookie, ITEMS_MAX)
         if known is None:
             return await self._ask(opened, cookie)
         opened.replace(cookie, *known, opened.directory.cache.changes)
@@ -200,7 +208,8 @@ class Directories:
             opened.replace(cookie, entries, reply.end, changes)
             opened.attributes = {e.node.handle: e.node.attributes for e in reply.entries if e.node is not None}
 
-        message = m.ReadDir(opened.directory.inode.handle, cookie, LISTING_ENTRIES_MAX)
+        limit = LISTING_ENTRIES_MAX if opened.continues(cookie) else SOUGHT_ENTRIES
+        message = m.ReadDir(opened.directory.inode.handle, cookie, limit)
         await self._remote.call(message, b"", listed)
         self._holdings.never_told(set(before).difference(opened.handles()))
         return entries

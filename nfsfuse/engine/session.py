@@ -56,11 +56,11 @@ has woken, as part of the lease (timers stand still while it sleeps)."""
 WAITING_MAX: Final = REQUESTS_IN_FLIGHT_MAX * 3 // 4
 """Requests that may wait for answers. The others wait here; room is left for those that recalls need."""
 
-ESSENTIAL: Final = (m.Write, m.Open, m.Heartbeat)
+ESSENTIAL: Final = (*m.WRITES, m.Open, m.Heartbeat)
 """What a recall may need: it waits for no room."""
 
 ENDS_WITH_SESSION: Final = frozenset({
-    m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Release, m.FlushLocks, m.ReleaseLocks, m.Write,
+    m.Heartbeat, m.Goodbye, m.Cancel, m.ReturnTokens, m.Release, m.FlushLocks, m.ReleaseLocks, *m.WRITES,
 })  # fmt: skip
 """What is about the old session's state, and without meaning (or, the write-back, refused) in a new one."""
 

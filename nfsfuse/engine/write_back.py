@@ -1,14 +1,15 @@
 """Write-behind: dirty data on their way to the server.
 
 A write(2) is absorbed and returns. The data go out in large writes: as soon as a whole request's worth is
-dirty, when they have been dirty for a second, at fsync and close, and when the server recalls the pages.
+dirty in one piece, or very much of the file in many, when they have been dirty for a second, at fsync and
+close, and when the server recalls the pages. Small extents go many to a message (`WriteExtents`).
 Write-backs belong to the mount, not to whoever waits for them: killing a program that waits in fsync must not
 leave an extent half-way.
 
-An fsync that finds one extent to be written has the server synchronise the file with that write: one round
-trip, not two. The extent is then on its way for as long as the server's disk takes, and for so long a recall
-of it waits, a store into it, and whoever writes the file back. Where a round trip matters to an fsync, that is
-milliseconds; a recall may have to wait for a cold disk likewise, and the server does not take a client for
+An fsync that finds no more than one message takes has the server synchronise the file with that: one round
+trip, not two. The data are then on their way for as long as the server's disk takes, and for so long a recall
+of them waits, a store into them, and whoever writes the file back. Where a round trip matters to an fsync, that
+is milliseconds; a recall may have to wait for a cold disk likewise, and the server does not take a client for
 idle meanwhile (`Leases`). Who waits already when the fsync comes is not made to wait for it.
 
 What the server refuses (its disk is full, say) stays dirty while the file is open. Programs that want to
@@ -33,10 +34,10 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import ERRNO_MAX
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.intervals import Interval
-from nfsfuse.protocol.limits import IO_SIZE_MAX
+from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX, IO_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END
-from nfsfuse.protocol.types import Attributes, InodeHandle, Sync
+from nfsfuse.protocol.types import Attributes, Extent, InodeHandle, Sync
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,13 @@ WRITES_IN_FLIGHT_MAX: Final = 8
 SYNCED_WRITES_IN_FLIGHT_MAX: Final = 8
 """Likewise of those that wait for the server's disk. They are no part of the others' number, or a recall would
 wait for the fsyncs of other files."""
+
+GATHERED_BYTES_MAX: Final = 8 * IO_SIZE_MAX
+"""Dirty bytes of a file, in extents of less than a request, that are not sent before their time. A program may
+be about to write between them, and what is on its way cannot be written over."""
+
+GATHERED_EXTENTS_MAX: Final = 16 * EXTENTS_PER_WRITE_MAX
+"""Extents, likewise: what they are to cost to remember, some hundred bytes each, and an fsync to send."""
 
 DIRTY_AGE_SECONDS_MAX: Final = 1.0
 """How long data stay dirty for want of more: what a crash of this client may take of unsynced, open files."""
@@ -80,7 +88,7 @@ class WriteBack:
         self._in_flight = 0
         self._synced_in_flight = 0  # part of them
         self._nursery: trio.Nursery | None = None
-        self._dirty_files: dict[CachedFile, None] = {}
+        self._dirty_files: dict[CachedFile, float | None] = {}  # and since when, oldest first
         self._slots = trio.lowlevel.ParkingLot()
         self.give_up: Callable[[CachedFile], Awaitable[None]] | None = None
         """What is to be done with refused data of a file that nobody has open any more."""
@@ -96,30 +104,46 @@ class WriteBack:
             try:
                 while True:
                     await trio.sleep(DIRTY_AGE_SECONDS_MAX / 2)
-                    self._write_back_old()
+                    await self._write_back_old()
             finally:
                 self._nursery = None  # it is about to be closed
 
-    def _write_back_old(self) -> None:
+    async def _write_back_old(self) -> None:
         """What has been dirty for long goes out, and some of what was refused."""
         now = trio.current_time()
-        for file in list(self._dirty_files):
-            since = file.pages.dirty_since
-            if since is not None and since <= now - DIRTY_AGE_SECONDS_MAX:
-                self._begin(file, 0, RANGE_END, size_min=1)
+        old = []
+        for file, since in self._dirty_files.items():
+            if since is not None and since > now - DIRTY_AGE_SECONDS_MAX:
+                break  # and so are all that follow
+            old.append(file)
+        for file in old:
+            left = file.pages.fresh_extents  # more may come as fast as they are sent
+            while (now_left := file.pages.fresh_extents) and left > 0:
+                if self._begin(file, 0, RANGE_END):
+                    left -= now_left - file.pages.fresh_extents
+                else:
+                    await self._slots.park()
             if file.errors.retry_due(now) and file.pages.refused:
-                self._begin(file, *self._first_refused(file), size_min=1, again=True)
+                self._begin(file, *self._first_refused(file), again=True)
 
-    def dirtied(self, file: CachedFile) -> None:
-        """*file* has new dirty data: send what makes whole requests."""
-        self._dirty_files[file] = None
-        if file.pages.dirty_bytes - file.pages.refused_bytes >= IO_SIZE_MAX:
-            # Not at once: the program is to have its answer first, and goes on while this much is sent.
-            self._begin(file, 0, RANGE_END, size_min=IO_SIZE_MAX, at_once=False)
+    def dirtied(self, file: CachedFile, offset: int) -> None:
+        """*file* has new dirty data at *offset*: send what makes whole requests."""
+        pages = file.pages
+        if self._dirty_files.get(file) != pages.dirty_since:  # it has been clean in between
+            self._dirty_files.pop(file, None)
+            self._dirty_files[file] = pages.dirty_since
+        if pages.fresh_bytes < IO_SIZE_MAX and pages.fresh_extents < GATHERED_EXTENTS_MAX:
+            return
+        # Not at once: the program is to have its answer first, and goes on while this much is sent.
+        extent = pages.fresh_extent(offset)
+        if extent is not None and extent[1] - extent[0] >= IO_SIZE_MAX:
+            self._begin(file, *extent, at_once=False)
+        elif pages.fresh_bytes >= GATHERED_BYTES_MAX or pages.fresh_extents >= GATHERED_EXTENTS_MAX:
+            self._begin(file, 0, RANGE_END, at_once=False)
 
     def hasten(self, file: CachedFile, start: int, end: int) -> None:
         """What is dirty in ``[start, end)`` is about to be waited for: send it, as far as it can be now."""
-        self._begin(file, start, end, size_min=1)
+        self._begin(file, start, end)
 
     def has_room(self) -> bool:
         """Whether more data may become dirty. What was refused counts for itself: a file that cannot be written
@@ -132,7 +156,9 @@ class WriteBack:
         server refuses all there is."""
         while not self.has_room():
             for file in list(self._dirty_files):
-                self._begin(file, 0, RANGE_END, size_min=1)
+                if not self._has_slot():
+                    break
+                self._begin(file, 0, RANGE_END)
             if self._in_flight == 0:
                 refusals = [error for file in self._dirty_files if (error := file.refusal()) is not None]
                 assert refusals, "there is room once everything is written back"
@@ -146,7 +172,9 @@ class WriteBack:
 
     @staticmethod
     def _first_refused(file: CachedFile) -> Interval:
-        start, end = file.pages.refused.intervals()[0]
+        refused = file.pages.refused.first(0, RANGE_END)
+        assert refused is not None
+        start, end = refused
         return start, min(end, start + IO_SIZE_MAX)
 
     def overflows(self, file: CachedFile) -> bool:
@@ -175,7 +203,7 @@ class WriteBack:
         failed = file.errors.attempts_failed
         pages = file.pages
         while pages.dirty.overlaps(start, end):
-            began = self._begin(file, start, end, size_min=1, again=True)
+            began = self._begin(file, start, end, again=True)
             if not began and not pages.writing.overlaps(start, end):
                 await self._slots.park()  # all are in flight for other files
             else:
@@ -197,11 +225,11 @@ class WriteBack:
         """As `write_back` of everything that is dirty now; if one request does for that, the server is made to
         *sync* the file with it. Whether it has, also if the sync failed, which is then one of the file's
         reports; else the file is still to be synchronised."""
-        extent = self._only_extent(file)
-        if extent is not None:
+        extents = self._one_request(file)
+        if extents:
             failed = file.errors.attempts_failed
             write = SyncedWrite(sync)
-            self._start(file, extent, write)
+            self._start(file, extents, write)
             while write.taken is None:
                 await file.changed()
             if write.taken:
@@ -211,20 +239,18 @@ class WriteBack:
         await self.write_back(file)
         return False
 
-    def _only_extent(self, file: CachedFile) -> Interval | None:
-        """All that is dirty of *file*, if one write may take it to the server's disk: nothing is on its way
+    def _one_request(self, file: CachedFile) -> list[Interval]:
+        """All that is dirty of *file*, if one message may take it to the server's disk: nothing is on its way
         that the sync would have to follow, and nobody has been waiting for it. (What was refused may be refused
         again, and is tried as ever.)"""
         pages = file.pages
-        dirty = pages.dirty.intervals()
-        if len(dirty) != 1 or pages.writing or pages.refused:
-            return None
-        if file.tokens.revocations or file.attributes.revoking:
-            return None
+        if pages.dirty_bytes > IO_SIZE_MAX or len(pages.dirty) > EXTENTS_PER_WRITE_MAX:
+            return []
+        if pages.writing or pages.refused or file.tokens.revocations or file.attributes.revoking:
+            return []
         if self._synced_in_flight >= SYNCED_WRITES_IN_FLIGHT_MAX:
-            return None
-        start, end = dirty[0]
-        return (start, end) if end - start <= IO_SIZE_MAX else None
+            return []
+        return pages.dirty.intervals()
 
     async def write_back_all(self, file: CachedFile, start: int, end: int) -> FsError | None:
         """As `write_back`, but every dirty byte is tried: the error if any is refused."""
@@ -272,43 +298,44 @@ class WriteBack:
                 log.error("%s: %d bytes are lost at the end of the mount: %s", file.inode, lost, exc)
 
     def _begin(
-        self, file: CachedFile, start: int, end: int, size_min: int,
-        *, again: bool = False, at_once: bool = True,
-    ) -> bool:  # fmt: skip
-        """Start as many writes as may be in flight, of extents of *size_min* bytes and more; whether any.
-        *again*: also of what was refused. They are sent *at_once*, or by another task."""
+        self, file: CachedFile, start: int, end: int, *, again: bool = False, at_once: bool = True
+    ) -> bool:
+        """Start as many writes as may be in flight; whether any. *again*: also of what was refused. They are
+        sent *at_once*, or by another task."""
         began = False
-        while self._in_flight - self._synced_in_flight < WRITES_IN_FLIGHT_MAX:
-            extent = file.pages.to_write_back(start, end, IO_SIZE_MAX, again=again)
-            if extent is None:
+        while self._has_slot():
+            extents = file.pages.gather(start, end, IO_SIZE_MAX, EXTENTS_PER_WRITE_MAX, again=again)
+            if not extents:
                 break
-            if extent[1] - extent[0] < size_min:
-                start = extent[1]
-                continue
-            self._start(file, extent, at_once=at_once)
+            self._start(file, extents, at_once=at_once)
             began = True
         if not file.pages.dirty:
             self._dirty_files.pop(file, None)
         return began
 
+    def _has_slot(self) -> bool:
+        return self._in_flight - self._synced_in_flight < WRITES_IN_FLIGHT_MAX
+
     def _start(
-        self, file: CachedFile, extent: Interval, synced: SyncedWrite | None = None, *, at_once: bool = True
-    ) -> None:
-        """Dirty *extent* is on its way."""
+        self, file: CachedFile, extents: list[Interval], synced: SyncedWrite | None = None,
+        *, at_once: bool = True,
+    ) -> None:  # fmt: skip
+        """Dirty *extents* are on their way, in one message."""
         self._in_flight += 1
         self._synced_in_flight += synced is not None
-        outgoing = file.pages.begin_write_back(*extent)
+        outgoing = [file.pages.begin_write_back(*extent) for extent in extents]
         if at_once or self._nursery is None:
             self._send(file, outgoing, synced)
         else:
             self._nursery.start_soon(self._send_soon, file, outgoing)
 
-    async def _send_soon(self, file: CachedFile, outgoing: Outgoing) -> None:
+    async def _send_soon(self, file: CachedFile, outgoing: list[Outgoing]) -> None:
         self._send(file, outgoing, None)
 
-    def _send(self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None) -> None:
+    def _send(self, file: CachedFile, outgoing: list[Outgoing], synced: SyncedWrite | None) -> None:
+        data = outgoing[0].data if len(outgoing) == 1 else b"".join([each.data for each in outgoing])
         self.writes_sent += 1
-        self.bytes_sent += len(outgoing.data)
+        self.bytes_sent += len(data)
 
         def written(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Written)
@@ -319,7 +346,10 @@ class WriteBack:
             if reply.sync_errno:
                 # The server's disk has failed: it says so once, and whoever has the file open here is to know.
                 file.errors.lost(FsError(reply.sync_errno))
-            file.pages.end_write_back(outgoing, clean=True)
+            for each in outgoing:
+                file.pages.end_write_back(each, clean=True)
+            if not file.pages.dirty:
+                self._dirty_files.pop(file, None)
             self._accepted(file)
             age = self._age(file.inode.handle, reply.attributes)
             if file.attributes.written_back(reply.attributes, age, all_of_it=not file.pages.dirty):
@@ -331,8 +361,12 @@ class WriteBack:
             if self._nursery is not None:  # else the mount is ending
                 self._nursery.start_soon(self._failed, file, outgoing, synced, error)
 
-        message = m.Write(file.inode.handle, outgoing.start, Sync.NONE if synced is None else synced.sync)
-        self._remote.ask(message, outgoing.data, written, failed)
+        sync = Sync.NONE if synced is None else synced.sync
+        message: m.Write | m.WriteExtents = m.Write(file.inode.handle, outgoing[0].start, sync)
+        if len(outgoing) > 1:
+            extents = tuple([Extent(each.start, len(each.data)) for each in outgoing])
+            message = m.WriteExtents(file.inode.handle, extents, sync)
+        self._remote.ask(message, data, written, failed)
 
     def _sent(self, file: CachedFile, synced: SyncedWrite | None) -> None:
         """The server has answered, or the session is over."""
@@ -352,9 +386,10 @@ class WriteBack:
             log.warning("%s: what the server refused before is written", file.inode)
 
     async def _failed(
-        self, file: CachedFile, outgoing: Outgoing, synced: SyncedWrite | None, error: FsError
+        self, file: CachedFile, outgoing: list[Outgoing], synced: SyncedWrite | None, error: FsError
     ) -> None:
-        self._refused(file, outgoing, error)
+        for each in outgoing:
+            self._refused(file, each, error)
         self._sent(file, synced)
 
     def _refused(self, file: CachedFile, outgoing: Outgoing, error: FsError) -> None:

@@ -275,7 +275,7 @@ class Writer:
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
             if first < last:
                 file.tokens.written(first, last)
-        self._write_back.dirtied(file)
+        self._write_back.dirtied(file, offset)
         if write.page and file.tokens.takes_little(write.start_page, write.end_page):
             self._write_back.hasten(file, offset, end)
 

@@ -9,17 +9,14 @@ changes a name recalls its one point; the rest stays.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right, insort
 from enum import Enum
-from typing import Final
 
 from nfsfuse.machines.point_index import PointIndex
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, name_point
 from nfsfuse.protocol.types import NAME_SIZE_MAX, InodeHandle
-
-GONE_MAX: Final = 64
-"""Names that may stay in an index although they are forgotten, besides as many as are remembered."""
 
 
 class Unknown(Enum):
@@ -45,21 +42,32 @@ class _Piece:
     cookies: array[int]
     end: bool
 
+    def after(self, cookie: int) -> int | None:
+        """The index of what follows *cookie*, if that is here and a name of the piece has it."""
+        try:
+            index = self.cookies.index(cookie) + 1  # a piece has as many names as the server lists at once
+        except ValueError:
+            return None
+        return index if index < len(self.names) or self.end else None
+
 
 class DirectoryCache:
     """The entries of one directory. *pending* counts the kernel's unanswered operations in it: each may hold
     the directory's lock, which an invalidation of an entry would wait for."""
 
-    __slots__ = ("_changes", "_complete", "_entries", "_index", "_listing", "_revoking", "held", "pending")
+    __slots__ = (
+        "_changes", "_complete", "_entries", "_index", "_listing", "_pieces", "_revoking", "held", "pending",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.held = IntervalSet()
         self.pending = 0
         self._entries: dict[bytes, Entry] = {}
-        self._index = PointIndex()  # of the entries' names, and of some that are gone
+        self._index = PointIndex()  # of the entries' names
         self._complete = IntervalSet()
         self._revoking: list[Interval] = []
-        self._listing: dict[int, _Piece] = {}
+        self._listing: dict[int, _Piece] = {}  # disjoint
+        self._pieces: list[int] = []  # their cookies, sorted
         self._changes = 0
 
     # --- names ---
@@ -103,13 +111,13 @@ class DirectoryCache:
         self._entries[name] = entry
 
     def _drop(self, name: bytes) -> None:
-        self._entries.pop(name, None)
-        if len(self._index) > 2 * len(self._entries) + GONE_MAX:
-            self._index.replace(self._entries)
+        if name in self._entries:
+            del self._entries[name]
+            self._index.discard(name)
 
     def changed(self, name: bytes, entry: Entry) -> None:
         """This client has changed *name*."""
-        self._listing.clear()
+        self._forget_listing()
         self._changes += 1
         if not self.learned(name, entry):
             self._drop(name)
@@ -126,25 +134,62 @@ class DirectoryCache:
         if self.holds_all() and changes == self._changes:
             for name, _, handle in entries:
                 self._put(name, handle)
-            cookies = array("q", [after for _, after, _ in entries])
-            self._listing[cookie] = _Piece(tuple(name for name, _, _ in entries), cookies, end)
+            self._keep(cookie, entries, end)
+
+    def _keep(self, cookie: int, entries: tuple[Listed, ...], end: bool) -> None:
+        """Remember what follows *cookie*, as far as it is not known: no name is to be in two pieces, or a program
+        that goes where no listing has led would have the same names remembered again and again."""
+        if cookie not in self._listing:
+            if entries and self._place(entries[0][1]) is not None:
+                return
+            insort(self._pieces, cookie)
+        above = bisect_right(self._pieces, cookie)
+        ascending = len(entries) > 1 and entries[0][1] < entries[1][1]
+        following = self._pieces[above] if ascending and above < len(self._pieces) else None
+        for index, (_, after, _) in enumerate(entries, start=1):
+            if after in self._listing or (following is not None and following < after):
+                entries, end = entries[:index], False
+                break
+        cookies = array("q", [after for _, after, _ in entries])
+        self._listing[cookie] = _Piece(tuple(name for name, _, _ in entries), cookies, end)
 
     def knows_all(self) -> None:
         """All names that are there are in what has just been learned."""
         if self.holds_all():
             self._complete.add(0, RANGE_END)
 
-    def listing(self, cookie: int) -> tuple[tuple[Listed, ...], bool] | None:
-        """What follows *cookie*, if that is known."""
-        piece = self._listing.get(cookie)
-        if piece is None or not self.holds_all():
+    def listing(self, cookie: int, limit: int) -> tuple[tuple[Listed, ...], bool] | None:
+        """What follows *cookie*, at most *limit* names of it, and whether nothing follows them; None if that is
+        not known."""
+        found = self._place(cookie) if self.holds_all() else None
+        if found is None:
             return None
+        piece, low = found
+        high = low + limit
         listed: list[Listed] = []
-        for name, after in zip(piece.names, piece.cookies, strict=True):
+        for name, after in zip(piece.names[low:high], piece.cookies[low:high], strict=True):
             handle = self._entries.get(name)
             assert isinstance(handle, bytes), "what has changed since it was listed drops the listing"
             listed.append((name, after, handle))
-        return tuple(listed), piece.end
+        return tuple(listed), piece.end and high >= len(piece.names)
+
+    def _place(self, cookie: int) -> tuple[_Piece, int] | None:
+        """Where what follows *cookie* is."""
+        piece = self._listing.get(cookie)
+        if piece is not None:
+            return piece, 0
+        # Filesystems number names in ascending order, or in descending; a listing begins with 0 always.
+        above = bisect_right(self._pieces, cookie)
+        for number in (*self._pieces[max(above - 1, 0) : above + 1], 0):
+            piece = self._listing.get(number)
+            index = None if piece is None else piece.after(cookie)
+            if piece is not None and index is not None:
+                return piece, index
+        return None
+
+    def _forget_listing(self) -> None:
+        self._listing.clear()
+        self._pieces.clear()
 
     def holds_all(self) -> bool:
         """Whether no name can be added or removed without this client being asked."""
@@ -161,10 +206,10 @@ class DirectoryCache:
         believe something of."""
         self._revoking.append((start, end))
         self._complete.delete(start, end)
-        self._listing.clear()
+        self._forget_listing()
         self._changes += 1
         if end == start + 1:  # somebody changes one name
-            return [name for name in dict.fromkeys(self._index.at(start)) if name in self._entries]
+            return self._index.at(start)
         points = map(name_point, self._entries)
         return [name for name, point in zip(self._entries, points, strict=True) if start <= point < end]
 
@@ -180,7 +225,7 @@ class DirectoryCache:
         self._entries.clear()
         self._index.replace(())
         self._complete.clear()
-        self._listing.clear()
+        self._forget_listing()
         self._changes += 1
 
     def lost(self) -> None:
@@ -200,3 +245,5 @@ class DirectoryCache:
             point = name_point(name)
             assert self.held.covers(point, point + 1), f"K4: {name!r} is believed without a token"
             assert name in self._index.at(point)
+        assert len(self._index) == len(self._entries)
+        assert sorted(self._listing) == self._pieces

@@ -19,17 +19,18 @@ from __future__ import annotations
 class KernelListing:
     """One directory. *version* is `DirectoryCache.changes`."""
 
-    __slots__ = ("_drops", "_filled_at", "_users")
+    __slots__ = ("_drops", "_filled_at", "_outdated", "_users")
 
     def __init__(self) -> None:
         self._users: dict[int, int] = {}  # open directories with the flag; the drops when they were opened
+        self._outdated = 0  # of them were opened before the last drop
         self._drops = 0
         self._filled_at: int | None = None  # the version of what the kernel may have
 
     def opened(self, number: int, version: int) -> tuple[bool, bool]:
         """The directory is opened: whether with FOPEN_CACHE_DIR, and whether with FOPEN_KEEP_CACHE. Without the
         latter the kernel drops what it has."""
-        if any(drops != self._drops for drops in self._users.values()):
+        if self._outdated:
             return False, False
         self._users[number] = self._drops
         # After a change by the kernel itself too, which it may not know of: its program may have been killed.
@@ -43,11 +44,14 @@ class KernelListing:
 
     def released(self, number: int) -> None:
         """The directory was closed."""
-        self._users.pop(number, None)
+        drops = self._users.pop(number, None)
+        if drops is not None and drops != self._drops:
+            self._outdated -= 1
 
     def changed_elsewhere(self) -> bool:
         """Whether the pages must be dropped in the kernel, as somebody else changes the directory."""
         may_exist = self._filled_at is not None or bool(self._users)
         self._filled_at = None
+        self._outdated = len(self._users)
         self._drops += 1
         return may_exist

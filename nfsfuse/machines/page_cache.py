@@ -151,20 +151,17 @@ class FilePages:
         self.dirty = IntervalSet()
         self.writing = IntervalSet()
         self.refused = IntervalSet()
+        self.dirty_bytes = 0
+        """Bytes that the server does not have."""
+        self.refused_bytes = 0
+        """Bytes that the server would not have."""
+        self.writing_bytes = 0
+        self._fresh = IntervalSet()  # dirty, and neither on its way nor refused
+        self._again = IntervalSet()  # refused, and not on its way
         self.dirty_since: float | None = None
         self._outgoing: IntervalMap[int] = IntervalMap()  # writing, by number
         self._rewritten = IntervalSet()  # the part of it that has changed since
         self._numbers = itertools.count(1)
-
-    @property
-    def dirty_bytes(self) -> int:
-        """Bytes that the server does not have."""
-        return self.dirty.size()
-
-    @property
-    def refused_bytes(self) -> int:
-        """Bytes that the server would not have."""
-        return self.refused.size()
 
     # --- reading ---
 
@@ -206,10 +203,12 @@ class FilePages:
             self._rewritten.add(begin, stop)
             first, last = begin // PAGE_SIZE * PAGE_SIZE, -(-stop // PAGE_SIZE) * PAGE_SIZE
             self._protect(first, last, mmap.PROT_READ | mmap.PROT_WRITE)
-        before = self.dirty.size(offset, end)
+        more = len(data) - self.dirty.size(offset, end)
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
-        self._cache.dirty_bytes += len(data) - before
+        self.dirty_bytes += more
+        self._cache.dirty_bytes += more
+        self._ready(offset, end)
         self._store(offset, memoryview(data))
         if self.dirty_since is None:
             self.dirty_since = now
@@ -227,12 +226,26 @@ class FilePages:
 
     # --- write-back ---
 
+    def _ready(self, start: int, end: int) -> None:
+        """All of ``[start, end)`` is dirty: what of it is not on its way is to be."""
+        if not (self.writing or self.refused):  # so it mostly is
+            self._fresh.add(start, end)
+            return
+        for begin, stop in self.writing.gaps(start, end):
+            for low, high in self.refused.gaps(begin, stop):
+                self._fresh.add(low, high)
+            for low, high in self.refused.intervals(begin, stop):
+                self._again.add(low, high)
+
     def begin_write_back(self, start: int, end: int) -> Outgoing:
         """Dirty ``[start, end)`` is on its way until `end_write_back`: the bytes, as of now."""
         assert self.dirty.covers(start, end), "only dirty data are written back"
         assert not self.writing.overlaps(start, end), "an extent is written back once at a time"
         number = next(self._numbers)
         self.writing.add(start, end)
+        self.writing_bytes += end - start
+        self._fresh.delete(start, end)
+        self._again.delete(start, end)
         self._outgoing.set(start, end, number)
         self._protect(start, end, mmap.PROT_READ)
         data = self.read(start, end)
@@ -246,35 +259,85 @@ class FilePages:
         for start, end, number in self._outgoing.overlapping(outgoing.start, outgoing.end):
             if number == outgoing.number:
                 concerned = True
-                self.writing.delete(start, end)
-                self._outgoing.delete(start, end)
+                self._not_writing(start, end)
                 self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
                 if clean:
                     for low, high in self._rewritten.gaps(start, end):
                         self._clean(low, high)
+                    for low, high in self._rewritten.intervals(start, end):
+                        self._ready(low, high)
                 else:
-                    self._cache.refused_bytes += end - start - self.refused.size(start, end)
+                    more = end - start - self.refused.size(start, end)
                     self.refused.add(start, end)
+                    self.refused_bytes += more
+                    self._cache.refused_bytes += more
+                    self._ready(start, end)
                 self._rewritten.delete(start, end)
         return concerned
 
+    def _not_writing(self, start: int, end: int) -> None:
+        self.writing.delete(start, end)
+        self.writing_bytes -= end - start
+        self._outgoing.delete(start, end)
+
     def _clean(self, start: int, end: int) -> None:
-        self._cache.dirty_bytes -= self.dirty.size(start, end)
+        less = self.dirty.size(start, end)
         self.dirty.delete(start, end)
-        self._cache.refused_bytes -= self.refused.size(start, end)
+        self.dirty_bytes -= less
+        self._cache.dirty_bytes -= less
+        less = self.refused.size(start, end)
         self.refused.delete(start, end)
+        self.refused_bytes -= less
+        self._cache.refused_bytes -= less
+        self._fresh.delete(start, end)
+        self._again.delete(start, end)
         if not self.dirty:
             self.dirty_since = None
 
     def to_write_back(self, start: int, end: int, size_max: int, *, again: bool = True) -> Interval | None:
         """The first dirty extent of ``[start, end)`` that is not on its way, at most *size_max* bytes of it.
         *again*: also of what was refused."""
-        for begin, stop in self.dirty.intervals(start, end):
-            for low, high in self.writing.gaps(begin, stop):
-                wanted = [(low, high)] if again else self.refused.gaps(low, high)
-                if wanted:
-                    return wanted[0][0], min(wanted[0][1], wanted[0][0] + size_max)
-        return None
+        fresh = self._fresh.first(start, end)
+        refused = self._again.first(start, end) if again else None
+        if fresh is None or (refused is not None and refused < fresh):
+            fresh, refused = refused, fresh
+        if fresh is None:
+            return None
+        low, high = fresh
+        if refused is not None and refused[0] == high:
+            high = refused[1]
+        return low, min(high, low + size_max)
+
+    def gather(
+        self, start: int, end: int, size_max: int, count_max: int, *, again: bool = True
+    ) -> list[Interval]:
+        """What may go in one message: extents as by `to_write_back`, in order, at most *count_max* of them and
+        *size_max* bytes. One at a time while something is refused: it would take the others with it."""
+        found: list[Interval] = []
+        if self.refused:
+            count_max = 1
+        while len(found) < count_max and size_max > 0:
+            extent = self.to_write_back(start, end, size_max, again=again)
+            if extent is None:
+                break
+            found.append(extent)
+            start = extent[1]
+            size_max -= extent[1] - extent[0]
+        return found
+
+    def fresh_extent(self, offset: int) -> Interval | None:
+        """The extent around *offset* that is dirty, not on its way, and was not refused."""
+        return self._fresh.around(offset)
+
+    @property
+    def fresh_extents(self) -> int:
+        """How many of these there are."""
+        return len(self._fresh)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """How large they are; less, while what was refused is tried again."""
+        return self.dirty_bytes - self.writing_bytes - self.refused_bytes
 
     # --- dropping ---
 
@@ -302,8 +365,7 @@ class FilePages:
     def cut(self, size: int) -> None:
         """The server has truncated the file: nothing from *size* on is valid, also of what is on its way."""
         for start, end in self.writing.intervals(size):
-            self.writing.delete(start, end)
-            self._outgoing.delete(start, end)
+            self._not_writing(start, end)
             self._rewritten.delete(start, end)
             # From the page of the new end on, although the extent goes on below it.
             self._protect(start // PAGE_SIZE * PAGE_SIZE, end, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -331,9 +393,26 @@ class FilePages:
             for index, _, _ in _pieces(start, end):
                 assert self._cache.has_block(self, index), "valid data have a block"
         outgoing = IntervalSet()
+        outgoing = IntervalSet()
         for start, end, _ in self._outgoing:
             outgoing.add(start, end)
         assert outgoing == self.writing, "what is on its way has a number"
+        ready = IntervalSet()
+        for extents in (self._fresh, self._again):
+            for start, end in extents.intervals():
+                assert not ready.overlaps(start, end)
+                ready.add(start, end)
+        for start, end in self.writing.intervals():
+            assert not ready.overlaps(start, end)
+            ready.add(start, end)
+        assert ready == self.dirty, "what is dirty is on its way, or to be"
+        for start, end in self._again.intervals():
+            assert self.refused.covers(start, end)
+        for start, end in self._fresh.intervals():
+            assert not self.refused.overlaps(start, end)
+        assert self.dirty_bytes == self.dirty.size()
+        assert self.refused_bytes == self.refused.size()
+        assert self.writing_bytes == self.writing.size()
         for start, end in self._rewritten.intervals():
             assert self.writing.covers(start, end), "what has changed is still on its way"
 

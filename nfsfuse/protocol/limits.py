@@ -18,6 +18,10 @@ MAGIC: Final = b"nfsfuse\n"
 IO_SIZE_MAX: Final = 1 << 20
 """Bytes of file data in one read or write: FUSE's own largest request (256 pages)."""
 
+EXTENTS_PER_WRITE_MAX: Final = 256
+"""Extents in one WriteExtents: what a message costs is shared by many by then, and each side does them in some
+milliseconds, in which it serves nobody else."""
+
 PAYLOAD_SIZE_MAX: Final = 4 * IO_SIZE_MAX
 """Bytes of payload in one frame: room to fetch ahead several reads in one request."""
 

@@ -21,6 +21,7 @@ from nfsfuse.protocol.types import (
     Credentials,
     DirEntry,
     Epoch,
+    Extent,
     FilesystemStatistics,
     InodeHandle,
     LockOwner,
@@ -458,6 +459,17 @@ class Write(Request[Written]):
     sync: Sync = Sync.NONE
 
 
+@message(57)
+class WriteExtents(Request[Written]):
+    """As `Write`, of several *extents* of one file: at most EXTENTS_PER_WRITE_MAX, disjoint and ascending. The
+    payload has their data one after the other. Every page of them is held EXCLUSIVE, or nothing is written
+    (EAGAIN); after any other error some may have been."""
+
+    handle: InodeHandle
+    extents: tuple[Extent, ...]
+    sync: Sync = Sync.NONE
+
+
 @message(27)
 class Fsync(Request[Done]):
     """fsync(2), or fdatasync(2) if *data_only*, of a file or directory on the server's disk."""
@@ -615,7 +627,11 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
+    WriteExtents,
 )  # fmt: skip
+
+WRITES: Final = (Write, WriteExtents)
+"""How data are written back."""
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 

@@ -55,6 +55,14 @@ class Sync(IntEnum):
 
 
 @record(frozen=True, slots=True)
+class Extent:
+    """Where some bytes of a file are."""
+
+    offset: int
+    size: int
+
+
+@record(frozen=True, slots=True)
 class Attributes:
     """What stat(2) tells of an inode."""
 

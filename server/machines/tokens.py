@@ -106,17 +106,20 @@ class TokenManager(TokenTable):
 
     def use(
         self, ticket: int, session: SessionId, handle: InodeHandle, resource: Resource,
-        start: int, end: int, mode: TokenMode,
+        start: int, end: int, mode: TokenMode, *, also: tuple[Interval, ...] = (),
     ) -> bool:  # fmt: skip
-        """Whether *session* holds all of the range at *mode* or stronger, being recalled or not. If so, the
-        operation *ticket* holds it too, until `finish`: the storage may be at work on a write-back when the
-        session is fenced, and nobody must read under a token of his own before it is through. (An operation
-        that changes something under tokens it was just granted does this as well.) It never queues: the
-        write-backs of a recall must not wait for whom it is for (K6)."""
+        """Whether *session* holds all of the range, and of *also*, which follow in order, at *mode* or more,
+        being recalled or not. If so, the operation *ticket* holds it too, until `finish`: the storage may be at
+        work on a write-back when the session is fenced, and nobody must read under a token of his own before it
+        is through. (An operation that changes something under tokens it was just granted does this as well.) It
+        never queues: the write-backs of a recall must not wait for whom it is for (K6)."""
         assert ticket not in self._tickets, self.story(handle)
-        if not self.holds(session, handle, resource, start, end, mode):
+        ranges: tuple[Interval, ...] = ((start, end), *also)
+        if also and self.holds(session, handle, resource, ranges[0][0], ranges[-1][1], mode):
+            ranges = ((ranges[0][0], ranges[-1][1]),)  # what it holds in between nobody can have meanwhile
+        elif not all(self.holds(session, handle, resource, start, end, mode) for start, end in ranges):
             return False
-        request = Request(ticket, session, ((start, end),), mode, True)
+        request = Request(ticket, session, ranges, mode, True)
         self._note(handle, request)
         self._grant(self._states[handle, resource], request)
         return True

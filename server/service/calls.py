@@ -79,13 +79,14 @@ class Clear:
 @record(frozen=True, slots=True)
 class Use:
     """A step: work under a token that the session should hold, until the request is answered; whether it
-    holds it (bool). Never waits."""
+    holds it, and the ranges *also*, which follow in order (bool). Never waits."""
 
     handle: InodeHandle
     resource: Resource
     mode: TokenMode
     start: int
     end: int
+    also: tuple[Interval, ...] = ()
 
 
 @record(frozen=True, slots=True)

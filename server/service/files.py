@@ -7,14 +7,24 @@ import os
 import stat
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_SIZE_MAX
+from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX, PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
+from nfsfuse.protocol.types import (
+    PAGE_SIZE,
+    AttributeChanges,
+    Attributes,
+    Extent,
+    InodeHandle,
+    Node,
+    Sync,
+)
 from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
@@ -23,6 +33,9 @@ DATA: Final = Resource.DATA
 
 INLINE_WRITE_SIZE_MAX: Final = 64 * 1024
 """Bytes: a write no larger is a short copy into the server's page cache."""
+
+INLINE_EXTENTS_MAX: Final = 16
+"""Extents, likewise: a system call or two each."""
 
 
 def pages(offset: int, size: int) -> tuple[int, int]:
@@ -170,6 +183,57 @@ def _write(call: Call) -> Handling:
     data = memoryview(call.payload)
     step = Quick if size <= INLINE_WRITE_SIZE_MAX else Slow
     attributes = yield step(lambda: call.storage.write(r.handle, r.offset, data))
+    written: m.Written = yield from _written(call, r, attributes)
+    return written
+
+
+def _write_extents(call: Call) -> Handling:
+    r: m.WriteExtents = call.message
+    _check_extents(r.extents, len(call.payload))
+    first, *others = _pages_of(r.extents)
+    if not (yield Use(r.handle, DATA, EXCLUSIVE, *first, tuple(others))):
+        raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
+    data = memoryview(call.payload)
+
+    def write() -> Attributes:
+        at = 0
+        for extent in r.extents:
+            attributes = call.storage.write(r.handle, extent.offset, data[at : at + extent.size])
+            at += extent.size
+        return attributes
+
+    few = len(r.extents) <= INLINE_EXTENTS_MAX and len(data) <= INLINE_WRITE_SIZE_MAX
+    step = Quick if few else Slow
+    attributes = yield step(write)
+    written: m.Written = yield from _written(call, r, attributes)
+    return written
+
+
+def _check_extents(extents: tuple[Extent, ...], size: int) -> None:
+    if not 0 < len(extents) <= EXTENTS_PER_WRITE_MAX or not 0 < size <= PAYLOAD_SIZE_MAX:
+        raise FsError(errno.EINVAL, f"write of {size} bytes in {len(extents)} extents")
+    if extents[0].offset < 0 or any(extent.size <= 0 for extent in extents):
+        raise FsError(errno.EINVAL, "no such extent")
+    if any(one.offset + one.size > other.offset for one, other in pairwise(extents)):
+        raise FsError(errno.EINVAL, "the extents are not disjoint and ascending")
+    if sum(extent.size for extent in extents) != size:
+        raise FsError(errno.EINVAL, f"the extents do not have {size} bytes")
+
+
+def _pages_of(extents: tuple[Extent, ...]) -> tuple[Interval, ...]:
+    """The pages of *extents*, disjoint and ascending: two extents may share one."""
+    ranges: list[Interval] = []
+    for extent in extents:
+        start, end = pages(extent.offset, extent.size)
+        if ranges and start <= ranges[-1][1]:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
+    return tuple(ranges)
+
+
+def _written(call: Call, r: m.Write | m.WriteExtents, attributes: Attributes) -> Any:
+    """Sub-steps: what follows a write-back, with its sync, if it was asked for."""
     call.session.sync_errors.wrote(call.session.id, r.handle)
     call.attributes_changed += (r.handle,)
     if r.sync is Sync.NONE:
@@ -262,6 +326,7 @@ FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Release: _release,
     m.Read: _read,
     m.Write: _write,
+    m.WriteExtents: _write_extents,
     m.Fsync: _fsync,
     m.Fallocate: _fallocate,
     m.Seek: _seek,

@@ -29,7 +29,7 @@ from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
-ADMITTED: Final = (m.Write, m.Fsync, m.Release, m.FlushLocks, m.ReleaseLocks, m.StatFs)
+ADMITTED: Final = (*m.WRITES, m.Fsync, m.Release, m.FlushLocks, m.ReleaseLocks, m.StatFs)
 """Requests that are granted nothing new. A Write is taken under a token that its session holds, or refused."""
 
 

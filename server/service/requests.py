@@ -98,7 +98,7 @@ class Requests:
 
     def _begin(self, event: RequestArrived) -> None:
         session = self._session
-        if isinstance(event.message, m.Write):
+        if isinstance(event.message, m.WRITES):
             self._leases.write_began(session.id)
         call = Call(session, event.message, event.payload, self._storage, event.id)
         self._advance(call, HANDLERS[type(event.message)](call))
@@ -208,7 +208,7 @@ class Requests:
     def _ended(self, call: Call) -> None:
         """The reply is queued: others may have now what the call kept from them. A call without one is of a
         session that is over; or the server is ending, and its successor will look what became of it."""
-        if isinstance(call.message, m.Write):
+        if isinstance(call.message, m.WRITES):
             self._leases.write_ended(self._session.id, trio.current_time())
         if self._session.over.is_set():
             self._driver.ended(call, FsError(errno.ENOTCONN), None)

@@ -165,7 +165,8 @@ class Tokens:
         """Carry out a Use step."""
         ticket = next(self._tickets)
         used = self.manager.use(
-            ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode
+            ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
+            also=step.also,
         )
         if used:
             call.held += (ticket,)

@@ -165,7 +165,7 @@ async def test_what_is_held_is_written_at_once() -> None:
         file = client.file(number)
         assert await client.read(number, 0, 5) == b"hello"
         assert file.size() == P + 1
-        with client.asks("Write", "Write"):
+        with client.asks("WriteExtents"):
             await client.fs.files.flush(number)
         assert world.content(b"file") == b"hello" + b"x" * (P - 6) + b"ab"
 

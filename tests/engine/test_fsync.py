@@ -14,7 +14,7 @@ import trio.testing
 from nfsfuse.engine.write_back import SYNCED_WRITES_IN_FLIGHT_MAX
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import IO_SIZE_MAX
+from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX, IO_SIZE_MAX
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, Sync
 from tests.helpers.disk import InlineDisk
@@ -69,7 +69,7 @@ async def fsync_error(client: Client, number: int) -> int:
 
 
 def syncs(client: Client) -> list[Sync]:
-    return [message.sync for message, _ in client.remote.calls if isinstance(message, m.Write)]
+    return [message.sync for message, _ in client.remote.calls if isinstance(message, m.WRITES)]
 
 
 @pytest.mark.parametrize(("data_only", "sync"), [(False, Sync.ALL), (True, Sync.DATA)])
@@ -90,21 +90,35 @@ async def test_what_one_write_holds_is_on_the_disk_after_one_round_trip(
         await client.close(number)
 
 
-async def test_more_than_one_extent_takes_a_request_of_its_own_to_synchronise() -> None:
+async def test_several_extents_are_one_request_as_well() -> None:
     async with rig() as world:
         client = world.clients[0]
         number = await opened(world, client)
         await client.write(number, 0, b"one")
         await client.write(number, 10 * P, b"two")
-        with client.asks("Write", "Write", "Fsync"):
+        with client.asks("WriteExtents"):
             await client.fs.files.fsync(number, False)
-        assert syncs(client) == [Sync.NONE] * 2
+        assert syncs(client) == [Sync.ALL]
         world.storage.crash()
         assert world.content(b"file") == b"one" + bytes(10 * P - 3) + b"two"
         await client.close(number)
 
 
-async def test_so_does_an_extent_of_more_than_one_write() -> None:
+async def test_more_extents_than_one_request_takes_are_few_requests_and_one_to_synchronise() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        number = await opened(world, client)
+        count = 3 * EXTENTS_PER_WRITE_MAX
+        for at in range(count):
+            await client.write(number, at * P, b"some")
+        with client.asks("WriteExtents", "WriteExtents", "WriteExtents", "Fsync"):
+            await client.fs.files.fsync(number, False)
+        world.storage.crash()
+        assert world.content(b"file") == b"".join([b"some" + bytes(P - 4)] * count)[: -(P - 4)]
+        await client.close(number)
+
+
+async def test_an_extent_of_more_than_one_write_takes_a_request_of_its_own_to_synchronise() -> None:
     async with rig() as world:
         client = world.clients[0]
         number = await opened(world, client)

@@ -9,9 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from nfsfuse.engine.directories import Item
+from nfsfuse.engine.directories import SOUGHT_ENTRIES, Item
 from nfsfuse.engine.names import STATISTICS_SECONDS
 from nfsfuse.machines.inodes import ROOT
+from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.tokens import Resource
@@ -162,3 +163,41 @@ async def test_a_lease_that_runs_out_takes_the_kernels_listings() -> None:
         assert not opening.kept
         client.fs.directories.releasedir(opening.number)
         client.fs.resumed()
+
+
+async def test_a_program_goes_where_it_likes_in_a_listing_that_is_known() -> None:
+    """Wherever a listing has led costs nothing, and elsewhere few names: xfstests generic/676 goes to places at
+    random, for which it took a whole piece each."""
+    async with rig() as world:
+        names = make_files(world, LISTING_ENTRIES_MAX + 200)
+        client = world.clients[0]
+        directories = client.fs.directories
+        number = directories.opendir(ROOT).number
+        shown = await show(client, number)
+        with client.asks():
+            last = LISTING_ENTRIES_MAX - 1  # of the first piece
+            for at in (0, 5, 1000, last - 1, last, last + 100, 1):
+                (found, *_) = await directories.read(number, shown[at].cookie)
+                assert found.name == names[at + 1]
+            assert await directories.read(number, shown[-1].cookie) == []
+        directories.releasedir(number)
+
+
+async def test_a_place_that_no_listing_has_led_to_costs_few_names() -> None:
+    async with rig() as world:
+        names = make_files(world, LISTING_ENTRIES_MAX + 200)
+        client = world.clients[0]
+        directories = client.fs.directories
+        number = directories.opendir(ROOT).number
+        cookies = [item.cookie for item in await show(client, number)]
+        directories.releasedir(number)
+        client.fs.holdings.directory(client.fs.inodes[ROOT]).cache.forget()
+        number = directories.opendir(ROOT).number
+        client.remote.calls.clear()
+        for at in (1000, 10, 2000):
+            (found, *_) = await directories.read(number, cookies[at])
+            assert found.name == names[at + 1]
+        limits = [message.limit for message, _ in client.remote.calls if isinstance(message, m.ReadDir)]
+        assert limits == [SOUGHT_ENTRIES] * 3
+        assert [item.name for item in await show(client, number, cookies[2000])] == names[2001:]
+        directories.releasedir(number)

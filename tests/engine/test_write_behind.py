@@ -10,8 +10,10 @@ import trio
 import trio.testing
 
 from nfsfuse.engine.filesystem import CacheOptions
+from nfsfuse.engine.write_back import GATHERED_EXTENTS_MAX
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle
+from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, InodeHandle
 from tests.helpers.fake_kernel import Client, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -223,3 +225,50 @@ async def test_a_write_after_a_truncating_open_survives_an_older_write_back() ->
             await client.write(number, 0, b"new" * 100_000)
         await client.close(number)
         assert world.content(b"file") == b"new" * 100_000
+
+
+async def test_small_extents_go_many_to_a_message() -> None:
+    count = 3 * EXTENTS_PER_WRITE_MAX
+    async with rig() as world:
+        world.make_file(b"file", bytes(2 * count * P))
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_WRONLY)
+        with client.asks():
+            for at in range(count):
+                await client.write(number, 2 * at * P, b"x" * P)
+        with client.asks(*["WriteExtents"] * 3):
+            await trio.sleep(2)
+        assert client.fs.cache.dirty_bytes == 0
+        assert world.content(b"file") == (b"x" * P + bytes(P)) * count
+        await client.close(number)
+
+
+async def test_so_many_small_extents_do_not_wait_for_their_time() -> None:
+    async with rig() as world:
+        world.make_file(b"file", bytes(2 * (GATHERED_EXTENTS_MAX + 1) * 8))
+        client = world.clients[0]
+        number = await client.open(b"file", os.O_WRONLY)
+        for at in range(GATHERED_EXTENTS_MAX + 1):
+            await client.write(number, 16 * at, b"x" * 8)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(client.file(number).pages.dirty) < GATHERED_EXTENTS_MAX * 2 // 3
+        assert client.sent("WriteExtents")
+        await client.close(number)
+        assert world.content(b"file") == (b"x" * 8 + bytes(8)) * (GATHERED_EXTENTS_MAX + 1)
+
+
+async def test_what_has_been_dirty_longest_goes_although_a_file_is_emptied_and_written_all_the_time() -> None:
+    async with rig() as world:
+        world.make_file(b"busy")
+        world.make_file(b"other")
+        client = world.clients[0]
+        busy, other = await client.open(b"busy", os.O_RDWR), await client.open(b"other", os.O_RDWR)
+        await client.write(busy, 0, b"x")
+        await client.write(other, 0, b"y")
+        for _ in range(6):
+            await client.fs.files.setattr(client.file(busy).inode, AttributeChanges(size=0))
+            await client.write(busy, 0, b"x")
+            await trio.sleep(0.3)
+        assert world.content(b"other") == b"y"
+        await client.close(busy)
+        await client.close(other)

@@ -460,5 +460,7 @@ def _short(message: object) -> str:
             return f"recall of {token.resource.name} at {token.start} to {token.mode.name}"
         case m.Read() | m.Write():
             return f"{type(message).__name__} at {message.offset}"
+        case m.WriteExtents():
+            return f"WriteExtents at {[extent.offset for extent in message.extents]}"
         case _:
             return type(message).__name__

@@ -15,7 +15,7 @@ from tests.helpers.token_world import Client, World
 
 V = TypeVar("V")
 
-assert set(IntervalMap.__slots__) == {"_starts", "_ends", "_values"}
+assert set(IntervalMap.__slots__) == {"_starts", "_ends", "_values", "_leaves", "_count"}
 assert set(Holder.__slots__) == {"tokens", "in_flight", "recalls", "trimming", "waiting"}
 assert set(ResourceTokens.__slots__) == {
     "handle", "resource", "extents_max", "holders", "transients", "waiting",
@@ -28,6 +28,7 @@ assert set(vars(World(TokenManager(), ()))) == {"manager", "clients", "up", "dow
 
 
 def copy_map(old: IntervalMap[V]) -> IntervalMap[V]:
+    assert old._leaves is None, "small worlds have few extents"
     new: IntervalMap[V] = IntervalMap()
     new._starts, new._ends, new._values = list(old._starts), list(old._ends), list(old._values)
     return new

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfsfuse.machines.directory_cache import UNKNOWN, DirectoryCache
+from nfsfuse.machines.directory_cache import UNKNOWN, DirectoryCache, Listed
 from nfsfuse.protocol.tokens import RANGE_END, name_point
 from nfsfuse.protocol.types import InodeHandle
 
@@ -114,8 +114,8 @@ LISTED = ((b"x", 1, A),)
 def test_a_listing_is_known_while_all_names_are_held() -> None:
     cache = holding_all()
     cache.listed(0, LISTED, True, cache.changes)
-    assert cache.listing(0) == (LISTED, True)
-    assert cache.listing(1) is None
+    assert cache.listing(0, 10) == (LISTED, True)
+    assert cache.listing(9, 10) is None
 
 
 @pytest.mark.parametrize("what", ["changed here", "another name changed", "recalled"])
@@ -129,11 +129,11 @@ def test_any_change_drops_the_listing_and_those_under_way(what: str) -> None:
         cache.changed(b"other", B)
     else:
         recall(cache, b"other")
-        assert cache.listing(0) is None
+        assert cache.listing(0, 10) is None
         cache.granted(0, RANGE_END)
-    assert cache.listing(0) is None
+    assert cache.listing(0, 10) is None
     cache.listed(0, LISTED, True, asked)
-    assert cache.listing(0) is None, "it was asked for before the change"
+    assert cache.listing(0, 10) is None, "it was asked for before the change"
 
 
 def test_a_listing_without_all_names_is_not_kept() -> None:
@@ -141,7 +141,7 @@ def test_a_listing_without_all_names_is_not_kept() -> None:
     cache.granted(0, 2**31)
     cache.listed(0, LISTED, True, cache.changes)
     cache.granted(2**31, RANGE_END)
-    assert cache.listing(0) is None
+    assert cache.listing(0, 10) is None
 
 
 NAMES = st.sampled_from([b"x", b"y", b"z"])
@@ -244,3 +244,40 @@ def test_nothing_is_complete_that_is_being_recalled_or_may_be_out_of_date() -> N
     cache.granted(0, RANGE_END)
     assert cache.find(b"x") is UNKNOWN
     cache.check()
+
+
+def pieces_of(count: int, size: int, *, descending: bool) -> tuple[list[Listed], list[int]]:
+    """Names with their cookies, and the cookies at which pieces of *size* begin."""
+    numbers = range(10 * count, 0, -10) if descending else range(10, 10 * count + 10, 10)
+    entries = [(b"%d" % number, number, A) for number in numbers]
+    return entries, [0, *(entries[at - 1][1] for at in range(size, count, size))]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_listing_goes_on_from_any_of_its_names(descending: bool) -> None:
+    cache = holding_all()
+    entries, beginnings = pieces_of(20, 6, descending=descending)
+    for at, cookie in zip(range(0, 20, 6), beginnings, strict=True):
+        cache.listed(cookie, tuple(entries[at : at + 6]), at + 6 >= 20, cache.changes)
+    for index in range(20):
+        cookie = entries[index - 1][1] if index else 0
+        known = cache.listing(cookie, 3)
+        assert known is not None, index
+        assert list(known[0]) == entries[index : index + len(known[0])]
+        assert len(known[0]) == min(3, 6 - index % 6, 20 - index)
+        assert known[1] == (index >= 18)
+    assert cache.listing(entries[-1][1], 3) == ((), True)
+    assert cache.listing(15, 3) is None, "where no listing has led"
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_no_name_is_remembered_in_two_pieces(descending: bool) -> None:
+    cache = holding_all()
+    entries, _ = pieces_of(20, 20, descending=descending)
+    cache.listed(entries[9][1], tuple(entries[10:]), True, cache.changes)
+    cache.listed(0, tuple(entries), True, cache.changes)
+    assert cache.listing(0, 20) == (tuple(entries[:10]), False)
+    between = entries[4][1] + 5
+    cache.listed(between, tuple(entries[5:] if not descending else entries[4:]), True, cache.changes)
+    assert cache.listing(between, 20) is None
+    assert sum(len(piece.names) for piece in cache._listing.values()) == 20

@@ -1,7 +1,8 @@
-"""Names by their points: against a list of them, also where bytes of two points together look like a third."""
+"""Names by their points: against a set of them, also where bytes of two points together look like a third."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,18 +10,31 @@ from nfsfuse.machines import point_index
 from nfsfuse.machines.point_index import PointIndex
 from nfsfuse.protocol.tokens import name_point
 
+NAMES = st.binary(min_size=1, max_size=2)
 
-@given(st.lists(st.binary(min_size=1, max_size=2)), st.lists(st.binary(min_size=1, max_size=2)))
-def test_as_a_list(added: list[bytes], replaced: list[bytes]) -> None:
-    index = PointIndex()
-    for name in added:
-        index.add(name)
-    for name in {*added, *replaced}:
-        assert list(index.at(name_point(name))) == [other for other in added if other == name]
-    index.replace(replaced)
-    assert len(index) == len(replaced)
-    for name in {*added, *replaced}:
-        assert list(index.at(name_point(name))) == [other for other in replaced if other == name]
+
+@given(st.lists(st.tuples(st.booleans(), NAMES), max_size=200), st.sets(NAMES))
+def test_as_a_set(changes: list[tuple[bool, bytes]], replaced: set[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(point_index, "_LOAD", 2)
+        index, names = PointIndex(), set[bytes]()
+        for there, name in changes:
+            if not there:
+                index.discard(name)
+                names.discard(name)
+            elif name not in names:
+                index.add(name)
+                names.add(name)
+        agree(index, names, {name for _, name in changes})
+        index.replace(replaced)
+        agree(index, replaced, names | replaced)
+
+
+def agree(index: PointIndex, names: set[bytes], asked: set[bytes]) -> None:
+    assert len(index) == len(names)
+    for name in asked:
+        on_it = [other for other in names if name_point(other) == name_point(name)]
+        assert sorted(index.at(name_point(name))) == sorted(on_it)
 
 
 def test_a_point_across_two_others_is_none(monkeypatch) -> None:  # type: ignore[no-untyped-def]

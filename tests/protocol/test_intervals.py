@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nfsfuse.protocol import intervals as under_test
 from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 
 POINTS = 24
+
+
+@pytest.fixture(autouse=True, params=[2, under_test.LEAF_MAX], ids=["leaves", "one leaf"], scope="module")
+def leaf_max(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All of this is true however many intervals there are in a leaf."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test, "LEAF_MAX", request.param)
+        yield
+
+
 edits = st.lists(
     st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.sampled_from([None, "a", "b", "c"])),
     max_size=30,
@@ -34,6 +48,13 @@ def test_agrees_with_a_dictionary_of_points(changes, start, end):
     missing = {p for low, high in intervals.gaps(start, end) for p in range(low, high)}
     assert missing == set(range(start, end)) - set(points)
     assert intervals.covers(start, end) == (not missing)
+    if start < end:
+        found = intervals.overlapping(start, end)
+        assert intervals.first(start, end) == (found[0][:2] if found else None)
+    assert len(intervals) == len(list(intervals))
+    for point in range(POINTS):
+        around = [(low, high) for low, high, _ in intervals if low <= point < high]
+        assert intervals.around(point) == (around[0] if around else None)
 
 
 def test_equal_neighbours_merge_into_one_extent():

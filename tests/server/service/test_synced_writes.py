@@ -11,9 +11,10 @@ import trio
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Credentials, InodeHandle, Sync
-from server.service.files import INLINE_WRITE_SIZE_MAX
+from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Credentials, Extent, InodeHandle, Sync
+from server.service.files import INLINE_EXTENTS_MAX, INLINE_WRITE_SIZE_MAX
 from server.storage.memory import MemoryStorage
 from tests.helpers.service import Client, Serving, serving
 
@@ -173,3 +174,64 @@ async def test_the_attributes_are_those_of_when_it_is_answered() -> None:
         reply = await w.write(client, b"data")
         assert reply.attributes.mode & 0o777 == 0o600
         assert reply.attributes == w.storage.getattr(w.file)
+
+
+async def extents_written(
+    client: Client, world: World, extents: tuple[tuple[int, int], ...], size: int, sync: Sync = Sync.NONE
+) -> int:
+    """The errno of a WriteExtents of *size* bytes."""
+    message = m.WriteExtents(world.file, tuple(Extent(*extent) for extent in extents), sync)
+    try:
+        await client.session.call(message, bytes(i % 251 for i in range(size)))
+    except FsError as exc:
+        return exc.errno
+    return 0
+
+
+@pytest.mark.parametrize("count", [2, INLINE_EXTENTS_MAX + 1])
+async def test_many_extents_are_written_and_synchronised_in_one_round_trip(count: int) -> None:
+    async with world() as w:
+        client = await w.client()
+        extents = tuple((at * 8, 3) for at in range(count))
+        assert await extents_written(client, w, extents, 3 * count, Sync.ALL) == 0
+        assert w.disk.done == ["write"] * count + ["fsync"]
+        w.storage.crash()
+        expected = bytearray(8 * (count - 1) + 3)
+        for at in range(count):
+            expected[at * 8 : at * 8 + 3] = bytes(i % 251 for i in range(at * 3, at * 3 + 3))
+        assert w.storage.read(w.file, 0, P) == expected
+
+
+async def test_nothing_is_written_unless_the_pages_of_all_extents_are_held() -> None:
+    async with world() as w:
+        one, _ = await w.client(), await w.client()
+        assert await extents_written(one, w, ((0, 5), (P + 10, 5)), 10) == errno.EAGAIN
+        assert w.disk.done == []
+        assert await extents_written(one, w, ((0, 5), (P - 5, 5)), 10) == 0
+
+
+async def test_a_failure_among_many_extents_is_that_of_the_request() -> None:
+    async with world() as w:
+        client = await w.client()
+        w.disk.failing["write"] = errno.ENOSPC
+        assert await extents_written(client, w, ((0, 5), (10, 5)), 10, Sync.ALL) == errno.ENOSPC
+        assert w.disk.done == ["write"], "no sync of what is not written"
+
+
+@pytest.mark.parametrize(
+    ("extents", "size"),
+    [
+        ((), 0),
+        (((0, 5),), 4),
+        (((0, 5),), 6),
+        (((0, 5), (4, 5)), 10),
+        (((8, 5), (0, 5)), 10),
+        (((0, 5), (8, 0)), 5),
+        (((-8, 5), (8, 5)), 10),
+        (tuple((at * 2, 1) for at in range(EXTENTS_PER_WRITE_MAX + 1)), EXTENTS_PER_WRITE_MAX + 1),
+    ],
+)
+async def test_what_are_no_extents_is_refused(extents: tuple[tuple[int, int], ...], size: int) -> None:
+    async with world() as w:
+        assert await extents_written(await w.client(), w, extents, size) == errno.EINVAL
+        assert w.disk.done == []
