@@ -83,7 +83,7 @@ class FakeKernel:
     async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
         return None
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:

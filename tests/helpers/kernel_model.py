@@ -170,7 +170,7 @@ class KernelModel:
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         """Dentries are not modelled."""
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         await self._pause()
 
     async def distrust_entries(self) -> None:
