@@ -16,9 +16,10 @@ from typing import Final
 import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
-from nfsfuse.machines.doubts import Doubt, Doubts
+from nfsfuse.machines.doubts import Doubt, Doubts, Place
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.protocol.types import InodeHandle
 
 DROP_SECONDS_MAX: Final = 0.005
 """How long a name's expiry may take before it is done without its directory's lock. It takes some 50 us if that
@@ -26,6 +27,11 @@ is free."""
 
 DROPS_MAX: Final = 16
 """Notifications about names that may wait for a lock at once: each has a thread, which pages need too."""
+
+
+CERTAIN_SECONDS_MAX: Final = 0.2
+"""How long a look at a name waits for another program to let a directory go that it has locked. It may be that
+program's own."""
 
 
 class NameDrops:
@@ -38,6 +44,7 @@ class NameDrops:
         self._ended = trio.lowlevel.ParkingLot()
         self.nursery: trio.Nursery | None = None
         self.doubts = Doubts()
+        self._certain = trio.lowlevel.ParkingLot()
 
     async def drop(self, directory: CachedDirectory, name: bytes) -> None:
         """When this returns no program that begins to use *name* believes what the kernel knows of it."""
@@ -65,6 +72,12 @@ class NameDrops:
         doubt = self.doubts.begin((directory.inode.handle, name), inode.handle)
         self.nursery.start_soon(self._expire, directory, name, doubt, trio.Event())
 
+    async def until_certain(self, place: Place, found: InodeHandle) -> None:
+        """Wait until no other name that led to *found* is in doubt, for `CERTAIN_SECONDS_MAX`."""
+        with trio.move_on_after(CERTAIN_SECONDS_MAX):
+            while self.doubts.is_in_doubt(place, found):
+                await self._certain.park()
+
     def begin(self, directory: CachedDirectory, name: bytes) -> trio.Event:
         """Begin to expire *name*; set when that is done, which whoever holds the directory's lock decides."""
         assert self.nursery is not None
@@ -87,4 +100,5 @@ class NameDrops:
         self._ended.unpark()
         if doubt is not None:
             self.doubts.over(doubt)
+            self._certain.unpark_all()
         dropped.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import stat
 from functools import partial
 from typing import Final
 
@@ -22,13 +23,18 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
+from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
 
 log = logging.getLogger(__name__)
 
 STATISTICS_SECONDS: Final = 5.0
 """How long what statfs(2) tells is told again. Nothing keeps it coherent: any program on the server's machine
 changes it."""
+
+
+def is_directory(node: Node) -> bool:
+    """Whether *node* is one: it has one name, whatever its links are."""
+    return stat.S_ISDIR(node.attributes.mode)
 
 
 RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
@@ -90,7 +96,10 @@ class Names:
         inode = None if entry is None else self._inodes.by_handle(entry)
         if entry is not None and (inode is None or inode.attributes.known is None):
             return None
-        if not self._is_certain(thread, directory, name, inode):
+        verdict = self._verdict(thread, directory, name, inode)
+        if verdict is Verdict.WAIT:
+            return None
+        if verdict is Verdict.ABSENT:
             return Absent(lasting=False)
         if inode is None:
             return Absent(lasting=True)
@@ -119,7 +128,7 @@ class Names:
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
             inode = None if reply.node is None else self._inodes.known(reply.node)
-            if not self._is_certain(thread, directory, name, inode):
+            if not await self._is_certain(thread, directory, name, inode):
                 return Absent(lasting=False)
             if inode is None:
                 return Absent(lasting=cache.find(name) is None)
@@ -130,18 +139,30 @@ class Names:
                 self._name_drops.told(directory, name, inode)
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
-    def _is_certain(
-        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None
-    ) -> bool:
-        """Whether *thread* may be told what was found; else that there is nothing. Raises FsError (ESTALE) if
-        it is to ask again. See `nfsfuse.machines.doubts`."""
+    def _verdict(
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, *, waited: bool = False
+    ) -> Verdict:
+        """What *thread* may be told of what was found. Raises FsError (ESTALE) if it is to ask again."""
         doubts = self._name_drops.doubts
         if not doubts:
-            return True
+            return Verdict.FOUND
         found = None if inode is None else inode.handle
-        verdict = doubts.looks(thread, (directory.inode.handle, name), found)
+        place = (directory.inode.handle, name)
+        verdict = doubts.looks(thread, place, found, trio.current_time(), waited=waited)
         if verdict is Verdict.AGAIN:
             raise FsError(errno.ESTALE, "another name of it was recalled meanwhile")
+        return verdict
+
+    async def _is_certain(
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None
+    ) -> bool:
+        """Whether *thread* may be told what was found; else that there is nothing. Raises FsError (ESTALE). See
+        `nfsfuse.machines.doubts`."""
+        verdict = self._verdict(thread, directory, name, inode)
+        if verdict is Verdict.WAIT:
+            assert inode is not None
+            await self._name_drops.until_certain((directory.inode.handle, name), inode.handle)
+            verdict = self._verdict(thread, directory, name, inode, waited=True)
         return verdict is Verdict.FOUND
 
     def forget(self, node_id: int, count: int) -> None:
@@ -202,10 +223,13 @@ class Names:
         def renamed(reply: Message, _: bytes | bytearray) -> None:
             self._done(reply)
             assert isinstance(reply, m.Done)
-            exchanged = flags & RENAME_EXCHANGE
-            # Two names of one inode are left as they were: what the old one is, is asked when it is needed.
-            old.cache.changed(name, reply.affected[1].handle if exchanged else UNKNOWN)
-            new.cache.changed(new_name, reply.affected[0].handle)
+            moved = reply.affected[0]
+            if flags & RENAME_EXCHANGE:
+                old.cache.changed(name, reply.affected[1].handle)
+            else:
+                # Two names of one inode are left as they were: then it is to be asked for.
+                old.cache.changed(name, None if moved.attributes.nlink == 1 or is_directory(moved) else UNKNOWN)
+            new.cache.changed(new_name, moved.handle)
 
         with old.pending(), new.pending():
             message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)

@@ -38,12 +38,10 @@ STATX_BASIC_STATS: Final = 0x7FF
 _STATX: Final = struct.Struct("=16xIIIH2xQQQ8xqI4x16xqI4xqI4xII")
 """struct statx: links, uid, gid, mode, inode, size, blocks; atime, ctime, mtime; the device's numbers."""
 
-LOOK_SECONDS_MAX: Final = 1.0
+LOOK_SECONDS_MAX: Final = 0.2
 """A look takes some 200 us."""
 
 POLL_SECONDS: Final = 0.00005
-
-_BLOCKED: Final = b"D"  # proc_pid_stat(5)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,14 +56,10 @@ class Look:
     attributes: Attributes | None
     of_parent: Attributes | None = None
     told_stale: bool = False
-    told_parent: bool = False
-    """The answer to that has been written."""
+    asked_again: bool = False
     over: threading.Event = field(default_factory=threading.Event)
     thread: int = 0
     failure: OSError | None = None
-
-    def parent_told(self) -> None:
-        self.told_parent = True
 
 
 def look_again(mount: OwnMount, look: Look) -> bool:
@@ -74,14 +68,14 @@ def look_again(mount: OwnMount, look: Look) -> bool:
     threading.Thread(target=_look, args=(mount, look), name="look", daemon=True).start()
     end = time.monotonic() + LOOK_SECONDS_MAX
     while not look.over.wait(POLL_SECONDS):
-        if look.told_parent and look.child is None and _is_blocked(look.thread):
+        if look.asked_again and _is_blocked(look.thread):
             return True
         if time.monotonic() > end:
-            log.warning("a look at %r in directory %d takes long", look.name, look.parent)
+            log.warning("a look at %r in directory %d takes too long", look.name, look.parent)
             return False
     if look.failure is not None:
         raise look.failure
-    return look.told_parent or look.of_parent is None
+    return look.asked_again or look.of_parent is None
 
 
 def _look(mount: OwnMount, look: Look) -> None:
@@ -124,9 +118,11 @@ def _believed(descriptor: int) -> Attributes:
 
 
 def _is_blocked(thread: int) -> bool:
-    """Whether a thread of ours, whose every question has been answered, waits for a lock in the kernel."""
+    """Whether a thread of ours waits in the kernel, and for no answer of ours: for a lock, as it has dropped the
+    name. (What it waits for when it runs, or is about to, is "0": get_wchan() in kernel/sched/core.c.)"""
     try:
-        with open(f"/proc/self/task/{thread}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] == _BLOCKED
+        with open(f"/proc/self/task/{thread}/wchan", encoding="ascii") as file:
+            waits_in = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return False  # it is over
+    return waits_in not in ("", "0") and "fuse" not in waits_in and "request_wait" not in waits_in

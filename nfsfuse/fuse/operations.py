@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import trio
-
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Absent, Found
 from nfsfuse.engine.ranges import without_privileges
@@ -120,8 +118,7 @@ class Operations(pyfuse3.Operations):
             look.told_stale = True
             raise pyfuse3.FUSEError(errno.ESTALE)
         assert look.of_parent is not None
-        # Once this task waits for something again, which is after the answer has been written.
-        trio.lowlevel.current_trio_token().run_sync_soon(look.parent_told)
+        look.asked_again = True
         return convert.entry(parent, look.of_parent, 0.0, 0.0)
 
     def _told_at_once(self, inode: Inode) -> pyfuse3.EntryAttributes:

@@ -12,6 +12,7 @@ not given:
   believing nothing (``retry_estale``). While one and the same doubt lasts nobody else can have begun to look
   anything up under that lock, and whoever asks without it, to believe a name again, does not hear of the error
   (``fuse_dentry_revalidate``). So ESTALE is told again as long as it lasts, and never reaches a program by that.
+  (Only in another directory somebody else can: who asks there twice waits for a while first.)
 * The second time round a program would be told of it. It is only in danger if it has just looked up the very
   name that is in doubt now, again; it found it, and found the other later. At the first of these moments the
   inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do with
@@ -27,7 +28,10 @@ from typing import Final
 from nfsfuse.protocol.types import InodeHandle
 
 THREADS_MAX: Final = 256
-"""Threads remembered that were told ESTALE; each does its call once more at once."""
+"""Threads remembered that were told ESTALE."""
+
+REPEAT_SECONDS_MAX: Final = 1.0
+"""Each does its call once more at once; on a busy machine it may have to wait for a processor."""
 
 TOLD_MAX: Final = 2
 """How often one call may be told of one doubt: by the look at a name it believed, and by the look without."""
@@ -41,6 +45,7 @@ class Verdict(Enum):
 
     FOUND = "found"
     AGAIN = "again"  # ESTALE
+    WAIT = "wait"  # until the doubt is over, or for a while, and then ask once more
     ABSENT = "absent"
 
 
@@ -54,11 +59,13 @@ class Doubt:
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """A thread was told ESTALE at *place*, *times*, because of *doubt*; it has *looked* at these since."""
+    """A thread was told ESTALE at *place*, at the time *at*, *times*, because of *doubt*; it has *looked* at these
+    since."""
 
     place: Place
     doubt: Doubt
-    times: int
+    at: float
+    times: int = 1
     looked: set[Place] = field(default_factory=set)
 
 
@@ -85,24 +92,34 @@ class Doubts:
         """Whoever had its directory locked has let it go."""
         del self._doubts[doubt]
 
-    def looks(self, thread: int, place: Place, found: InodeHandle | None) -> Verdict:
-        """*thread* of some program looks *place* up, which leads to *found*."""
+    def looks(
+        self, thread: int, place: Place, found: InodeHandle | None, now: float, *, waited: bool = False
+    ) -> Verdict:
+        """*thread* of some program looks *place* up, which leads to *found*. *waited*: it was to wait."""
         told = self._told.get(thread)
-        if told is not None and place != told.place:
-            told.looked.add(place)
+        if told is not None and now - told.at > REPEAT_SECONDS_MAX:
+            del self._told[thread]
+            told = None
         doubt = self._about(place, found)
-        if doubt is None:
-            if told is not None and place == told.place:
-                del self._told[thread]
-            return Verdict.FOUND
-        if told is None or place != told.place:
-            self._tell(thread, _Told(place, doubt, 1))
+        if told is None:
+            if doubt is None:
+                return Verdict.FOUND
+            self._tell(thread, _Told(place, doubt, now))
             return Verdict.AGAIN
-        if told.doubt is doubt and told.times < TOLD_MAX and not told.looked:
+        if doubt is not None and told.doubt is doubt and self._is_still_the_first(told, place):
+            if doubt.place[0] != place[0] and not waited:
+                return Verdict.WAIT
             told.times += 1
             return Verdict.AGAIN
-        del self._told[thread]
-        return Verdict.ABSENT if doubt.place in told.looked else Verdict.FOUND
+        verdict = Verdict.ABSENT if doubt is not None and doubt.place in told.looked else Verdict.FOUND
+        told.looked.add(place)
+        if place == told.place or found is None:  # it has all it wants to know, or fails
+            del self._told[thread]
+        return verdict
+
+    @staticmethod
+    def _is_still_the_first(told: _Told, place: Place) -> bool:
+        return place == told.place and told.times < TOLD_MAX and not told.looked
 
     def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
         if found is not None:
@@ -111,8 +128,11 @@ class Doubts:
                     return doubt
         return None
 
+    def is_in_doubt(self, place: Place, found: InodeHandle) -> bool:
+        """Whether the kernel may go on from another name that led to *found*."""
+        return self._about(place, found) is not None
+
     def _tell(self, thread: int, told: _Told) -> None:
-        self._told.pop(thread, None)
         self._told[thread] = told
         if len(self._told) > THREADS_MAX:
             del self._told[next(iter(self._told))]
