@@ -70,8 +70,10 @@ class Filesystem:
         self.page_protocol = PageProtocol(kernel, self.write_back)
         self.write_back.give_up = self.page_protocol.give_up
         self.write_back.drop_untaken = self.page_protocol.drop_untaken
-        self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
         self.name_drops = NameDrops(kernel, self.inodes)
+        self.suspension = Suspension(
+            self.inodes, self.holdings, kernel, self.page_protocol, self.name_drops
+        )
         self.recalls = Recalls(
             remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol, self.name_drops
         )
@@ -181,7 +183,7 @@ class Filesystem:
             self._nursery.start_soon(self._begin_anew, forgotten)
 
     async def _begin_anew(self, forgotten: Fenced) -> None:
-        await purge(forgotten, self._kernel)
+        await purge(forgotten, self._kernel, self.name_drops)
         await open_again(self.holdings, self._remote)
 
     def check(self) -> None:

@@ -253,11 +253,14 @@ class Names:
     def getattr_at_once(self, node_id: int) -> Attributes | None:
         """The attributes, if there is a token for them; None if that takes a round trip, or waiting."""
         attributes = self._inodes[node_id].attributes
-        return None if attributes.revoking or not self._remote.leased() else attributes.known
+        if attributes.revoking or attributes.purging or not self._remote.leased():
+            return None
+        return attributes.known
 
     async def getattr(self, node_id: int) -> Attributes:
         """The attributes; without a round trip under a token for them."""
         await self._remote.until_leased()
+        await self._name_drops.until_purged(self._inodes[node_id])
         known = self.getattr_at_once(node_id)
         if known is not None:
             return known

@@ -15,6 +15,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.pinning import open_on_server
+from nfsfuse.engine.session import Callback
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.data_tokens import Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -26,7 +27,7 @@ from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 
 log = logging.getLogger(__name__)
 
-Acknowledge = Callable[[m.Recalled], None]
+Acknowledge = Callable[[m.Recalled | m.Done], None]
 
 
 class Recalls:
@@ -59,8 +60,18 @@ class Recalls:
             task_status.started()
             await trio.sleep_forever()
 
-    def arrived(self, recall: m.Recall, acknowledge: Acknowledge) -> None:
-        """A recall has come; *acknowledge* is called once, when it is carried out."""
+    def arrived(self, callback: Callback, acknowledge: Acknowledge) -> None:
+        """A callback of the server's has come; *acknowledge* is called once, when it is carried out."""
+        match callback:
+            case m.Recall():
+                self._recalled(callback, acknowledge)
+            case m.Gone():
+                self._name_drops.gone(callback)
+                acknowledge(m.Done())
+            case m.Moved():
+                self._name_drops.moved(callback, acknowledge)
+
+    def _recalled(self, recall: m.Recall, acknowledge: Acknowledge) -> None:
         assert self._nursery is not None
         token = recall.token
         inode = self._inodes.by_handle(token.handle)

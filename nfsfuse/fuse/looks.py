@@ -1,17 +1,17 @@
 """Having the kernel ask for a name again without its directory's lock, whoever has that.
 
-FUSE_NOTIFY_INVAL_ENTRY takes the lock, and FUSE_NOTIFY_INC_EPOCH does more than is wanted: each directory that is
-used after it is dropped, with what is mounted below it and the working directories in it (d_invalidate() in
-fs/dcache.c). But a look with LOOKUP_REVAL believes no name, takes no lock to ask for it, and takes from the answer
-how long to believe it (fuse_dentry_revalidate() in fs/fuse/dir.c). A call is made once more with LOOKUP_REVAL when
-something in it fails with ESTALE. So a thread of the daemon opens the name (O_PATH):
+FUSE_NOTIFY_INVAL_ENTRY takes the lock, and FUSE_NOTIFY_INC_EPOCH does more than is wanted: each directory that
+is used after it is dropped, with what is mounted below it and the working directories in it (d_invalidate() in
+fs/dcache.c). But a look with LOOKUP_REVAL believes no name, takes no lock to ask for it, and takes from the
+answer how long to believe it (fuse_dentry_revalidate() in fs/fuse/dir.c). A call is made once more with
+LOOKUP_REVAL when something in it fails with ESTALE. So a thread of the daemon opens the name (O_PATH):
 
 1. The kernel was told to forget the directory's attributes, so it asks for them, to see whether the thread may
    look into it (fuse_permission(), with default_permissions). It is told ESTALE.
 2. It begins anew, and asks again. It is told what it has: nothing changes by that.
-3. It asks for the name. It is told what it has, to be believed for no time. Or that there is nothing, where it is
-   to drop the name: one that leads nowhere it drops anyway. Then it has dropped it, and looks it up, for which the
-   thread has to wait for the lock. Nobody waits for the thread.
+3. It asks for the name. It is told what it has, to be believed for no time. Or that there is nothing, where it
+is    to drop the name: one that leads nowhere it drops anyway. Then it has dropped it, and looks it up, for
+which the    thread has to wait for the lock. Nobody waits for the thread.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _believed(descriptor: int) -> Attributes:
 
 
 def _is_blocked(thread: int) -> bool:
-    """Whether a thread of ours waits in the kernel, and for no answer of ours: for a lock, as it has dropped the
-    name. (What it waits for when it runs, or is about to, is "0": get_wchan() in kernel/sched/core.c.)"""
+    """Whether a thread of ours waits in the kernel, and for no answer of ours: for a lock, as it has dropped
+    the name. (What it waits for when it runs, or is about to, is "0": get_wchan() in kernel/sched/core.c.)"""
     try:
         with open(f"/proc/self/task/{thread}/wchan", encoding="ascii") as file:
             waits_in = file.read()

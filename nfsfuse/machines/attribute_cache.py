@@ -45,6 +45,7 @@ class AttributeCache:
         "kernel_trusts",
         "known",
         "mode",
+        "purging",
         "recalls",
         "unsettled",
         "xattr_changes",
@@ -59,6 +60,9 @@ class AttributeCache:
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
         self.doubted = 0
         """Looks under way for which the kernel has to ask for them: see `Kernel.expire_entry_at_once`."""
+        self.purging = 0
+        """Names in this directory are being expired. The kernel asks for the attributes before it uses one,
+        and is answered when that is done: see `NameDrops.purge`."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0

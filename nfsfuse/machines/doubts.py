@@ -1,18 +1,18 @@
 """Names that the kernel may still be deciding by, although they were recalled: a pure machine.
 
-Who renames, exchanges or links looks its names up one after the other, under the locks of their directories, and
-the kernel decides some things from what it has found by then, without asking: a rename of two names of one inode
-does nothing and succeeds (``vfs_rename`` in fs/namei.c). If another client has moved the inode from the one name
-to the other between the two looks, it is found at both. The token for the first name is given up meanwhile, as
-that must not wait for the lock (deadlock 6): but the notification that expires the name does wait for it. So
-until that is through, the first name is in *doubt*, and an answer that would lead to its inode by another name is
-not given:
+Who renames, exchanges or links looks its names up one after the other, under the locks of their directories,
+and the kernel decides some things from what it has found by then, without asking: a rename of two names of one
+inode does nothing and succeeds (``vfs_rename`` in fs/namei.c). If another client has moved the inode from the
+one name to the other between the two looks, it is found at both. The token for the first name is given up
+meanwhile, as that must not wait for the lock (deadlock 6): but the notification that expires the name does
+wait for it. So until that is through, the first name is in *doubt*, and an answer that would lead to its inode
+by another name is not given:
 
 * It is ESTALE: the kernel ends the call, and with it the lock, and makes it once more with LOOKUP_REVAL,
   believing nothing (``retry_estale``). While one and the same doubt lasts nobody else can have begun to look
   anything up under that lock, and whoever asks without it, to believe a name again, does not hear of the error
-  (``fuse_dentry_revalidate``). So ESTALE is told again as long as it lasts, and never reaches a program by that.
-  (Only in another directory somebody else can: who asks there twice waits for a while first.)
+  (``fuse_dentry_revalidate``). So ESTALE is told again as long as it lasts, and never reaches a program by
+  that. (Only in another directory somebody else can: who asks there twice waits for a while first.)
 * The second time round a program would be told of it. It is only in danger if it has just looked up the very
   name that is in doubt now, again; it found it, and found the other later. At the first of these moments the
   inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do with
@@ -59,8 +59,8 @@ class Doubt:
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """A thread was told ESTALE at *place*, at the time *at*, *times*, because of *doubt*; it has *looked* at these
-    since."""
+    """A thread was told ESTALE at *place*, at the time *at*, *times*, because of *doubt*; it has *looked* at
+    these since."""
 
     place: Place
     doubt: Doubt

@@ -6,11 +6,15 @@ from typing import Protocol
 
 from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.turns import Turn
+from nfsfuse.protocol.types import Attributes
 
 
 class Kernel(Protocol):
     """Notifications to the kernel of this client. None may run on the event loop's thread: they wait for
     folio locks that only the event loop's answers release."""
+
+    checks_permissions: bool
+    """Whether it needs the attributes of a directory before it uses a name in it (default_permissions)."""
 
     async def invalidate_pages(
         self,
@@ -48,6 +52,10 @@ class Kernel(Protocol):
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         """*name* is gone, and *child* is a file that has lost its last name by that: who watches it is told.
         Waits as `expire_entry`."""
+
+    async def find_entry(self, parent: Inode, name: bytes, child: Inode, attributes: Attributes) -> None:
+        """Have the directory *child*, which has been moved there, found as *name*, with what is below it and in
+        it. Returns when it is, or will be when some program lets a directory go that it has locked."""
 
     def processor(self, thread: int) -> tuple[int, int] | None:
         """How often *thread*, for which the kernel asks, has been given a processor so far, and how many
