@@ -214,7 +214,7 @@ class _Mount:
         from nfsfuse.fuse.quick import Quick
         from nfsfuse.fuse.supplement import mount
 
-        kernel = FuseKernel(self._mountpoint)
+        kernel = FuseKernel(self._mountpoint, checks_permissions=self._options.default_permissions)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns

@@ -17,6 +17,7 @@ from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.name_drops import LostNames, NameDrops, lost_names
 from nfsfuse.engine.pinning import open_on_server
 from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -46,6 +47,7 @@ class Fenced:
 
     files: tuple[FencedFile, ...]
     attributes: tuple[Inode, ...]
+    names: tuple[LostNames, ...]
     listings: tuple[CachedDirectory, ...]
 
 
@@ -96,16 +98,17 @@ def _forget(
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
+    names = lost_names(directories)
     for directory in directories:
         directory.cache.lost()
     listings = tuple(each for each in directories if each.kernel_listing.changed_elsewhere())
-    return Fenced(tuple(left), trusted, listings)
+    return Fenced(tuple(left), trusted, names, listings)
 
 
-async def purge(fenced: Fenced, kernel: Kernel) -> None:
+async def purge(fenced: Fenced, kernel: Kernel, name_drops: NameDrops) -> None:
     """Have the kernel forget it too. Reads and writes are not kept waiting meanwhile: they may have the very
     page locked, and ask the server anew anyway."""
-    await kernel.distrust_entries()
+    await name_drops.purge(fenced.names)
     async with trio.open_nursery() as nursery:  # a file whose pages are slow to write must not keep the others
         for fenced_file in fenced.files:
             nursery.start_soon(_purge_pages, fenced_file, kernel)

@@ -15,6 +15,7 @@ from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
+from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.names import Names
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
@@ -69,12 +70,17 @@ class Filesystem:
         self.page_protocol = PageProtocol(kernel, self.write_back)
         self.write_back.give_up = self.page_protocol.give_up
         self.write_back.drop_untaken = self.page_protocol.drop_untaken
-        self.suspension = Suspension(self.inodes, self.holdings, kernel, self.page_protocol)
-        self.recalls = Recalls(
-            remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol
+        self.name_drops = NameDrops(kernel, self.inodes)
+        self.suspension = Suspension(
+            self.inodes, self.holdings, kernel, self.page_protocol, self.name_drops
         )
-        self.changes = NameChanges(remote, kernel)
-        self.names = Names(remote, self.inodes, self.holdings, self.write_back, self.changes, kernel)
+        self.recalls = Recalls(
+            remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol, self.name_drops
+        )
+        self.changes = NameChanges(remote, self.name_drops)
+        self.names = Names(
+            remote, self.inodes, self.holdings, self.write_back, self.changes, self.name_drops
+        )
         self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
@@ -177,7 +183,7 @@ class Filesystem:
             self._nursery.start_soon(self._begin_anew, forgotten)
 
     async def _begin_anew(self, forgotten: Fenced) -> None:
-        await purge(forgotten, self._kernel)
+        await purge(forgotten, self._kernel, self.name_drops)
         await open_again(self.holdings, self._remote)
 
     def check(self) -> None:

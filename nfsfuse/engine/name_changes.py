@@ -8,14 +8,14 @@ made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
+from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.machines.directory_cache import UNKNOWN
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.messages import Message, Request
 
@@ -25,9 +25,9 @@ R = TypeVar("R", bound=Message)
 class NameChanges:
     """Those of a mount. What nobody waits for is done in *nursery*, once there is one."""
 
-    def __init__(self, remote: Remote, kernel: Kernel) -> None:
+    def __init__(self, remote: Remote, name_drops: NameDrops) -> None:
         self._remote = remote
-        self._kernel = kernel
+        self._name_drops = name_drops
         self.nursery: trio.Nursery | None = None
 
     async def ask(
@@ -46,7 +46,7 @@ class NameChanges:
             if killed:
                 if unwanted is not None:
                     unwanted()
-                self._distrust()
+                self._distrust(places)
 
         try:
             reply, _ = await self._remote.call(message, b"", made)
@@ -54,11 +54,11 @@ class NameChanges:
             killed = True
             for directory, name in places:
                 directory.cache.changed(name, UNKNOWN)  # perhaps, by now: only the server can tell
-            self._distrust()
+            self._distrust(places)
             raise
         return reply
 
-    def _distrust(self) -> None:
-        """A new epoch is more than is needed, and waits for no directory's lock."""
+    def _distrust(self, places: Iterable[tuple[CachedDirectory, bytes]]) -> None:
         if self.nursery is not None:  # else the mount has ended, and with it everything that waited
-            self.nursery.start_soon(self._kernel.distrust_entries)
+            for directory, name in places:
+                self.nursery.start_soon(self._name_drops.drop, directory, name)

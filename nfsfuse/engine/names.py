@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import stat
 from functools import partial
 from typing import Final
 
@@ -12,22 +13,31 @@ import trio
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_changes import NameChanges
+from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.directory_cache import UNKNOWN
+from nfsfuse.machines.doubts import Verdict
 from nfsfuse.machines.inodes import Inode, InodeTable
-from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
+from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
 
 log = logging.getLogger(__name__)
 
 STATISTICS_SECONDS: Final = 5.0
 """How long what statfs(2) tells is told again. Nothing keeps it coherent: any program on the server's machine
 changes it."""
+
+
+def is_directory(node: Node) -> bool:
+    """Whether *node* is one: it has one name, whatever its links are."""
+    return stat.S_ISDIR(node.attributes.mode)
+
+
+RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
 
 
 @record(frozen=True, slots=True)
@@ -56,11 +66,11 @@ class Names:
         holdings: Holdings,
         write_back: WriteBack,
         changes: NameChanges,
-        kernel: Kernel,
+        name_drops: NameDrops,
     ) -> None:
         self._remote = remote
         self._changes = changes
-        self._kernel = kernel
+        self._name_drops = name_drops
         self._inodes = inodes
         self._holdings = holdings
         self._write_back = write_back
@@ -77,24 +87,31 @@ class Names:
         inode.lookups += 1
         return Found(inode, inode.attributes.known or attributes, lasting)
 
-    def lookup_at_once(self, parent: int, name: bytes) -> Found | Absent | None:
-        """Find a name that is known here; None if that takes a round trip, or waiting."""
-        entry = self.directory(parent).cache.find(name)
+    def lookup_at_once(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent | None:
+        """Find a name that is known here, for *thread*; None if that takes a round trip, or waiting."""
+        directory = self.directory(parent)
+        entry = directory.cache.find(name)
         if entry is UNKNOWN or not self._remote.leased():
             return None
-        if entry is None:
-            return Absent(lasting=True)
-        inode = self._inodes.by_handle(entry)
-        if inode is None or inode.attributes.known is None:
+        inode = None if entry is None else self._inodes.by_handle(entry)
+        if entry is not None and (inode is None or inode.attributes.known is None):
             return None
+        verdict = self._verdict(thread, directory, name, inode)
+        if verdict is Verdict.WAIT:
+            return None
+        if verdict is Verdict.ABSENT:
+            return Absent(lasting=False)
+        if inode is None:
+            return Absent(lasting=True)
+        assert inode.attributes.known is not None
         return self.told(inode, inode.attributes.known, lasting=True)
 
-    async def lookup(self, parent: int, name: bytes) -> Found | Absent:
-        """Find a name; without a round trip if it is known here."""
+    async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
+        """Find a name, for *thread*; without a round trip if it is known here."""
         directory = self.directory(parent)
         with directory.pending() as cache:
             await self._remote.until_leased()
-            known = self.lookup_at_once(parent, name)
+            known = self.lookup_at_once(parent, name, thread)
             if known is not None:
                 return known
 
@@ -110,11 +127,43 @@ class Names:
 
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
-            if reply.node is None:
+            inode = None if reply.node is None else self._inodes.known(reply.node)
+            if not await self._is_certain(thread, directory, name, inode):
+                return Absent(lasting=False)
+            if inode is None:
                 return Absent(lasting=cache.find(name) is None)
-            inode = self._inodes.known(reply.node)
+            assert reply.node is not None
             inode.found_as = (directory.inode, name)
-            return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
+            lasting = cache.find(name) == reply.node.handle
+            if not lasting:
+                self._name_drops.told(directory, name, inode)
+            return self.told(inode, reply.node.attributes, lasting=lasting)
+
+    def _verdict(
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, *, waited: bool = False
+    ) -> Verdict:
+        """What *thread* may be told of what was found. Raises FsError (ESTALE) if it is to ask again."""
+        doubts = self._name_drops.doubts
+        if not doubts:
+            return Verdict.FOUND
+        found = None if inode is None else inode.handle
+        place = (directory.inode.handle, name)
+        verdict = doubts.looks(thread, place, found, trio.current_time(), waited=waited)
+        if verdict is Verdict.AGAIN:
+            raise FsError(errno.ESTALE, "another name of it was recalled meanwhile")
+        return verdict
+
+    async def _is_certain(
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None
+    ) -> bool:
+        """Whether *thread* may be told what was found; else that there is nothing. Raises FsError (ESTALE). See
+        `nfsfuse.machines.doubts`."""
+        verdict = self._verdict(thread, directory, name, inode)
+        if verdict is Verdict.WAIT:
+            assert inode is not None
+            await self._name_drops.until_certain((directory.inode.handle, name), inode.handle)
+            verdict = self._verdict(thread, directory, name, inode, waited=True)
+        return verdict is Verdict.FOUND
 
     def forget(self, node_id: int, count: int) -> None:
         self._holdings.evicted(node_id, count)
@@ -173,17 +222,25 @@ class Names:
 
         def renamed(reply: Message, _: bytes | bytearray) -> None:
             self._done(reply)
-            # The kernel moves its own entries; what they are is asked again when it is needed here.
-            old.cache.changed(name, UNKNOWN)
-            new.cache.changed(new_name, UNKNOWN)
+            assert isinstance(reply, m.Done)
+            moved = reply.affected[0]
+            if flags & RENAME_EXCHANGE:
+                old.cache.changed(name, reply.affected[1].handle)
+            else:
+                # Two names of one inode are left as they were: then it is to be asked for.
+                old.cache.changed(name, None if moved.attributes.nlink == 1 or is_directory(moved) else UNKNOWN)
+            new.cache.changed(new_name, moved.handle)
 
         with old.pending(), new.pending():
             message = m.Rename(old.inode.handle, name, new.inode.handle, new_name, flags)
             await self._changes.ask(message, renamed, (old, name), (new, new_name))
             if not (old.cache.holds(name) and new.cache.holds(new_name)):
                 # Somebody else wants one of them already, so it was not left to us. But the kernel is about to
-                # move what it believes of the one to the other: it must not believe it there (K4).
-                await self._kernel.distrust_entries()
+                # move what it believes of the one to the other: it must not believe it there (K4). It does that
+                # before it lets the locks go, for which a notification would wait.
+                await self._name_drops.expire_at_once(old, name)
+                if flags & RENAME_EXCHANGE:
+                    await self._name_drops.expire_at_once(new, new_name)
 
     def _done(self, reply: Message) -> None:
         assert isinstance(reply, m.Done)
@@ -196,11 +253,14 @@ class Names:
     def getattr_at_once(self, node_id: int) -> Attributes | None:
         """The attributes, if there is a token for them; None if that takes a round trip, or waiting."""
         attributes = self._inodes[node_id].attributes
-        return None if attributes.revoking or not self._remote.leased() else attributes.known
+        if attributes.revoking or attributes.purging or not self._remote.leased():
+            return None
+        return attributes.known
 
     async def getattr(self, node_id: int) -> Attributes:
         """The attributes; without a round trip under a token for them."""
         await self._remote.until_leased()
+        await self._name_drops.until_purged(self._inodes[node_id])
         known = self.getattr_at_once(node_id)
         if known is not None:
             return known

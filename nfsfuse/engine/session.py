@@ -77,6 +77,9 @@ NO_SESSION: Final = SessionId(b"")
 R = TypeVar("R", bound=Message)
 
 
+Callback = m.Recall | m.Gone | m.Moved
+
+
 class Session:
     """One mount's sessions, one after the other; an implementation of the Remote port.
 
@@ -96,7 +99,7 @@ class Session:
         replaces: SessionId = NO_SESSION,
         timeo_seconds: float | None = None,
     ) -> None:
-        self.on_recall: Callable[[m.Recall, Callable[[m.Recalled], None]], None] | None = None
+        self.on_recall: Callable[[Callback, Callable[[m.Recalled | m.Done], None]], None] | None = None
         self.on_suspended: Callable[[], None] = _nothing
         """The lease is about to run out: what is cached is to be dropped, what is held is kept."""
         self.on_resumed: Callable[[], None] = _nothing
@@ -446,14 +449,14 @@ class Session:
     # --- being asked ---
 
     def _called(self, event: RequestArrived) -> None:
-        assert isinstance(event.message, m.Recall)
+        assert isinstance(event.message, m.Recall | m.Gone | m.Moved)
         if self.on_recall is None:
             raise ProtocolError("a recall before anything was granted")
         # Who asks for a file that was closed here will mostly want the next ones too, of which it need not ask.
         self.closes.send()
         self.on_recall(event.message, partial(self._answer, self._sessions, event.id))
 
-    def _answer(self, session: int, number: RequestId, reply: m.Recalled) -> None:
+    def _answer(self, session: int, number: RequestId, reply: m.Recalled | m.Done) -> None:
         if session == self._sessions:  # else it was the old session's recall: nobody waits for it
             self.channel.reply(number, reply)
 

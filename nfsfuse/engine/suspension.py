@@ -3,7 +3,9 @@
 It is a recall of everything that takes nothing. Each file's pages leave the kernel by the very protocol by
 which they leave it for another client (`PageProtocol.gather_all_mmap_users`), so what programs have stored
 through mappings lands in the daemon; operations are parked as in any recall, until the lease runs again. What
-is held and what is dirty stays: if the server still has the session then, nothing was lost.
+is held and what is dirty stays: if the server still has the session then, nothing was lost. Names stay too, and
+with them what is mounted below them: before it uses one the kernel asks for the attributes of its directory, to
+see whether it may, and these are not told until the lease runs again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import trio
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.name_drops import NameDrops, lost_names
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.machines.data_tokens import Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
@@ -33,12 +36,18 @@ class Suspension:
     """Drops the kernel's caches, and parks whoever comes."""
 
     def __init__(
-        self, inodes: InodeTable, holdings: Holdings, kernel: Kernel, page_protocol: PageProtocol
+        self,
+        inodes: InodeTable,
+        holdings: Holdings,
+        kernel: Kernel,
+        page_protocol: PageProtocol,
+        name_drops: NameDrops,
     ) -> None:
         self._inodes = inodes
         self._holdings = holdings
         self._kernel = kernel
         self._page_protocol = page_protocol
+        self._name_drops = name_drops
         self._wanted = False
         self._running = False
         self._begun = 0
@@ -62,7 +71,9 @@ class Suspension:
         """Drop everything clean once, here and in the kernel: the server may have lost it. What is held and
         what is dirty stays. Operations that come meanwhile wait."""
         parked = [(file, file.tokens.suspend()) for file in self._holdings.files()]
+        names = lost_names(self._holdings.directories())
         await self._drop(parked)
+        await self._name_drops.purge(names)
         for inode in self._inodes:
             inode.attributes.forget_value()
             inode.attributes.forget_xattrs()
@@ -88,7 +99,8 @@ class Suspension:
 
     async def _drop(self, parked: list[tuple[CachedFile, Revocation]]) -> None:
         began = trio.current_time()
-        await self._kernel.distrust_entries()
+        if not self._kernel.checks_permissions:
+            await self._kernel.distrust_entries()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._distrust_attributes)
             for directory in self._holdings.distrust_listings():

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import trio
 
 from nfsfuse.fuse.binding import _notifications
 from nfsfuse.fuse.bulk import start_write_back
+from nfsfuse.fuse.looks import Look, look_again
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.fuse.sizes import learn_size
-from nfsfuse.machines.inodes import NodeId
+from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.tokens import RANGE_END
+from nfsfuse.protocol.types import Attributes
 
 BULK_THREADS_MAX = 4
 """Threads that start write-backs: each occupies the kernel for as long as the writes take."""
 
 SIZE_THREADS_MAX = 4
 """Threads that have the kernel learn sizes: a few hundred microseconds each."""
+
+LOOK_THREADS_MAX = 8
+"""Threads that look at names: some 200 us each."""
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +36,16 @@ class FuseKernel:
     """The kernel behind a mount. The mount is made after the engine, so the notifier is set later; before
     that the kernel knows no inode and nothing is asked of it."""
 
-    def __init__(self, mountpoint: str) -> None:
+    def __init__(self, mountpoint: str, *, checks_permissions: bool) -> None:
+        self.checks_permissions = checks_permissions
         self.notifier: Notifier | None = None
         self.own_mount = OwnMount(mountpoint)
         self._threads = trio.CapacityLimiter(BULK_THREADS_MAX)
         self._size_threads = trio.CapacityLimiter(SIZE_THREADS_MAX)
         self._sizes_can_be_learned = True
         self._epochs = False
+        self._can_look = checks_permissions
+        self._look_threads = trio.CapacityLimiter(LOOK_THREADS_MAX)
         self.invalidations = 0
         self.invalidation_seconds = 0.0
 
@@ -83,10 +93,54 @@ class FuseKernel:
         assert self.notifier is not None
         return (await self.notifier.inval_inode(node_id, -1, 0)).done
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         assert self.notifier is not None
-        log.debug("invalidate %r in directory %d", name, parent)
-        await self.notifier.inval_entry(parent, name)
+        log.debug("expire %r in directory %d", name, parent)
+        await self.notifier.expire_entry(parent, name)
+
+    async def expire_entry_at_once(self, parent: Inode, name: bytes, child: Inode | None) -> bool:
+        if not self._epochs:
+            return True  # no name is believed: see `Operations.trust_names`
+        if not self._can_look:
+            return False
+        look = Look(parent.node_id, parent.generation, name, None, None)
+        if child is not None:
+            look.attributes = child.attributes.known
+            # Of a file the kernel may know another size by now than it does when it gets the answer.
+            if look.attributes is not None or child.is_directory:
+                look.child = (child.node_id, child.generation)
+        done = False
+        parent.attributes.doubted += 1
+        try:
+            await self.invalidate_attributes(parent.node_id)
+            with self._looking():
+                call = partial(look_again, self.own_mount, look)
+                done = await trio.to_thread.run_sync(call, limiter=self._look_threads)
+        finally:
+            parent.attributes.doubted -= 1
+        log.debug("%r in directory %d is expired without its lock: %s", name, parent.node_id, done)
+        return done
+
+    async def find_entry(self, parent: Inode, name: bytes, child: Inode, attributes: Attributes) -> None:
+        if self._can_look:
+            look = Look(
+                parent.node_id, parent.generation, name, (child.node_id, child.generation), attributes,
+                told_stale=True
+            )
+            with self._looking():
+                await trio.to_thread.run_sync(look_again, self.own_mount, look, limiter=self._look_threads)
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as exc:
+            self._can_look = False
+            log.warning(
+                "what is mounted in this filesystem can be lost when others change names, and programs may not "
+                "know where they are: the daemon may not open its own directories (%s; it needs "
+                "CAP_DAC_READ_SEARCH)", exc.strerror
+            )  # fmt: skip
 
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         assert self.notifier is not None

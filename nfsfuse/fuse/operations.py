@@ -17,6 +17,7 @@ from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.interrupt import died_of_signal, waiting
+from nfsfuse.fuse.looks import Look
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.machines.inodes import ROOT, Inode
 from nfsfuse.protocol.types import Attributes, LockOwner
@@ -76,7 +77,18 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, request: Request, parent_inode: Ino, name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self.found(await self._fs.names.lookup(parent_inode, name))
+        look = self._own_mount.looks.get(request.pid)
+        if look is not None:
+            return self._looked(look)
+        return self.found(await self._fs.names.lookup(parent_inode, name, request.pid))
+
+    def _looked(self, look: Look) -> pyfuse3.EntryAttributes:
+        """What a thread of ours is told of a name (`nfsfuse.fuse.looks`), to be believed for no time."""
+        inode = None if look.child is None else self._fs.inodes.get(look.child[0])
+        if inode is None or look.attributes is None:
+            return convert.absent(0.0)
+        inode.lookups += 1
+        return convert.entry(inode, look.attributes, 0.0, 0.0)
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
         for node_id, count in inode_list:
@@ -88,6 +100,9 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         known = self._fs.inodes[inode]
         if request.pid in self._own_mount.threads:
+            look = self._own_mount.looks.get(request.pid)
+            if look is not None and look.parent == inode:
+                return self._told_looking(look, known)
             return self._told_at_once(known)
         return self.told_attributes(known, await self._fs.attributes_for_kernel(known))
 
@@ -96,6 +111,15 @@ class Operations(pyfuse3.Operations):
         if inode.node_id == ROOT:
             self._root = attributes
         return self.told(inode, attributes, 0.0)
+
+    def _told_looking(self, look: Look, parent: Inode) -> pyfuse3.EntryAttributes:
+        """What a thread of ours is told of the directory that it looks into: ESTALE, and then what it knows."""
+        if not look.told_stale:
+            look.told_stale = True
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        assert look.of_parent is not None
+        look.asked_again = True
+        return convert.entry(parent, look.of_parent, 0.0, 0.0)
 
     def _told_at_once(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """For a thread of ours, which must not wait for the server (see nfsfuse.fuse.own_mount). Of the root it

@@ -16,7 +16,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from nfsfuse.fuse.looks import Look
 
 FILEID_INO64_GEN: Final = 0x81  # include/linux/exportfs.h
 
@@ -34,6 +37,8 @@ class OwnMount:
         self._mountpoint = mountpoint
         self.threads: set[int] = set()
         """Native ids of the threads that are at it now."""
+        self.looks: dict[int, Look] = {}
+        """Those of them that look at a name: see `nfsfuse.fuse.looks`."""
 
     @contextmanager
     def opened(self, node_id: int, generation: int, flags: int) -> Iterator[int]:
@@ -41,13 +46,19 @@ class OwnMount:
         thread = threading.get_native_id()
         self.threads.add(thread)
         try:
-            descriptor = self._open(node_id, generation, flags)
-            try:
+            with self.opened_besides(node_id, generation, flags) as descriptor:
                 yield descriptor
-            finally:
-                os.close(descriptor)
         finally:
             self.threads.discard(thread)
+
+    @contextmanager
+    def opened_besides(self, node_id: int, generation: int, flags: int) -> Iterator[int]:
+        """As `opened`, in a thread that has another inode open so."""
+        descriptor = self._open(node_id, generation, flags)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _open(self, node_id: int, generation: int, flags: int) -> int:
         handle = _FILE_HANDLE.pack(12, FILEID_INO64_GEN, node_id >> 32, node_id & 0xFFFFFFFF, generation)

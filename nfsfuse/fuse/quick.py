@@ -72,7 +72,9 @@ class Quick:
 
     @at_once
     def lookup(self, request: Request, body: memoryview) -> Answer | None:
-        found = self._fs.names.lookup_at_once(request.nodeid, bytes(body[:-1]))
+        if request.pid in self._own_mount.looks:
+            return None
+        found = self._fs.names.lookup_at_once(request.nodeid, bytes(body[:-1]), request.pid)
         return None if found is None else pack_entry(self._operations.found(found))
 
     @at_once

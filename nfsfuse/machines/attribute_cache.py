@@ -40,12 +40,13 @@ class AttributeCache:
         "_xattrs",
         "changed_here",
         "distrusting",
+        "doubted",
         "kernel_forgets",
         "kernel_trusts",
         "known",
         "mode",
+        "purging",
         "recalls",
-        "removing",
         "unsettled",
         "xattr_changes",
     )
@@ -57,9 +58,11 @@ class AttributeCache:
         """Size or times differ from the server's: data are still to be written back."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
-        self.removing = 0
-        """Times that the kernel is about to count its links down to none, before they are: see
-        `Recalls._tell_removed`."""
+        self.doubted = 0
+        """Looks under way for which the kernel has to ask for them: see `Kernel.expire_entry_at_once`."""
+        self.purging = 0
+        """Names in this directory are being expired. The kernel asks for the attributes before it uses one,
+        and is answered when that is done: see `NameDrops.purge`."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
@@ -107,7 +110,7 @@ class AttributeCache:
     def may_be_trusted(self, attributes: Attributes) -> bool:
         """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
         as the write-back replaces the times by the server's."""
-        return self.known is attributes and not (self.changed_here or self.revoking or self.removing)
+        return self.known is attributes and not (self.changed_here or self.revoking or self.doubted)
 
     def told(self, attributes: Attributes) -> bool:
         """The kernel is told *attributes*; whether it may believe them until it is told otherwise."""

@@ -98,6 +98,10 @@ class DirectoryCache:
         """What *name* stands for as far as the kernel may believe it, also while it is being recalled."""
         return self._entries.get(name, UNKNOWN)
 
+    def believed(self) -> dict[bytes, Entry]:
+        """All that the kernel may believe."""
+        return dict(self._entries)
+
     def learned(self, name: bytes, entry: Entry) -> bool:
         """The server told what *name* stands for; whether the kernel may believe it until told otherwise."""
         if not self.holds(name):

@@ -7,6 +7,7 @@ the generation then differs, and the kernel tells them apart (``fuse_stale_inode
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NewType
@@ -31,6 +32,7 @@ class Inode:
     generation: int
     handle: InodeHandle
     lookups: int = 0
+    is_directory: bool = False
     attributes: AttributeCache = field(default_factory=AttributeCache)
     kernel_size: KernelSize = field(default_factory=KernelSize)
     found_as: tuple[Inode, bytes] | None = field(default=None, repr=False)
@@ -52,7 +54,7 @@ class InodeTable:
     """Node ids in use."""
 
     def __init__(self, root: Node) -> None:
-        self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, lookups=1)}
+        self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, 1, is_directory=True)}
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
 
     def __len__(self) -> int:
@@ -80,7 +82,7 @@ class InodeTable:
             node_id = NodeId(node.attributes.ino)
             assert node_id != ROOT, "only the root may have the root's node id"
             former = self._inodes.get(node_id)
-            inode = Inode(node_id, 0, node.handle)
+            inode = Inode(node_id, 0, node.handle, is_directory=stat.S_ISDIR(node.attributes.mode))
             if former is not None:
                 # The number is in use again. The kernel will still forget the former inode by this number:
                 # the counts add up, and the entry stays until both are forgotten.

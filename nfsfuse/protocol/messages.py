@@ -533,15 +533,32 @@ class ReturnTokens(Request[Done]):
     frames_received: int
 
 
-@message(39)
+@message(58)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
-    answer. Answering must not wait for anything that the server may grant later (K6). *removal*: the
-    one name in the range is about to be taken away from what it stands for, and nobody gets in between. (What
-    it is for may still fail.)"""
+    answer. Answering must not wait for anything that the server may grant later (K6)."""
 
     token: Token
-    removal: bool = False
+
+
+@message(59)
+class Gone(Request[Done]):
+    """Callback: the name *name* in *parent*, which was recalled for that, is removed, and with it the last one
+    of *handle*: a kernel that has it there still can tell whoever watches it."""
+
+    parent: InodeHandle
+    name: bytes
+    handle: InodeHandle
+
+
+@message(60)
+class Moved(Request[Done]):
+    """Callback: the directory *node*, of which a name was recalled for that, is at *name* in *parent* now.
+    Answered when the kernel has it there, or cannot have it yet; waits for nothing of the server's (K6)."""
+
+    parent: InodeHandle
+    name: bytes
+    node: Node
 
 
 # --- locks -----------------------------------------------------------------------------------------------
@@ -633,7 +650,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
 WRITES: Final = (Write, WriteExtents)
 """How data are written back."""
 
-SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
+SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall, Gone, Moved)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,

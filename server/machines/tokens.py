@@ -89,21 +89,6 @@ class TokenManager(TokenTable):
         holder = state.holders.get(session) if state is not None else None
         return holder is not None and bool(holder.in_flight)
 
-    def waits_for_holders_only(self, ticket: int) -> bool:
-        """Whether *ticket* waits, and nothing but what sessions hold is in its way: it will be granted before
-        any other operation that it conflicts with."""
-        key = self._tickets.get(ticket)
-        state = self._states[key] if key is not None else None
-        request = state.waiting.get(ticket) if state is not None else None
-        if state is None or request is None:
-            return False
-        ahead = [*state.transients.values()]
-        for earlier in state.waiting.values():
-            if earlier is request:
-                break
-            ahead.append(earlier)
-        return not any(request.conflicts(other) for other in ahead)
-
     def use(
         self, ticket: int, session: SessionId, handle: InodeHandle, resource: Resource,
         start: int, end: int, mode: TokenMode, *, also: tuple[Interval, ...] = (),

@@ -9,7 +9,7 @@ when a step has to wait is the rest of the generator handed to one.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nfsfuse.protocol import messages as m
@@ -17,7 +17,7 @@ from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import InodeHandle, RequestId
+from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
 from nfsfuse.rpc.exchange import Payload
 from server.service.session import Session
 from server.state.records import Named
@@ -53,8 +53,7 @@ class AcquireRun:
 @record(frozen=True, slots=True)
 class Hold:
     """A step: keep all other sessions away from this until the request is answered (a mutation). *urgent*: see
-    `TokenManager.acquire`; the step gives None if that is refused. The name at the point *removes* is to be
-    removed."""
+    `TokenManager.acquire`; the step gives None if that is refused."""
 
     handle: InodeHandle
     resource: Resource
@@ -63,7 +62,6 @@ class Hold:
     end: int = RANGE_END
     also: tuple[Interval, ...] = ()
     urgent: bool = False
-    removes: int | None = None
 
 
 @record(frozen=True, slots=True)
@@ -94,6 +92,15 @@ class Unnaming:
     """A step: the inode is about to lose a name; whoever holds it must not lose it with its last one."""
 
     handle: InodeHandle
+
+
+@record(frozen=True, slots=True)
+class Tell:
+    """A step: tell those from whom names were recalled for this what has come of it, after the change; *wait*
+    for them, for a while."""
+
+    message: m.Gone | m.Moved
+    wait: bool = False
 
 
 @record(frozen=True, slots=True)
@@ -142,7 +149,7 @@ class Locking:
 
 
 Step = (
-    Acquire | AcquireRun | Hold | Clear | Use | Unnaming | GiveBack | Locking | Quick | Slow | Change
+    Acquire | AcquireRun | Hold | Clear | Use | Unnaming | GiveBack | Locking | Quick | Slow | Change | Tell
 )
 Handling = Generator[Step, Any, Reply]
 
@@ -150,8 +157,8 @@ Handling = Generator[Step, Any, Reply]
 @dataclass(slots=True, eq=False)
 class Call:
     """One request being handled. *granted* and *held* are what it took from the token manager, to be ended
-    with it; of *attributes_changed* the others are told, without waiting for them. *intended*: the journal
-    waits for its outcome."""
+    with it; of *recalled* it wanted names; of *attributes_changed* the others are told, without waiting for
+    them. *intended*: the journal waits for its outcome."""
 
     session: Session
     message: Any
@@ -163,6 +170,7 @@ class Call:
     granted_handles: tuple[InodeHandle, ...] = ()
     attributes_changed: tuple[InodeHandle, ...] = ()
     intended: bool = False
+    recalled: set[SessionId] = field(default_factory=set)
 
 
 Handler = Callable[[Call], Handling]

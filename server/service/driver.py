@@ -27,6 +27,7 @@ from server.service.calls import (
     Reply,
     Slow,
     Step,
+    Tell,
     Unnaming,
     Use,
 )
@@ -69,6 +70,7 @@ class Driver:
             Locking: self._locking,
             GiveBack: self._give_back,
             Unnaming: self._unnaming,
+            Tell: tokens.tell,
         }
         assert set(self._begin) == set(get_args(Step)), "every step is carried out"
 

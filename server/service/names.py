@@ -28,6 +28,7 @@ from server.service.calls import (
     Quick,
     Reply,
     Slow,
+    Tell,
     Unnaming,
 )
 from server.state.records import Named
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 ATTR: Final = Resource.ATTR
 DIR: Final = Resource.DIR
+RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
 SHARED: Final = TokenMode.SHARED
 EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
@@ -109,10 +111,10 @@ def _setattr(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
-def hold_name(parent: InodeHandle, name: bytes, *, removes: bool = False) -> Hold:
+def hold_name(parent: InodeHandle, name: bytes) -> Hold:
     """A step: no other client looks this name up, or changes it, until the request is answered."""
     point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1, removes=point if removes else None)
+    return Hold(parent, DIR, start=point, end=point + 1)
 
 
 def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
@@ -217,16 +219,29 @@ def _link(call: Call) -> Handling:
 
 def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handling:
     r: m.Unlink | m.RmDir = call.message
-    # Not of a directory: a client would make it unusable before it is known to be empty.
-    yield hold_name(r.parent, r.name, removes=isinstance(r, m.Unlink))
+    yield hold_name(r.parent, r.name)
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
     before = Named(r.parent, r.name, victim.handle)
     node: Node = yield Change(lambda: remove(r.parent, r.name), (before,))
+    yield from _tell_gone(r.parent, r.name, node)
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Done((node, Node(r.parent, above)), tokens)
+
+
+def _tell_gone(parent: InodeHandle, name: bytes, node: Node) -> Any:
+    """Sub-steps: whose kernel may have believed in *name* is told, if it was the last one of *node*."""
+    if node.attributes.nlink == 0 or stat.S_ISDIR(node.attributes.mode):
+        yield Tell(m.Gone(parent, name, node.handle))
+
+
+def _tell_moved(parent: InodeHandle, name: bytes, node: Node) -> Any:
+    """Sub-steps: whose kernel may have believed in another name of a directory finds it here, or programs in it
+    would not know where they are. (What their kernels find of files they find by a look.)"""
+    if stat.S_ISDIR(node.attributes.mode):
+        yield Tell(m.Moved(parent, name, node), wait=True)
 
 
 def _unlink(call: Call) -> Handling:
@@ -240,8 +255,7 @@ def _rmdir(call: Call) -> Handling:
 def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
     old = hold_name(r.parent, r.name)
-    replaces = r.flags == 0 and name_point(r.name) != name_point(r.new_name)
-    new = hold_name(r.new_parent, r.new_name, removes=replaces)
+    new = hold_name(r.new_parent, r.new_name)
     if r.parent == r.new_parent:
         yield replace(new, also=((old.start, old.end),))
     else:
@@ -265,6 +279,11 @@ def _rename(call: Call) -> Handling:
     renamed: Renamed = yield Change(
         lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
     )
+    if renamed.other is not None and r.flags != RENAME_EXCHANGE and not renamed.unchanged:
+        yield from _tell_gone(r.new_parent, r.new_name, renamed.other)
+    yield from _tell_moved(r.new_parent, r.new_name, renamed.moved)
+    if renamed.other is not None and r.flags == RENAME_EXCHANGE:
+        yield from _tell_moved(r.parent, r.name, renamed.other)
     affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
     for parent in {r.parent, r.new_parent}:
         above = yield Quick(partial(call.storage.getattr, parent))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import trio
 
@@ -22,7 +22,7 @@ from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.machines.leases import Leases
 from server.machines.token_effects import Effect, Granted, Recall, Refused
 from server.machines.tokens import TokenManager
-from server.service.calls import Acquire, AcquireRun, Call, Clear, Hold, Use
+from server.service.calls import Acquire, AcquireRun, Call, Clear, Hold, Tell, Use
 from server.service.session import Session
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,16 @@ class Waiting:
         return self._tokens
 
 
+TOLD_SECONDS_MAX: Final = 0.1
+"""How long clients are waited for that are told of a change. They answer at once if their kernel is stuck; one
+that has vanished must not delay it by more than its recalls did."""
+
+
+async def _waited(over: trio.Event) -> None:
+    with trio.move_on_after(TOLD_SECONDS_MAX):
+        await over.wait()
+
+
 class Tokens:
     """The one token manager of a service. *pin* and *unpin* keep an inode on the storage while any token on
     it is held although its last name is gone: a client may have opened it under its tokens alone. (Pinning
@@ -148,10 +158,9 @@ class Tokens:
             ticket, call.session.id, step.handle, step.resource, step.start, step.end, step.mode,
             transient=True, also=step.also, urgent=step.urgent,
         )  # fmt: skip
-        removes = step.removes
-        if removes is not None and not self.manager.waits_for_holders_only(ticket):
-            removes = None  # somebody is to change the name first
-        result = self._begun(ticket, effects, removes)
+        if step.resource is Resource.DIR:
+            call.recalled |= {effect.session for effect in effects if isinstance(effect, Recall)}
+        result = self._begun(ticket, effects)
         if result is not None:
             call.held += (ticket,)
         return result
@@ -172,9 +181,22 @@ class Tokens:
             call.held += (ticket,)
         return used
 
-    def _begun(
-        self, ticket: int, effects: list[Effect], removes: int | None = None
-    ) -> tuple[Token, ...] | Waiting | None:
+    def tell(self, call: Call, step: Tell) -> Coroutine[Any, Any, None] | None:
+        """Carry out a Tell step."""
+        told = [self._sessions[session] for session in call.recalled if session in self._sessions]
+        left, over = len(told), trio.Event()
+
+        def heard(reply: m.Message, _: bytes | bytearray) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                over.set()
+
+        for session in told:
+            session.channel.post(step.message, heard)
+        return _waited(over) if told and step.wait else None
+
+    def _begun(self, ticket: int, effects: list[Effect]) -> tuple[Token, ...] | Waiting | None:
         """What the first of *effects* answers to the request *ticket*; none of them does if it has to wait."""
         result: tuple[Token, ...] | Waiting
         first = effects[0] if effects else None
@@ -186,7 +208,7 @@ class Tokens:
         else:
             result = self._waiting[ticket] = Waiting(ticket, self)
         if effects:
-            self._carry_out(effects, removes)
+            self._carry_out(effects)
         return result
 
     def ended(self, call: Call) -> None:
@@ -297,11 +319,11 @@ class Tokens:
 
     # --- effects ---
 
-    def _carry_out(self, effects: list[Effect], removes: int | None = None) -> None:
+    def _carry_out(self, effects: list[Effect]) -> None:
         passed: list[int] = []
         for effect in effects:
             if isinstance(effect, Recall):
-                self._send(effect, removes)
+                self._send(effect)
             elif isinstance(effect, Refused):
                 raise AssertionError("refusals are answered where they are asked")
             elif effect.ticket in self._direct:
@@ -314,9 +336,8 @@ class Tokens:
             self._direct_waiting.remove(self._direct.pop(ticket))
             self._carry_out(self.manager.finish(ticket))
 
-    def _send(self, recall: Recall, removes: int | None) -> None:
+    def _send(self, recall: Recall) -> None:
         session = self._sessions[recall.session]
-        removal = removes is not None and (recall.token.start, recall.token.end) == (removes, removes + 1)
 
         def acknowledged(reply: m.Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Recalled)
@@ -329,7 +350,7 @@ class Tokens:
                 self.resume_granted()
 
         self._leases.recalled(recall.session, recall.recall_id, trio.current_time())
-        session.channel.post(m.Recall(recall.token, removal), acknowledged)
+        session.channel.post(m.Recall(recall.token), acknowledged)
 
     def end(self) -> None:
         """The server is ending: nothing that has waited goes on any more. It would change what the server's

@@ -95,7 +95,7 @@ async def test_attributes_and_names_are_told_at_once_until_they_are_recalled() -
             await go_on.wait()
             return True
 
-        client.kernel.invalidate_attributes = client.kernel.invalidate_entry = held  # type: ignore[assignment]
+        client.kernel.invalidate_attributes = client.kernel.expire_entry = held  # type: ignore[assignment]
         inode = client.fs.inodes[node]
         inode.attributes.kernel_trusts = True
         point = name_point(b"file")

@@ -148,7 +148,7 @@ async def test_one_order_explains_every_answer(
 class Forgetful(DentryKernel):
     """A kernel that goes on believing what it was told to drop."""
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         await trio.lowlevel.checkpoint()
 
     async def distrust_entries(self) -> None:

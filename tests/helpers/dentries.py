@@ -48,8 +48,8 @@ class DentryKernel(FakeKernel):
 
     # --- notifications ---
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
-        await super().invalidate_entry(parent, name)
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
+        await super().expire_entry(parent, name)
         await self._pause()
         async with self._locks[parent]:
             self._dentries.pop((parent, name), None)
@@ -57,7 +57,7 @@ class DentryKernel(FakeKernel):
 
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         await super().delete_entry(parent, child, name)
-        await self.invalidate_entry(parent, name)
+        await self.expire_entry(parent, name)
 
     async def distrust_entries(self) -> None:
         await self._pause()

@@ -19,7 +19,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.session import Session
-from nfsfuse.machines.inodes import ROOT, InodeTable, NodeId
+from nfsfuse.machines.inodes import ROOT, Inode, InodeTable, NodeId
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
@@ -43,11 +43,15 @@ ME = Credentials(0, 0)
 class FakeKernel:
     """The Kernel port. *during_invalidation* is awaited in every `invalidate_pages`, with its range."""
 
+    checks_permissions = True
+
     def __init__(self) -> None:
         self.invalidated: list[tuple[int, int]] = []
         self.turns: list[Turn | None] = []
         self.bulk: list[tuple[int, int]] = []
         self.entries: list[bytes] = []
+        self.at_once: list[bytes] = []
+        self.found: list[bytes] = []
         self.deleted: list[NodeId] = []
         self.epochs = 0
         self.attributes = 0
@@ -83,12 +87,18 @@ class FakeKernel:
     async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
         return None
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         self.entries.append(name)
 
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
-        self.entries.append(name)
         self.deleted.append(child)
+
+    async def expire_entry_at_once(self, parent: Inode, name: bytes, child: Inode | None) -> bool:
+        self.at_once.append(name)
+        return True
+
+    async def find_entry(self, parent: Inode, name: bytes, child: Inode, attributes: Attributes) -> None:
+        self.found.append(name)
 
     async def distrust_entries(self) -> None:
         self.epochs += 1

@@ -23,7 +23,7 @@ import trio
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Found
 from nfsfuse.engine.reading import ReadData
-from nfsfuse.machines.inodes import NodeId
+from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, Credentials
@@ -170,7 +170,14 @@ class KernelModel:
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         """Dentries are not modelled."""
 
-    async def invalidate_entry(self, parent: NodeId, name: bytes) -> None:
+    async def expire_entry(self, parent: NodeId, name: bytes) -> None:
+        await self._pause()
+
+    async def expire_entry_at_once(self, parent: Inode, name: bytes, child: Inode | None) -> bool:
+        await self._pause()
+        return True
+
+    async def find_entry(self, parent: Inode, name: bytes, child: Inode, attributes: Attributes) -> None:
         await self._pause()
 
     async def distrust_entries(self) -> None:

@@ -513,27 +513,7 @@ def test_urgent_operations_that_would_wait_in_a_circle_are_refused():
     assert bench.acknowledge(of_b) == [Granted(first, ())]
 
 
-# --- who is next ---
-
-
-def test_what_waits_only_for_holders_is_next(bench):
-    """A client may then be told what is about to happen: nobody gets in between."""
-    bench.get(A, (0, 1), S, resource=DIR)
-    bench.get(B, (0, 1), S, resource=DIR)
-    bench.ask(C, (5, 6), X, resource=DIR, transient=True)
-    first = bench.ticket
-    assert bench.manager.waits_for_holders_only(first)
-    bench.ask(A, (5, 6), X, resource=DIR, transient=True)
-    assert not bench.manager.waits_for_holders_only(bench.ticket), "the first one changes it before"
-    bench.ask(A, (7, 8), X, resource=DIR, transient=True)
-    assert bench.manager.waits_for_holders_only(bench.ticket)
-
-
-def test_what_waits_for_a_running_operation_is_not_next(bench):
-    (granted,) = bench.ask(A, (5, 6), X, resource=DIR, transient=True)
-    assert not bench.manager.waits_for_holders_only(granted.ticket), "it does not wait at all"
-    bench.ask(B, (5, 6), X, resource=DIR, transient=True)
-    assert not bench.manager.waits_for_holders_only(bench.ticket)
+# --- what is in the way ---
 
 
 def test_what_is_in_the_way_is_what_another_session_holds(bench):

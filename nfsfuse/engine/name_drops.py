@@ -1,0 +1,206 @@
+"""Having the kernel ask for names again.
+
+A name is *expired* (FUSE_EXPIRE_ONLY): it is asked for before it is used again, and if it leads where it led,
+nothing else has happened. Dropping it would take what is mounted below it, and the working directories of
+programs in it, from this client for a change that another one may not even make.
+
+The notification takes the lock of the name's directory, which whoever holds it may keep until the server has
+answered it: which may be waiting for this very recall (deadlock 6). So it is not waited for long. What is
+decided in the kernel from a name that was recalled before the lock was let go is seen to by
+`nfsfuse.machines.doubts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import trio
+
+from nfsfuse.engine.cached_directory import CachedDirectory
+from nfsfuse.engine.distrust import distrust_attributes
+from nfsfuse.machines.directory_cache import Entry
+from nfsfuse.machines.doubts import Doubt, Doubts, Place
+from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.ports.kernel import Kernel
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.record import record
+from nfsfuse.protocol.types import InodeHandle
+
+DROP_SECONDS_MAX: Final = 0.005
+"""How long a name's expiry may take before it is done without its directory's lock. It takes some 50 us if that
+is free."""
+
+DROPS_MAX: Final = 16
+"""Notifications about names that may wait for a lock at once: each has a thread, which pages need too."""
+
+
+CERTAIN_SECONDS_MAX: Final = 0.2
+"""How long a look at a name waits for another program to let a directory go that it has locked. It may be that
+program's own."""
+
+
+NAMES_PURGED_MAX: Final = 100_000
+"""Names expired one by one, at some 50 us, when a session is over. With more, all are dropped."""
+
+
+@record(frozen=True, slots=True)
+class LostNames:
+    """What the kernel may still believe of the names in a directory, though nothing of it is held any more."""
+
+    directory: CachedDirectory
+    names: Mapping[bytes, Entry]
+
+
+def lost_names(directories: Iterable[CachedDirectory]) -> tuple[LostNames, ...]:
+    """Nothing is known any more of names in *directories*: no attributes of them are told until `purge` is
+    done."""
+    result = []
+    for directory in directories:
+        names = directory.cache.believed()
+        if names:
+            directory.inode.attributes.purging += 1
+            result.append(LostNames(directory, names))
+    return tuple(result)
+
+
+class NameDrops:
+    """Those of a mount. They go on in *nursery*, which is set once there is one."""
+
+    def __init__(self, kernel: Kernel, inodes: InodeTable) -> None:
+        self._inodes = inodes
+        self._kernel = kernel
+        self._under_way = 0
+        self._ended = trio.lowlevel.ParkingLot()
+        self.nursery: trio.Nursery | None = None
+        self.doubts = Doubts()
+        self._purged = trio.lowlevel.ParkingLot()
+        self._certain = trio.lowlevel.ParkingLot()
+
+    async def drop(self, directory: CachedDirectory, name: bytes) -> None:
+        """When this returns no program that begins to use *name* believes what the kernel knows of it."""
+        await self._drop(directory, name, directory.cache.stood_for(name))
+
+    async def _drop(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+        dropped = self._begin(directory, name, leads_to)
+        # An unanswered operation in the directory is a sure sign that it is locked, but none is no sign of the
+        # contrary: a rename holds the locks of two directories while it looks names up in one of them, or waits
+        # for the other's; nothing tells of the first.
+        if not directory.cache.pending or directory.unread:
+            with trio.move_on_after(DROP_SECONDS_MAX):
+                await dropped.wait()
+        if not dropped.is_set():
+            await self._at_once(directory, name, leads_to)
+
+    async def expire_at_once(self, directory: CachedDirectory, name: bytes) -> None:
+        """As `drop`, whoever has the directory locked, and nothing else."""
+        await self._at_once(directory, name, directory.cache.stood_for(name))
+
+    async def _at_once(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+        child = self._inodes.by_handle(leads_to) if isinstance(leads_to, bytes) else None
+        if not await self._kernel.expire_entry_at_once(directory.inode, name, child):
+            await self._kernel.distrust_entries()
+
+    # --- all of them ---
+
+    async def purge(self, lost: Sequence[LostNames]) -> None:
+        """`drop` all names of directories that are `lost_names`."""
+        limit = trio.CapacityLimiter(DROPS_MAX)
+        many = sum(len(each.names) for each in lost) > NAMES_PURGED_MAX
+        if many or not self._kernel.checks_permissions:
+            await self._kernel.distrust_entries()
+        async with trio.open_nursery() as nursery:
+            for each in lost:
+                nursery.start_soon(self._purge, each, {} if many else each.names, limit)
+
+    async def _purge(self, lost: LostNames, names: Mapping[bytes, Entry], limit: trio.CapacityLimiter) -> None:
+        async with limit:
+            # The kernel asks for them, and waits for the answer, before it uses a name (`until_purged`).
+            await distrust_attributes(self._kernel, lost.directory.inode)
+            for name, leads_to in names.items():
+                await self._drop(lost.directory, name, leads_to)
+        lost.directory.inode.attributes.purging -= 1
+        self._purged.unpark_all()
+
+    async def until_purged(self, inode: Inode) -> None:
+        """Wait until no name in a directory is believed that was lost."""
+        while inode.attributes.purging:
+            await self._purged.park()
+
+    # --- what has become of a name ---
+
+    def gone(self, told: m.Gone) -> None:
+        """A file has lost its last name, or a directory is removed: who watches it is to hear of that. The
+        kernel looks for whom to tell where that name leads in its caches, if it has it there still."""
+        assert self.nursery is not None
+        parent, child = self._inodes.by_handle(told.parent), self._inodes.by_handle(told.handle)
+        if parent is not None and child is not None:
+            self.nursery.start_soon(self._delete, parent, child, told.name)
+
+    async def _delete(self, parent: Inode, child: Inode, name: bytes) -> None:
+        await self._turn()
+        await self._kernel.delete_entry(parent.node_id, child.node_id, name)
+        self._turn_over()
+
+    def moved(self, told: m.Moved, acknowledge: Callable[[m.Done], None]) -> None:
+        """A directory has another name: the kernel finds it there, and so do programs in it. Not waited for
+        where an operation of this kernel's may have a directory locked."""
+        assert self.nursery is not None
+        parent, child = self._inodes.by_handle(told.parent), self._inodes.by_handle(told.node.handle)
+        if parent is None or child is None:
+            acknowledge(m.Done())
+            return
+        self.nursery.start_soon(self._move, parent, child, told, acknowledge)
+
+    async def _move(
+        self, parent: Inode, child: Inode, told: m.Moved, acknowledge: Callable[[m.Done], None]
+    ) -> None:
+        await self._kernel.find_entry(parent, told.name, child, told.node.attributes)
+        acknowledge(m.Done())
+
+    # --- doubts ---
+
+    def told(self, directory: CachedDirectory, name: bytes, inode: Inode) -> None:
+        """The kernel is told that *name* leads to *inode*, which is true no more perhaps by the time it decides
+        by that. It believes it for no time; but whoever asks may have the directory locked."""
+        assert self.nursery is not None
+        doubt = self.doubts.begin((directory.inode.handle, name), inode.handle)
+        self.nursery.start_soon(self._expire, directory, name, doubt, trio.Event())
+
+    async def until_certain(self, place: Place, found: InodeHandle) -> None:
+        """Wait until no other name that led to *found* is in doubt, for `CERTAIN_SECONDS_MAX`."""
+        with trio.move_on_after(CERTAIN_SECONDS_MAX):
+            while self.doubts.is_in_doubt(place, found):
+                await self._certain.park()
+
+    def _begin(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> trio.Event:
+        """Begin to expire *name*; set when that is done, which whoever holds the directory's lock decides."""
+        assert self.nursery is not None
+        dropped = trio.Event()
+        doubt: Doubt | None = None
+        if leads_to is not None:
+            handle = leads_to if isinstance(leads_to, bytes) else None
+            doubt = self.doubts.begin((directory.inode.handle, name), handle)
+        self.nursery.start_soon(self._expire, directory, name, doubt, dropped)
+        return dropped
+
+    async def _expire(
+        self, directory: CachedDirectory, name: bytes, doubt: Doubt | None, dropped: trio.Event
+    ) -> None:
+        await self._turn()
+        await self._kernel.expire_entry(directory.inode.node_id, name)
+        self._turn_over()
+        if doubt is not None:
+            self.doubts.over(doubt)
+            self._certain.unpark_all()
+        dropped.set()
+
+    async def _turn(self) -> None:
+        """Wait until a notification may wait for a lock."""
+        while self._under_way >= DROPS_MAX:
+            await self._ended.park()
+        self._under_way += 1
+
+    def _turn_over(self) -> None:
+        self._under_way -= 1
+        self._ended.unpark()

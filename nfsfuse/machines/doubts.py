@@ -1,0 +1,138 @@
+"""Names that the kernel may still be deciding by, although they were recalled: a pure machine.
+
+Who renames, exchanges or links looks its names up one after the other, under the locks of their directories,
+and the kernel decides some things from what it has found by then, without asking: a rename of two names of one
+inode does nothing and succeeds (``vfs_rename`` in fs/namei.c). If another client has moved the inode from the
+one name to the other between the two looks, it is found at both. The token for the first name is given up
+meanwhile, as that must not wait for the lock (deadlock 6): but the notification that expires the name does
+wait for it. So until that is through, the first name is in *doubt*, and an answer that would lead to its inode
+by another name is not given:
+
+* It is ESTALE: the kernel ends the call, and with it the lock, and makes it once more with LOOKUP_REVAL,
+  believing nothing (``retry_estale``). While one and the same doubt lasts nobody else can have begun to look
+  anything up under that lock, and whoever asks without it, to believe a name again, does not hear of the error
+  (``fuse_dentry_revalidate``). So ESTALE is told again as long as it lasts, and never reaches a program by
+  that. (Only in another directory somebody else can: who asks there twice waits for a while first.)
+* The second time round a program would be told of it. It is only in danger if it has just looked up the very
+  name that is in doubt now, again; it found it, and found the other later. At the first of these moments the
+  inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do with
+  the two names. Anybody else is told what there is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from nfsfuse.protocol.types import InodeHandle
+
+THREADS_MAX: Final = 256
+"""Threads remembered that were told ESTALE."""
+
+REPEAT_SECONDS_MAX: Final = 1.0
+"""Each does its call once more at once; on a busy machine it may have to wait for a processor."""
+
+TOLD_MAX: Final = 2
+"""How often one call may be told of one doubt: by the look at a name it believed, and by the look without."""
+
+Place = tuple[InodeHandle, bytes]
+"""A directory and a name in it."""
+
+
+class Verdict(Enum):
+    """What to answer to a look-up that has found an inode."""
+
+    FOUND = "found"
+    AGAIN = "again"  # ESTALE
+    WAIT = "wait"  # until the doubt is over, or for a while, and then ask once more
+    ABSENT = "absent"
+
+
+@dataclass(slots=True, eq=False)
+class Doubt:
+    """The kernel may go on from *place* having led to *leads_to*, None if that is not known."""
+
+    place: Place
+    leads_to: InodeHandle | None
+
+
+@dataclass(slots=True, eq=False)
+class _Told:
+    """A thread was told ESTALE at *place*, at the time *at*, *times*, because of *doubt*; it has *looked* at
+    these since."""
+
+    place: Place
+    doubt: Doubt
+    at: float
+    times: int = 1
+    looked: set[Place] = field(default_factory=set)
+
+
+class Doubts:
+    """Those of a mount."""
+
+    __slots__ = ("_doubts", "_told")
+
+    def __init__(self) -> None:
+        self._doubts: dict[Doubt, None] = {}
+        self._told: dict[int, _Told] = {}  # by thread, in the order told
+
+    def __bool__(self) -> bool:
+        """Whether an answer may be any other than FOUND, or a look has to be remembered."""
+        return bool(self._doubts or self._told)
+
+    def begin(self, place: Place, leads_to: InodeHandle | None) -> Doubt:
+        """A name that the kernel may believe is given up, and not known to be dropped."""
+        doubt = Doubt(place, leads_to)
+        self._doubts[doubt] = None
+        return doubt
+
+    def over(self, doubt: Doubt) -> None:
+        """Whoever had its directory locked has let it go."""
+        del self._doubts[doubt]
+
+    def looks(
+        self, thread: int, place: Place, found: InodeHandle | None, now: float, *, waited: bool = False
+    ) -> Verdict:
+        """*thread* of some program looks *place* up, which leads to *found*. *waited*: it was to wait."""
+        told = self._told.get(thread)
+        if told is not None and now - told.at > REPEAT_SECONDS_MAX:
+            del self._told[thread]
+            told = None
+        doubt = self._about(place, found)
+        if told is None:
+            if doubt is None:
+                return Verdict.FOUND
+            self._tell(thread, _Told(place, doubt, now))
+            return Verdict.AGAIN
+        if doubt is not None and told.doubt is doubt and self._is_still_the_first(told, place):
+            if doubt.place[0] != place[0] and not waited:
+                return Verdict.WAIT
+            told.times += 1
+            return Verdict.AGAIN
+        verdict = Verdict.ABSENT if doubt is not None and doubt.place in told.looked else Verdict.FOUND
+        told.looked.add(place)
+        if place == told.place or found is None:  # it has all it wants to know, or fails
+            del self._told[thread]
+        return verdict
+
+    @staticmethod
+    def _is_still_the_first(told: _Told, place: Place) -> bool:
+        return place == told.place and told.times < TOLD_MAX and not told.looked
+
+    def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
+        if found is not None:
+            for doubt in self._doubts:
+                if doubt.leads_to in (found, None) and doubt.place != place:
+                    return doubt
+        return None
+
+    def is_in_doubt(self, place: Place, found: InodeHandle) -> bool:
+        """Whether the kernel may go on from another name that led to *found*."""
+        return self._about(place, found) is not None
+
+    def _tell(self, thread: int, told: _Told) -> None:
+        self._told[thread] = told
+        if len(self._told) > THREADS_MAX:
+            del self._told[next(iter(self._told))]
