@@ -96,6 +96,7 @@ def _forget(
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
+        inode.kernel_size.behind = True
     for directory in directories:
         directory.cache.lost()
     listings = tuple(each for each in directories if each.kernel_listing.changed_elsewhere())

@@ -13,6 +13,7 @@ import trio
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.pinning import open_on_server
@@ -52,6 +53,7 @@ class Recalls:
         kernel: Kernel,
         write_back: WriteBack,
         page_protocol: PageProtocol,
+        growths: Growths,
     ) -> None:
         self._remote = remote
         self._inodes = inodes
@@ -59,6 +61,7 @@ class Recalls:
         self._kernel = kernel
         self._write_back = write_back
         self._page_protocol = page_protocol
+        self._growths = growths
         self._nursery: trio.Nursery | None = None
         self._drops = 0  # invalidations of names under way
         self._drop_ended = trio.lowlevel.ParkingLot()
@@ -90,6 +93,22 @@ class Recalls:
         else:
             acknowledge(m.Recalled(()))  # given up already: the recall crossed with its return
 
+    def grew(self, growth: m.Grew, acknowledge: Callable[[m.Done], None]) -> None:
+        """Another client has made a file longer that this one has open, or had when it was asked."""
+        assert self._nursery is not None
+        inode = self._inodes.by_handle(growth.handle)
+        file = self._holdings.existing_file(growth.handle)
+        if inode is not None and file is not None and file.open_count:
+            self._nursery.start_soon(self._tell_growth, inode, growth.size, acknowledge)
+        else:
+            acknowledge(m.Done())  # the next open looks by itself
+
+    async def _tell_growth(self, inode: Inode, size: int, acknowledge: Callable[[m.Done], None]) -> None:
+        if not await self._growths.tell_kernel(inode, size):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._growths.tell_kernel_when_known, inode, size)
+        acknowledge(m.Done())
+
     async def _revoke_data(
         self, file: CachedFile, revocation: Revocation, token: Token, acknowledge: Acknowledge
     ) -> None:
@@ -117,6 +136,8 @@ class Recalls:
                 self._nursery.start_soon(self._distrust_later, inode)
         attributes.reduced(token.mode)
         attributes.recalls -= 1
+        if token.mode is TokenMode.NONE and (file is None or not file.open_count):
+            inode.kernel_size.behind = True
         if file is not None:
             file.wake()
         acknowledge(m.Recalled(()))

@@ -97,6 +97,7 @@ class Session:
         timeo_seconds: float | None = None,
     ) -> None:
         self.on_recall: Callable[[m.Recall, Callable[[m.Recalled], None]], None] | None = None
+        self.on_growth: Callable[[m.Grew, Callable[[m.Done], None]], None] | None = None
         self.on_suspended: Callable[[], None] = _nothing
         """The lease is about to run out: what is cached is to be dropped, what is held is kept."""
         self.on_resumed: Callable[[], None] = _nothing
@@ -444,15 +445,21 @@ class Session:
     # --- being asked ---
 
     def _called(self, event: RequestArrived) -> None:
+        answer = partial(self._answer, self._sessions, event.id)
+        if isinstance(event.message, m.Grew):
+            if self.on_growth is None:
+                raise ProtocolError("a growth before anything was opened")
+            self.on_growth(event.message, answer)
+            return
         assert isinstance(event.message, m.Recall)
         if self.on_recall is None:
             raise ProtocolError("a recall before anything was granted")
         # Who asks for a file that was closed here will mostly want the next ones too, of which it need not ask.
         self.closes.send()
-        self.on_recall(event.message, partial(self._answer, self._sessions, event.id))
+        self.on_recall(event.message, answer)
 
-    def _answer(self, session: int, number: RequestId, reply: m.Recalled) -> None:
-        if session == self._sessions:  # else it was the old session's recall: nobody waits for it
+    def _answer(self, session: int, number: RequestId, reply: m.Recalled | m.Done) -> None:
+        if session == self._sessions:  # else the old session was asked: nobody waits for it
             self.channel.reply(number, reply)
 
     def _abandoned(self, number: RequestId) -> None:

@@ -47,6 +47,7 @@ class AttributeCache:
         "recalls",
         "removing",
         "unsettled",
+        "watched",
         "xattr_changes",
     )
 
@@ -60,6 +61,8 @@ class AttributeCache:
         self.removing = 0
         """Times that the kernel is about to count its links down to none, before they are: see
         `Recalls._tell_removed`."""
+        self.watched = False
+        """Held EXCLUSIVE: others may have the file open, and are told when it becomes longer."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
@@ -80,7 +83,15 @@ class AttributeCache:
 
     def granted(self, mode: TokenMode) -> None:
         """A token has arrived."""
+        if mode is TokenMode.EXCLUSIVE and self.mode is not mode:
+            self.watched = True  # until the server says otherwise
         self.mode = max(self.mode, mode)
+
+    def told_others(self, *, watched: bool) -> None:
+        """The server says whether others have the file open. If not that stays so: who opens it takes a
+        token."""
+        if self.mode is TokenMode.EXCLUSIVE:
+            self.watched = watched
 
     def learned(self, attributes: Attributes) -> bool:
         """The server told them, and nothing newer (`nfsfuse.machines.tellings`). Whether they are kept, and

@@ -27,10 +27,12 @@ from server.service.calls import (
     Reply,
     Slow,
     Step,
+    TellOthers,
     Unnaming,
     Use,
 )
 from server.service.disk import Disk
+from server.service.growths import Growths
 from server.service.locks import Locks, LockWaiting
 from server.service.tokens import Tokens, Waiting
 from server.state.journal import Journal
@@ -47,6 +49,7 @@ class Driver:
         self,
         tokens: Tokens,
         locks: Locks,
+        growths: Growths,
         disk: Disk,
         journal: Journal,
         acknowledged: Callable[[SessionId], int],
@@ -69,6 +72,7 @@ class Driver:
             Locking: self._locking,
             GiveBack: self._give_back,
             Unnaming: self._unnaming,
+            TellOthers: growths.tell,
         }
         assert set(self._begin) == set(get_args(Step)), "every step is carried out"
 
