@@ -98,6 +98,7 @@ def _forget(
     trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
     for inode in inodes:
         inode.attributes.lost()
+        inode.kernel_size.behind = True
     names = lost_names(directories)
     for directory in directories:
         directory.cache.lost()

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Found
@@ -73,7 +74,9 @@ class Files:
         writer: Writer,
         write_back: WriteBack,
         changes: NameChanges,
+        growths: Growths,
     ) -> None:
+        self._growths = growths
         self._changes = changes
         self._remote = remote
         self._inodes = inodes
@@ -105,6 +108,8 @@ class Files:
         writing = is_writing(flags)
         if (writing and file.tokens.revocations) or not self._is_open_locally(file, flags):
             return None
+        if file.inode.kernel_size.behind:
+            return None
         file.open_count += 1
         file.tokens.writers += writing
         if file.came_ahead:
@@ -120,16 +125,22 @@ class Files:
             return number
         file = self._holdings.file(self._inodes[node_id])
         writing = is_writing(flags)
+        if file.open_count == 0 and file.attributes.mode is TokenMode.NONE:
+            file.inode.kernel_size.behind = True  # perhaps: nobody has told since it was asked
         # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
         file.open_count += 1
         file.tokens.writers += writing
         try:
             while writing and file.tokens.revocations:
                 await file.changed()
-            if not self._is_open_locally(file, flags):
-                await self._open_remotely(file, flags)
+            if self._is_open_locally(file, flags):
+                size = file.size() or 0  # known if it matters
+            else:
+                size = await self._open_remotely(file, flags)
             if writing:
                 await self._give_up_shared(file)
+            if file.inode.kernel_size.behind:
+                await self._growths.catch_up(file.inode, size)
         except BaseException:
             self._closed(file, writing)
             raise
@@ -144,10 +155,13 @@ class Files:
     def _is_open_locally(self, file: CachedFile, flags: int) -> bool:
         if flags & os.O_TRUNC or file.attributes.mode is TokenMode.NONE or file.attributes.revoking:
             return False
+        if file.inode.kernel_size.behind and file.size() is None:
+            return False
         writing = file.tokens.writers or is_writing(flags)
         return bool(file.tokens.held) and not (writing and file.tokens.shared())
 
-    async def _open_remotely(self, file: CachedFile, flags: int) -> None:
+    async def _open_remotely(self, file: CachedFile, flags: int) -> int:
+        """Open on the server; the file's size then."""
         truncates = bool(flags & os.O_TRUNC)
         if truncates:
             await self._write_back.before_truncation(file, 0)
@@ -158,6 +172,8 @@ class Files:
             if truncates:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens)
+            if is_writing(flags):
+                file.attributes.told_others(watched=reply.watched)
             if reply.content:
                 file.has_content(content)
                 if not is_writing(flags):
@@ -165,7 +181,8 @@ class Files:
             if file.open_count == 0:
                 self._release(file)  # whoever opened it was interrupted
 
-        await self._remote.call(m.Open(file.inode.handle, flags, True), b"", opened)
+        reply, _ = await self._remote.call(m.Open(file.inode.handle, flags, True), b"", opened)
+        return reply.node.attributes.size
 
     async def _give_up_shared(self, file: CachedFile) -> None:
         """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
@@ -205,10 +222,12 @@ class Files:
             file.tokens.writers += is_writing(flags)
             file.open_count += 1
             file.open_ids.append(reply.open_id)
+            inode.kernel_size.behind = False  # fuse_create_open takes the size that it is answered
             file.made_here |= bool(reply.affected)  # else it was there already
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
+            file.attributes.told_others(watched=reply.watched)
             directory.cache.changed(name, inode.handle)
             made.append(inode)
 

@@ -12,6 +12,7 @@ from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
@@ -32,6 +33,7 @@ from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import Attributes, Node
 
@@ -74,8 +76,16 @@ class Filesystem:
         self.suspension = Suspension(
             self.inodes, self.holdings, kernel, self.page_protocol, self.name_drops
         )
+        self.growths = Growths(remote, kernel)
         self.recalls = Recalls(
-            remote, self.inodes, self.holdings, kernel, self.write_back, self.page_protocol, self.name_drops
+            remote,
+            self.inodes,
+            self.holdings,
+            kernel,
+            self.write_back,
+            self.page_protocol,
+            self.name_drops,
+            self.growths,
         )
         self.changes = NameChanges(remote, self.name_drops)
         self.names = Names(
@@ -89,9 +99,10 @@ class Filesystem:
             self.holdings,
             self.page_protocol,
             self.reader,
-            Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
+            Writer(remote, self.holdings, self.write_back, self.page_protocol, self.growths, wall_clock),
             self.write_back,
             self.changes,
+            self.growths,
         )
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
@@ -161,6 +172,8 @@ class Filesystem:
         """The server was restarted, and has forgotten what is held: all of it, to be reclaimed."""
         assert self._nursery is not None
         give_up_times(self.inodes, self.holdings)
+        if any(file.open_count and file.inode.kernel_size.behind for file in self.holdings.files()):
+            self._nursery.start_soon(self._open_again)
         if welcome.rebooted:
             log.warning("the server's machine was rebooted: clean caches are dropped")
             self._nursery.start_soon(self.suspension.refresh)
@@ -184,7 +197,22 @@ class Filesystem:
 
     async def _begin_anew(self, forgotten: Fenced) -> None:
         await purge(forgotten, self._kernel, self.name_drops)
+        await self._open_again()
+
+    async def _open_again(self) -> None:
+        """Files that are open here are opened in the new session or epoch, which keeps them when they are
+        unlinked, and tells when they become longer. What they did meanwhile is asked for."""
         await open_again(self.holdings, self._remote)
+        for file in self.holdings.files():
+            inode = file.inode
+            if not (file.open_count and inode.kernel_size.behind):
+                continue
+            try:
+                attributes = await self.ranges.attributes(file)
+            except FsError as exc:
+                log.error("%s: its size is not known: %s", inode, exc)
+            else:
+                await self.growths.catch_up(inode, attributes.size)
 
     def check(self) -> None:
         """Assert every invariant of the client."""

@@ -115,9 +115,9 @@ class Ranges:
         return reply.offset
 
     async def _size(self, file: CachedFile) -> int:
-        return (await self._attributes(file)).size
+        return (await self.attributes(file)).size
 
-    async def _attributes(self, file: CachedFile) -> Attributes:
+    async def attributes(self, file: CachedFile) -> Attributes:
         """As the server has them; for what this client's own writes do not change, or have written back."""
 
         def told(reply: Message, _: bytes | bytearray) -> None:
@@ -131,7 +131,7 @@ class Ranges:
     async def drop_privileges(self, file: CachedFile) -> None:
         """The file was, or is about to be, written by a program that may not leave it set-user-ID (write(2);
         FUSE_HANDLE_KILLPRIV_V2 makes it our duty). Costs nothing while the attributes are known."""
-        known = file.attributes.known or await self._attributes(file)
+        known = file.attributes.known or await self.attributes(file)
         mode = without_privileges(known.mode)
         if mode is None:
             return

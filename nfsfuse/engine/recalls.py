@@ -11,6 +11,7 @@ import trio
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.distrust import distrust_attributes, distrust_when_known
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
@@ -43,6 +44,7 @@ class Recalls:
         write_back: WriteBack,
         page_protocol: PageProtocol,
         name_drops: NameDrops,
+        growths: Growths,
     ) -> None:
         self._remote = remote
         self._inodes = inodes
@@ -51,6 +53,7 @@ class Recalls:
         self._write_back = write_back
         self._page_protocol = page_protocol
         self._name_drops = name_drops
+        self._growths = growths
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -70,6 +73,8 @@ class Recalls:
                 acknowledge(m.Done())
             case m.Moved():
                 self._name_drops.moved(callback, acknowledge)
+            case m.Grew():
+                self._grew(callback, acknowledge)
 
     def _recalled(self, recall: m.Recall, acknowledge: Acknowledge) -> None:
         assert self._nursery is not None
@@ -89,6 +94,22 @@ class Recalls:
             self._nursery.start_soon(self._revoke_names, directory, names, recall, acknowledge)
         else:
             acknowledge(m.Recalled(()))  # given up already: the recall crossed with its return
+
+    def _grew(self, growth: m.Grew, acknowledge: Acknowledge) -> None:
+        """Another client has made a file longer that this one has open, or had when it was asked."""
+        assert self._nursery is not None
+        inode = self._inodes.by_handle(growth.handle)
+        file = self._holdings.existing_file(growth.handle)
+        if inode is not None and file is not None and file.open_count:
+            self._nursery.start_soon(self._tell_growth, inode, growth.size, acknowledge)
+        else:
+            acknowledge(m.Done())  # the next open looks by itself
+
+    async def _tell_growth(self, inode: Inode, size: int, acknowledge: Acknowledge) -> None:
+        if not await self._growths.tell_kernel(inode, size):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._growths.tell_kernel_when_known, inode, size)
+        acknowledge(m.Done())
 
     async def _revoke_data(
         self, file: CachedFile, revocation: Revocation, token: Token, acknowledge: Acknowledge
@@ -117,6 +138,8 @@ class Recalls:
                 self._nursery.start_soon(self._distrust_later, inode)
         attributes.reduced(token.mode)
         attributes.recalls -= 1
+        if token.mode is TokenMode.NONE and (file is None or not file.open_count):
+            inode.kernel_size.behind = True
         if file is not None:
             file.wake()
         acknowledge(m.Recalled(()))

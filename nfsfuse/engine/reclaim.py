@@ -38,6 +38,7 @@ def give_up_times(inodes: InodeTable, holdings: Holdings) -> None:
         if attributes.mode is TokenMode.SHARED and known is not None and stat.S_ISREG(known.mode):
             holdings.distrust(inode)
             attributes.lost()
+            inode.kernel_size.behind = True
 
 
 def claims(inodes: InodeTable, holdings: Holdings, locks: Locks) -> Iterator[m.Reclaim]:

@@ -77,7 +77,7 @@ NO_SESSION: Final = SessionId(b"")
 R = TypeVar("R", bound=Message)
 
 
-Callback = m.Recall | m.Gone | m.Moved
+Callback = m.Recall | m.Gone | m.Moved | m.Grew
 
 
 class Session:
@@ -449,7 +449,7 @@ class Session:
     # --- being asked ---
 
     def _called(self, event: RequestArrived) -> None:
-        assert isinstance(event.message, m.Recall | m.Gone | m.Moved)
+        assert isinstance(event.message, m.Recall | m.Gone | m.Moved | m.Grew)
         if self.on_recall is None:
             raise ProtocolError("a recall before anything was granted")
         # Who asks for a file that was closed here will mostly want the next ones too, of which it need not ask.
@@ -457,7 +457,7 @@ class Session:
         self.on_recall(event.message, partial(self._answer, self._sessions, event.id))
 
     def _answer(self, session: int, number: RequestId, reply: m.Recalled | m.Done) -> None:
-        if session == self._sessions:  # else it was the old session's recall: nobody waits for it
+        if session == self._sessions:  # else the old session was asked: nobody waits for it
             self.channel.reply(number, reply)
 
     def _abandoned(self, number: RequestId) -> None:

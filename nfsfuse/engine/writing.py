@@ -10,6 +10,7 @@ from errno import EIO
 import trio
 
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import pages_of
@@ -70,9 +71,11 @@ class Writer:
         holdings: Holdings,
         write_back: WriteBack,
         page_protocol: PageProtocol,
+        growths: Growths,
         wall_clock: Callable[[], int],
     ) -> None:
         self._remote = remote
+        self._growths = growths
         self._holdings = holdings
         self._write_back = write_back
         self._page_protocol = page_protocol
@@ -83,8 +86,10 @@ class Writer:
     ) -> int | None:
         """As `write`, if nothing is in the way; else None, and nothing is done. Keeps nothing of *data*."""
         write = _Write(offset, data, append, direct, page, IntervalSet())
-        if self._in_the_way(file, write) is not None:
+        if self._in_the_way(file, write) is not None or self._others_wait(file, write):
             return None
+        if write.offset != offset:
+            return None  # the kernel does not know where the file ends
         self._absorb(file, write)
         return len(data)
 
@@ -95,18 +100,30 @@ class Writer:
         the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page.
 
         Raises FsError. Data of the file that the server has refused are tried first: a program that never asks
-        by fsync learns of a full disk here, and nothing is taken in that may not find room either."""
-        entitled: int | None = None
+        by fsync learns of a full disk here, and nothing is taken in that may not find room either. If it makes
+        the file longer, whoever has it open knows when this returns."""
         # The write-back of a page carries what the page holds: no page that is read anew lacks it.
         passed = IntervalSet() if page else file.tokens.watch()
         size, write = len(data), _Write(offset, data, append, direct, page, passed)
+        await self._take_in(file, write)
+        end = write.offset + len(write.data)
+        if self._others_wait(file, write):
+            await self._growths.tell_others(file, end)
+        if append and write.offset != offset:
+            # It takes the data to be where it believed the file to end.
+            await self._growths.tell_kernel_when_known(file.inode, end)
+        return size
+
+    async def _take_in(self, file: CachedFile, write: _Write) -> None:
+        """Overcome what is in the way of *write*, and absorb it."""
+        entitled: int | None = None
         try:
             while (obstacle := self._in_the_way(file, write)) is not None:
                 if obstacle is _Obstacle.KERNEL_PAGES:
                     if entitled is None:
                         entitled = file.entitle(write.start_page, write.end_page, attr=write.extends)
                     if await self._write_past_kernel(file, write, entitled):
-                        return size
+                        return
                 elif obstacle is _Obstacle.WRITE_BACK:
                     await file.changed()
                 elif obstacle is _Obstacle.ROOM:
@@ -118,8 +135,12 @@ class Writer:
             self._absorb(file, write)
         finally:
             file.used(entitled)
-            file.tokens.unwatch(passed)
-        return size
+            file.tokens.unwatch(write.passed)
+
+    @staticmethod
+    def _others_wait(file: CachedFile, write: _Write) -> bool:
+        """Whether others have to be told that the file has become longer by *write*."""
+        return write.extends and file.attributes.watched
 
     def _in_the_way(self, file: CachedFile, write: _Write) -> _Obstacle | None:
         """What *write* has to wait for now, if anything; its place is determined anew."""
@@ -290,6 +311,8 @@ class Writer:
             self._holdings.apply(reply.tokens)
             if reply.attributes is not None:
                 self._holdings.learn(file.inode, reply.attributes)
+            if extends:
+                file.attributes.told_others(watched=reply.watched)
             if not given_up:  # by who was killed: nobody would say that it was used
                 entitled = file.entitle(start, end, attr=extends)
 

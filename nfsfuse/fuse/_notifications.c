@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +46,7 @@ typedef struct Notification {
     struct Notification *next;
     Py_buffer message, returned;
     int device, event, error, thread; /* 0: no thread is waited for */
+    unsigned unreadable;              /* bytes that follow the message and cannot be read: nothing is at NULL */
     Processor before;
     double patience, seconds;
     bool finished, collected;
@@ -116,7 +118,11 @@ static void carry_out(Notification *it) {
     if (it->thread)
         give_turn(it);
     double begin = now();
-    ssize_t written = write(it->device, it->message.buf, (size_t)it->message.len);
+    const struct iovec parts[] = {
+        {.iov_base = it->message.buf, .iov_len = (size_t)it->message.len},
+        {.iov_base = NULL, .iov_len = it->unreadable},
+    };
+    ssize_t written = writev(it->device, parts, it->unreadable ? 2 : 1);
     it->error = written < 0 ? errno : 0;
     it->seconds = now() - begin;
     if (it->returned.buf)
@@ -212,10 +218,11 @@ static PyObject *py_send(PyObject *module, PyObject *args) {
     PyObject *message, *returned;
     int thread = 0;
     Processor before = {0, 0};
+    unsigned unreadable = 0;
     double patience = 0;
     (void)module;
-    if (!PyArg_ParseTuple(args, "iSOi|iKKd", &device, &message, &returned, &event, &thread, &before.times,
-                          &before.nanoseconds, &patience))
+    if (!PyArg_ParseTuple(args, "iSOi|iKKdI", &device, &message, &returned, &event, &thread, &before.times,
+                          &before.nanoseconds, &patience, &unreadable))
         return NULL;
     Notification *it = (Notification *)PyType_GenericAlloc(&NotificationType, 0); /* zeroed */
     if (!it)
@@ -225,6 +232,7 @@ static PyObject *py_send(PyObject *module, PyObject *args) {
     it->thread = thread;
     it->before = before;
     it->patience = patience;
+    it->unreadable = unreadable;
     if (PyObject_GetBuffer(message, &it->message, PyBUF_SIMPLE) < 0 ||
         (returned != Py_None && PyObject_GetBuffer(returned, &it->returned, PyBUF_WRITABLE) < 0)) {
         Py_DECREF(it);

@@ -14,7 +14,7 @@ from nfsfuse.fuse.bulk import start_write_back
 from nfsfuse.fuse.looks import Look, look_again
 from nfsfuse.fuse.notify import Notifier
 from nfsfuse.fuse.own_mount import OwnMount
-from nfsfuse.fuse.sizes import learn_size
+from nfsfuse.fuse.sizes import believed_size, learn_size
 from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.tokens import RANGE_END
@@ -79,12 +79,31 @@ class FuseKernel:
         try:
             return await trio.to_thread.run_sync(call, limiter=self._size_threads)
         except PermissionError as exc:
-            self._sizes_can_be_learned = False
-            log.warning(
-                "a read(2) of a file that another client makes larger at the same time may end too early: the "
-                "daemon may not open its own files (%s; it needs CAP_DAC_READ_SEARCH)", exc.strerror
-            )  # fmt: skip
+            self._cannot_learn_sizes(exc)
             return None
+
+    def _cannot_learn_sizes(self, exc: PermissionError) -> None:
+        self._sizes_can_be_learned = False
+        log.warning(
+            "a read(2) of a file that another client makes larger at the same time may end too early: the "
+            "daemon may not open its own files (%s; it needs CAP_DAC_READ_SEARCH)", exc.strerror
+        )  # fmt: skip
+
+    async def grow(self, node_id: NodeId, generation: int, size: int) -> bool:
+        assert self.notifier is not None
+        log.debug("inode %d has at least %d bytes", node_id, size)
+
+        async def is_through() -> bool:
+            if not self._sizes_can_be_learned:
+                return True  # it has had the time that it takes many times over
+            call = partial(believed_size, self.own_mount, node_id, generation)
+            try:
+                return await trio.to_thread.run_sync(call, limiter=self._size_threads) >= size
+            except PermissionError as exc:
+                self._cannot_learn_sizes(exc)
+                return True
+
+        return (await self.notifier.grow(node_id, size, is_through)).done
 
     def processor(self, thread: int) -> tuple[int, int] | None:
         return _notifications.processor(thread)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+import select
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,8 +23,19 @@ from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import NAME_SIZE_MAX
 
+if TYPE_CHECKING:
+    from nfsfuse.fuse._notifications import Notification
+
 THREADS_MAX: Final = 64
 """Notifications that can block at once. Each costs a thread while it blocks; the next one waits its turn."""
+
+THROUGH_SECONDS: Final = 0.005
+"""How long a growth is waited for before it is looked whether it has had its effect. It takes some 50 us if the
+page is free."""
+
+LATE_MAX: Final = 16
+"""Growths that have had their effect and wait for the lock of a page: each has a thread, which pages need
+too."""
 
 STORE_BYTES_MAX: Final = 1 << 20
 """Data of one `Notifier.store`: the kernel takes at most 256 pages a message everywhere."""
@@ -30,7 +43,7 @@ STORE_BYTES_MAX: Final = 1 << 20
 _EXPECTED: Final[dict[NotifyCode, frozenset[int]]] = {
     NotifyCode.INVAL_INODE: frozenset({errno.ENOENT}),
     NotifyCode.INVAL_ENTRY: frozenset({errno.ENOENT}),
-    NotifyCode.STORE: frozenset({errno.ENOENT}),
+    NotifyCode.STORE: frozenset({errno.ENOENT, errno.EFAULT}),
     NotifyCode.DELETE: frozenset({errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}),
     NotifyCode.INC_EPOCH: frozenset({errno.EINVAL, errno.ENOSYS}),
 }
@@ -63,6 +76,8 @@ class Notifier:
         self._threads = 0
         self._events: list[int] = []  # eventfds of notifications that are over, for the next ones
         self._thread_ended = trio.lowlevel.ParkingLot()
+        self._late: list[tuple[Notification, int]] = []  # that nobody waits for
+        self._one_looks = trio.Lock()
 
     def close(self) -> None:
         """The descriptor is about to be closed: from now on every notification fails with EBADF."""
@@ -111,6 +126,42 @@ class Notifier:
         payload = abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0) + data
         return await self._send(NotifyCode.STORE, payload)
 
+    async def grow(self, nodeid: int, size: int, is_through: Callable[[], Awaitable[bool]]) -> Notified:
+        """Have the kernel believe that the file is at least *size* (> 0) bytes long. `done` if it knows the
+        inode.
+
+        It is a store of the last byte, whose payload cannot be read. fuse_notify_store (fs/fuse/dev.c) first
+        raises i_size (fuse_write_update_attr, which raises the attr_version too, so that no older answer lowers
+        it again), then locks the page, and only then finds that there is nothing to copy (EFAULT): the page is
+        left as it was, or empty and not up to date if there was none.
+
+        Who waits for that lock may wait for a read that is not answered yet. After `THROUGH_SECONDS` it is
+        asked again and again if it *is_through*, the size what it should be; then the lock is not waited for."""
+        await self._few_are_late()
+        payload = abi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1, 0)
+        message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload) + 1, NotifyCode.STORE, 0) + payload
+        notification, event = await self._begin(message, unreadable=1)
+        late = True
+        try:
+            while True:
+                with trio.move_on_after(THROUGH_SECONDS):
+                    await trio.lowlevel.wait_readable(event)
+                    late = False
+                    return self._growth(self._ended(notification, event))
+                if await is_through():
+                    return Notified(0, THROUGH_SECONDS)
+        finally:
+            if late:
+                self._late.append((notification, event))
+
+    @staticmethod
+    def _growth(notified: Notified) -> Notified:
+        if notified.errno == errno.EFAULT:
+            return Notified(0, notified.seconds)
+        if notified.errno == errno.ENOENT:
+            return notified
+        raise OSError(notified.errno, "FUSE notification of a size")
+
     async def inc_epoch(self) -> Notified:
         """Have every dentry of the mount looked up again before its next use; waits for nothing. Not `done`
         (EINVAL, ENOSYS) before Linux 6.16."""
@@ -128,23 +179,52 @@ class Notifier:
     async def _written(self, message: bytes, returned: bytearray | None, turn: Turn | None) -> Notified:
         """What write(2) of *message* in a thread has come to. Not to be cancelled, also while it waits for a
         thread: a cancelled recall has either not begun or is over."""
-        waits_for: tuple[int, int, int, float] | tuple[()] = ()
+        waits_for: tuple[int, int, int, float] = (0, 0, 0, 0.0)
         if turn is not None:
             waits_for = (turn.thread, turn.times, turn.nanoseconds, turn.until - trio.current_time())
+        return await self._end(*await self._begin(message, returned, waits_for))
+
+    async def _begin(
+        self,
+        message: bytes,
+        returned: bytearray | None = None,
+        waits_for: tuple[int, int, int, float] = (0, 0, 0, 0.0),
+        unreadable: int = 0,
+    ) -> tuple[Notification, int]:
         if self._threads >= THREADS_MAX:
             with trio.CancelScope(shield=True):
                 while self._threads >= THREADS_MAX:
                     await self._thread_ended.park()
         event = self._events.pop() if self._events else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        notification = _notifications.send(self._device, message, returned, event, *waits_for)
+        notification = _notifications.send(self._device, message, returned, event, *waits_for, unreadable)
         self._threads += 1
+        return notification, event
+
+    async def _end(self, notification: Notification, event: int) -> Notified:
         await _set(event)
+        return self._ended(notification, event)
+
+    def _ended(self, notification: Notification, event: int) -> Notified:
         os.eventfd_read(event)
         self._events.append(event)
         self._threads -= 1
         if self._thread_ended:
             self._thread_ended.unpark()
         return Notified(*_notifications.result(notification))
+
+    async def _few_are_late(self) -> None:
+        """Wait until there are fewer than LATE_MAX that nobody waits for. They end without this one's help."""
+        async with self._one_looks:
+            self._late = [begun for begun in self._late if not self._is_over(*begun)]
+            while len(self._late) >= LATE_MAX:
+                await trio.lowlevel.wait_readable(self._late[0][1])
+                self._late = [begun for begun in self._late if not self._is_over(*begun)]
+
+    def _is_over(self, notification: Notification, event: int) -> bool:
+        if not select.select([event], [], [], 0)[0]:
+            return False
+        self._ended(notification, event)
+        return True
 
 
 async def _set(event: int) -> None:

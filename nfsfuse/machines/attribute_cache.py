@@ -48,6 +48,7 @@ class AttributeCache:
         "purging",
         "recalls",
         "unsettled",
+        "watched",
         "xattr_changes",
     )
 
@@ -63,6 +64,8 @@ class AttributeCache:
         self.purging = 0
         """Names in this directory are being expired. The kernel asks for the attributes before it uses one,
         and is answered when that is done: see `NameDrops.purge`."""
+        self.watched = False
+        """Held EXCLUSIVE: others may have the file open, and are told when it becomes longer."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
         self.distrusting = 0
@@ -83,7 +86,15 @@ class AttributeCache:
 
     def granted(self, mode: TokenMode) -> None:
         """A token has arrived."""
+        if mode is TokenMode.EXCLUSIVE and self.mode is not mode:
+            self.watched = True  # until the server says otherwise
         self.mode = max(self.mode, mode)
+
+    def told_others(self, *, watched: bool) -> None:
+        """The server says whether others have the file open. If not that stays so: who opens it takes a
+        token."""
+        if self.mode is TokenMode.EXCLUSIVE:
+            self.watched = watched
 
     def learned(self, attributes: Attributes) -> bool:
         """The server told them, and nothing newer (`nfsfuse.machines.tellings`). Whether they are kept, and

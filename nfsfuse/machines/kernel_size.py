@@ -23,9 +23,11 @@ class Question:
 class KernelSize:
     """A lower bound, in bytes, of what the kernel believes of one file's size."""
 
-    __slots__ = ("_bound", "_changing", "_questions")
+    __slots__ = ("_bound", "_changing", "_questions", "behind")
 
     def __init__(self) -> None:
+        self.behind = False
+        """Others may have made the file longer and not told, as nobody has it open here."""
         self._bound = 0
         self._changing = 0
         self._questions: tuple[Question, ...] = ()  # not a list: every inode has one of these, mostly empty

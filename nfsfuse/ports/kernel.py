@@ -36,6 +36,10 @@ class Kernel(Protocol):
         """Have the kernel take the size from what is known here (`AttributeCache.known`), if anything is; what
         it believes afterwards, None if it cannot be asked. Waits for no grant."""
 
+    async def grow(self, node_id: NodeId, generation: int, size: int) -> bool:
+        """Have the kernel believe that the file is at least *size* bytes long, from when this returns. Whether
+        it knows the inode. No page changes by that, and it waits for no page."""
+
     async def invalidate_attributes(self, node_id: NodeId) -> bool:
         """Have the attributes asked for again. Whether the kernel knows the inode (see
         `nfsfuse.engine.distrust`)."""

@@ -95,13 +95,14 @@ class Stat(Message):
 @message(44)
 class Opened(Message):
     """An open file. It pins the inode: unlinked, it stays readable and writable until `Release`.
-    If *content*, the payload is all of the file. *affected* as in `Done`."""
+    If *content*, the payload is all of the file. *affected* as in `Done`, *watched* as in `Watched`."""
 
     open_id: OpenId
     node: Node
     tokens: tuple[Token, ...]
     content: bool
     affected: tuple[Node, ...] = ()
+    watched: bool = False
 
 
 @message(45)
@@ -168,10 +169,19 @@ class Position(Message):
 
 @message(53)
 class TokenGrant(Message):
-    """Answers `GetToken`. *attributes* are given with a token for them."""
+    """Answers `GetToken`. *attributes* are given with a token for them, *watched* as in `Watched`."""
 
     tokens: tuple[Token, ...]
     attributes: Attributes | None
+    watched: bool = False
+
+
+@message(63)
+class Watched(Message):
+    """Answers `Grown`: all who have the file open know. *watched*: others have it open. Without, that stays so
+    for as long as the client holds the attributes EXCLUSIVE: whoever opens the file takes a token for them."""
+
+    watched: bool
 
 
 @message(54)
@@ -533,6 +543,15 @@ class ReturnTokens(Request[Done]):
     frames_received: int
 
 
+@message(61)
+class Grown(Request[Watched]):
+    """The file has become *size* bytes long here, under an EXCLUSIVE token for its attributes that the client
+    does not give up before this is answered. Others that have it open are told (`Grew`) before it is."""
+
+    handle: InodeHandle
+    size: int
+
+
 @message(58)
 class Recall(Request[Recalled]):
     """Callback: somebody else needs this range. Keep at most *token.mode* of it: write back, drop, then
@@ -559,6 +578,16 @@ class Moved(Request[Done]):
     parent: InodeHandle
     name: bytes
     node: Node
+
+
+@message(62)
+class Grew(Request[Done]):
+    """Callback: another client has made a file longer that this one has open. Its kernel is to believe that it
+    is at least *size* bytes long before this is answered, which must not wait for anything that the server may
+    grant later, as with `Recall`."""
+
+    handle: InodeHandle
+    size: int
 
 
 # --- locks -----------------------------------------------------------------------------------------------
@@ -644,17 +673,17 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
-    WriteExtents,
+    WriteExtents, Grown,
 )  # fmt: skip
 
 WRITES: Final = (Write, WriteExtents)
 """How data are written back."""
 
-SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall, Gone, Moved)
+SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall, Gone, Moved, Grew)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled, LockFound, Reclaimed,
+    TokenGrant, Recalled, LockFound, Reclaimed, Watched,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {

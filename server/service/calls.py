@@ -138,6 +138,15 @@ class Change:
     slow: bool = False
 
 
+@record(frozen=True, slots=True)
+class TellOthers:
+    """A step: the file is at least *size* bytes long now, and others that have it open know when this is done;
+    whether there are any (bool). Waits for nothing that is granted."""
+
+    handle: InodeHandle
+    size: int
+
+
 LockMessage = m.GetLock | m.SetLock | m.FlushLocks | m.ReleaseLocks
 
 
@@ -149,7 +158,8 @@ class Locking:
 
 
 Step = (
-    Acquire | AcquireRun | Hold | Clear | Use | Unnaming | GiveBack | Locking | Quick | Slow | Change | Tell
+    Acquire | AcquireRun | Hold | Clear | Use | Unnaming | GiveBack | TellOthers | Locking | Quick | Slow
+    | Change | Tell
 )
 Handling = Generator[Step, Any, Reply]
 

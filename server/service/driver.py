@@ -28,10 +28,12 @@ from server.service.calls import (
     Slow,
     Step,
     Tell,
+    TellOthers,
     Unnaming,
     Use,
 )
 from server.service.disk import Disk
+from server.service.growths import Growths
 from server.service.locks import Locks, LockWaiting
 from server.service.tokens import Tokens, Waiting
 from server.state.journal import Journal
@@ -48,6 +50,7 @@ class Driver:
         self,
         tokens: Tokens,
         locks: Locks,
+        growths: Growths,
         disk: Disk,
         journal: Journal,
         acknowledged: Callable[[SessionId], int],
@@ -71,6 +74,7 @@ class Driver:
             GiveBack: self._give_back,
             Unnaming: self._unnaming,
             Tell: tokens.tell,
+            TellOthers: growths.tell,
         }
         assert set(self._begin) == set(get_args(Step)), "every step is carried out"
 

@@ -25,7 +25,19 @@ from nfsfuse.protocol.types import (
     Node,
     Sync,
 )
-from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import (
+    Acquire,
+    Call,
+    Change,
+    GiveBack,
+    Handler,
+    Handling,
+    Hold,
+    Quick,
+    Slow,
+    TellOthers,
+    Use,
+)
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
 
@@ -77,7 +89,8 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     call.storage.pin(handle)
     open_id = call.session.opened(handle)
     content = data is not None and len(data) == attributes.size
-    reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected)
+    watched = writing and call.session.is_watched(handle)
+    reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected, watched)
     return (reply, data) if content else reply
 
 
@@ -280,6 +293,8 @@ def _fallocate(call: Call) -> Handling:
     attributes = yield Change(
         lambda: call.storage.fallocate(r.handle, r.mode, r.offset, r.length), was=before.size, slow=True
     )
+    if attributes.size > before.size:
+        yield TellOthers(r.handle, attributes.size)
     return m.Stat(attributes, tokens)
 
 
@@ -303,6 +318,7 @@ def _copy_range(call: Call) -> Handling:
         lambda: call.storage.copy_range(r.source, r.source_offset, r.target, r.target_offset, r.length),
         slow=True,
     )
+    yield TellOthers(r.target, r.target_offset + copied)
     return m.Position(copied)
 
 
@@ -317,7 +333,13 @@ def _get_token(call: Call) -> Handling:
     if r.attr is not TokenMode.NONE:
         tokens += yield Acquire(r.handle, ATTR, r.attr)
         attributes = yield Quick(lambda: call.storage.getattr(r.handle))
-    return m.TokenGrant(tokens, attributes)
+    return m.TokenGrant(tokens, attributes, call.session.is_watched(r.handle))
+
+
+def _grown(call: Call) -> Handling:
+    r: m.Grown = call.message
+    watched: bool = yield TellOthers(r.handle, r.size)
+    return m.Watched(watched)
 
 
 FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
@@ -332,4 +354,5 @@ FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Seek: _seek,
     m.CopyRange: _copy_range,
     m.GetToken: _get_token,
+    m.Grown: _grown,
 }

@@ -29,6 +29,7 @@ from server.service.calls import (
     Reply,
     Slow,
     Tell,
+    TellOthers,
     Unnaming,
 )
 from server.state.records import Named
@@ -107,7 +108,13 @@ def _setattr(call: Call) -> Handling:
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    size = request.changes.size
+    before: Attributes | None = None
+    if size and call.session.is_watched(request.handle):
+        before = yield Quick(lambda: call.storage.getattr(request.handle))
     attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
+    if before is not None and size is not None and before.size < size:
+        yield TellOthers(request.handle, size)
     return m.Stat(attributes, tokens)
 
 

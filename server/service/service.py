@@ -25,9 +25,11 @@ from nfsfuse.rpc.exchange import Exchange
 from nfsfuse.rpc.link import Link
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost
 from server.machines.leases import MARGIN, Leases
+from server.machines.open_counts import OpenCounts
 from server.machines.sync_errors import SyncErrors
 from server.service.disk import Disk
 from server.service.driver import Driver
+from server.service.growths import Growths
 from server.service.locks import Locks
 from server.service.orphans import sweep_orphans
 from server.service.recovery import Recovery
@@ -83,10 +85,14 @@ class Service:
         self.sessions: dict[SessionId, Session] = {}
         self.leases = Leases(options.lease_ms / 1000)
         self.sync_errors = SyncErrors()
+        self.open_counts = OpenCounts()
+        self.growths = Growths(self.sessions, self.open_counts, self.leases)
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
         self.locks = Locks()
         self.journal = recovered.journal
-        self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
+        self.driver = Driver(
+            self.tokens, self.locks, self.growths, self._disk, self.journal, self._acknowledged
+        )
         self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -232,7 +238,9 @@ class Service:
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
         """A session of this id, which may be one that the client had before."""
         assert self._nursery is not None
-        session = Session(session_id, ClientId(hello.client_id), hello.client_name, self.sync_errors)
+        session = Session(
+            session_id, ClientId(hello.client_id), hello.client_name, self.sync_errors, self.open_counts
+        )
         requests = Requests(
             session, self._storage, self.driver, self.tokens, self.leases, self.journal, self.recovery
         )
@@ -264,9 +272,9 @@ class Service:
         self.journal.forget(session.id)
         self.locks.dropped(session)
         self.tokens.dropped(session)
-        for handle in session.open_files.values():
-            self._storage.unpin(handle)
-        session.open_files.clear()
+        self.growths.dropped(session)
+        for open_id in list(session.open_files):
+            self._storage.unpin(session.released(open_id))
         log.info("%s: session closed", session)
         self.recovery.gone(session)
 

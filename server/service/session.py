@@ -14,6 +14,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import ClientId, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
+from server.machines.open_counts import OpenCounts
 from server.machines.sync_errors import SyncErrors
 
 GRANTS_REMEMBERED_MAX: Final = 4096
@@ -41,6 +42,8 @@ class Session:
     client_name: str
     sync_errors: SyncErrors = field(default_factory=SyncErrors)
     """Of all sessions."""
+    open_counts: OpenCounts = field(default_factory=OpenCounts)
+    """Of all sessions."""
     channel: Channel = field(init=False)
     nursery: trio.Nursery = field(init=False)
     started: bool = False
@@ -59,21 +62,30 @@ class Session:
         """Number a file that was opened and pinned."""
         self._last_open_id += 1
         open_id = OpenId(self._last_open_id)
-        self.open_files[open_id] = handle
+        self._has_open(open_id, handle)
         return open_id
 
     def reopened(self, open_id: OpenId, handle: InodeHandle) -> None:
         """A file that was open before the server's restart, and is pinned again, keeps its number."""
         assert open_id not in self.open_files
-        self.open_files[open_id] = handle
+        self._has_open(open_id, handle)
         self._last_open_id = max(self._last_open_id, open_id)
+
+    def _has_open(self, open_id: OpenId, handle: InodeHandle) -> None:
+        self.open_files[open_id] = handle
+        self.open_counts.opened(self.id, handle)
 
     def released(self, open_id: OpenId) -> InodeHandle:
         """Forget an open file; its inode, to be unpinned. EBADF if there is no such."""
         handle = self.open_files.pop(open_id, None)
         if handle is None:
             raise FsError(errno.EBADF, f"open file {open_id} of {self.client_name}")
+        self.open_counts.closed(self.id, handle)
         return handle
+
+    def is_watched(self, handle: InodeHandle) -> bool:
+        """Whether others have the file open, and have to be told when this session makes it longer."""
+        return self.open_counts.is_watched(self.id, handle)
 
     def granted(self, handle: InodeHandle) -> None:
         """The frame just queued grants tokens of *handle*."""

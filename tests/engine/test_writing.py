@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from nfsfuse.engine.cached_file import CachedFile
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.write_back import WriteBack
@@ -131,7 +132,9 @@ def writer_of_a_file(
     file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
     inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
-    return Writer(remote or Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
+    remote = remote or Silent()
+    page_protocol, growths = PageProtocol(kernel, write_back), Growths(remote, kernel)
+    return Writer(remote, holdings, write_back, page_protocol, growths, lambda: 1), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:

@@ -323,6 +323,7 @@ class ConnectedWorld(World):
         server = (
             tokens.manager, tokens._waiting, self._stored(), sessions, self.left,
             None if grace is None else grace._waits_for, list(recovery._held_back.values()),
+            list(self.service.growths._unanswered.values()),
             [len(entries) for entries in self.service.journal._entries.values()],
         )  # fmt: skip
         clients = [self._client_parts(client) if client.alive else client.away for client in self.clients]

@@ -29,6 +29,7 @@ from typing import Any, Final
 from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
@@ -47,6 +48,7 @@ from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 from nfsfuse.rpc.channel import Asked, Channel
 from nfsfuse.rpc.exchange import RequestArrived
 from server.service.driver import Driver
+from server.service.growths import Growths as ServerGrowths
 from server.service.recovery import Recovery
 from server.service.requests import Requests
 from server.service.service import Service
@@ -67,7 +69,7 @@ LEFT_OUT: Final[tuple[type, ...]] = (
     InodeTable, KernelModel, Driver, Requests, Session, Service, Journal, Recovery, Tokens, MemoryStorage,
     World, Client, Process,
     ConnectedWorld, ConnectedClient, Wire, End, OpenNursery, ClientSession, Channel, Suspension, Directories,
-    Locks, Ranges,
+    Locks, Ranges, Growths, ServerGrowths,
 )  # fmt: skip
 FIELDS_LEFT_OUT: Final = frozenset(
     {

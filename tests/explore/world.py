@@ -238,13 +238,16 @@ class _ServerChannel:
     async def writable(self) -> None:
         pass
 
-    def post(self, message: m.Recall, acknowledged: Callable[[Message, bytes], None]) -> None:
+    def post(self, message: m.Recall | m.Grew, acknowledged: Callable[[Message, bytes], None]) -> None:
         client = self._client
 
-        def acknowledge(reply: m.Recalled) -> None:
+        def acknowledge(reply: m.Recalled | m.Done) -> None:
             client.up.append(lambda: acknowledged(reply, b""))
 
         def arrive() -> None:
+            if isinstance(message, m.Grew):
+                client.fs.recalls.grew(message, acknowledge)
+                return
             client.closes.send()
             client.fs.recalls.arrived(message, acknowledge)
 
@@ -295,7 +298,9 @@ class World:
     def _connect(self, number: int) -> Any:
         client = Client(f"client {number}", self.runner)
         identity = ClientId(bytes([number]) * 16)
-        session = client.session = Session(SessionId(identity), identity, client.name)
+        session = client.session = Session(
+            SessionId(identity), identity, client.name, self.service.sync_errors, self.service.open_counts
+        )
         session.channel = cast(Any, _ServerChannel(client))
         session.nursery = cast(Any, Nursery(self.runner, f"server for {client}"))
         service = self.service
@@ -398,7 +403,10 @@ class World:
     def parts(self) -> tuple[Any, ...]:
         """All that makes a world what it is."""
         clients = [self._parts_of(client) if client.alive else None for client in self.clients]
-        server = (self.service.tokens.manager, self.service.tokens._waiting, self._stored())
+        server = (
+            self.service.tokens.manager, self.service.tokens._waiting, self._stored(),
+            list(self.service.growths._unanswered.values()),
+        )  # fmt: skip
         tasks = sorted(self.runner.tasks, key=lambda task: task.name)
         return clients, server, [(task.name, task) for task in tasks], self.words
 

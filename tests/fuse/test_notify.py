@@ -166,3 +166,93 @@ def test_a_blocked_notification_blocks_no_other(toy: Mounter) -> None:
     daemon.ask("open", operation="read")
     assert [daemon.result(number)["errno"] for number in blocked] == [0] * 8
     assert program.finish() == [0]
+
+
+BELIEVER = (
+    "import ctypes\n"
+    "fd=os.open(path,0); lib=ctypes.CDLL(None); buffer=ctypes.create_string_buffer(256)\n"
+    "def look():\n"
+    "    lib.statx(fd,b'',0x5000,0x200,buffer)\n"  # AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE
+    "    say(int.from_bytes(buffer.raw[40:48],'little'))\n"
+    "say([os.read(fd,9).decode(), os.fstat(fd).st_size])\n"
+    "for line in sys.stdin: look()\n"
+)
+"""Looks what the kernel believes, which asks nobody."""
+
+
+@pytest.mark.parametrize("size", [4, 100, PAGE, PAGE + 1, 3 * PAGE, 3 * PAGE + 1, 1 << 40])
+def test_a_growth_raises_the_size_and_asks_nobody(toy: Mounter, size: int) -> None:
+    daemon = toy()
+    ino = daemon.put("f", b"old")
+    program = daemon.program(BELIEVER, "f")
+    assert program.listen() == ["old", 3]
+    daemon.ask("journal")
+    assert notify(daemon, "grow", ino, size) == 0
+    program.tell()
+    assert program.listen() == size
+    assert daemon.ask("journal") == []
+
+
+def test_a_growth_lowers_no_size(toy: Mounter) -> None:
+    daemon = toy()
+    ino = daemon.put("f", b"12345678")
+    program = daemon.program(BELIEVER, "f")
+    program.listen()
+    assert notify(daemon, "grow", ino, 5) == 0
+    program.tell()
+    assert program.listen() == 8
+
+
+def test_a_growth_leaves_pages_as_they_are(toy: Mounter) -> None:
+    """Those that are up to date stay so, and no other becomes so: also where the new end is the first byte of
+    a page, which a store that can be read would make up to date."""
+    daemon = toy()
+    ino = daemon.put("f", b"old")
+    code = "fd=os.open(path,0); os.read(fd,9); say(1); input(); say(os.pread(fd,9999,0).decode())"
+    program = daemon.program(code, "f")
+    program.listen()
+    new = b"new" + b"n" * (PAGE - 2)
+    daemon.put("f", new)
+    for size in (5, PAGE, PAGE + 1):
+        assert notify(daemon, "grow", ino, size) == 0
+    program.tell()
+    (seen,) = program.finish()
+    assert seen == "old" + "\0" * (PAGE - 3) + "n"
+
+
+def test_a_growth_has_a_mapping_reach_further(toy: Mounter) -> None:
+    daemon = toy()
+    ino = daemon.put("f", b"o" * PAGE)
+    program = daemon.program(
+        "import ctypes; lib=ctypes.CDLL(None); lib.mmap.restype=ctypes.c_void_p\n"
+        "fd=os.open(path,0); a=lib.mmap(None,ctypes.c_size_t(8*4096),1,1,fd,ctypes.c_long(0))\n"
+        "say(ctypes.string_at(a,1).decode()); input(); say(ctypes.string_at(a+2*4096,1).decode())\n",
+        "f",
+    )
+    assert program.listen() == "o"
+    daemon.put("f", b"n" * 3 * PAGE)
+    assert notify(daemon, "grow", ino, 3 * PAGE) == 0
+    program.tell()
+    assert program.finish() == ["n"]
+
+
+def test_a_growth_does_not_wait_for_a_page_that_is_being_read(toy: Mounter) -> None:
+    """Who answers the read may wait for whoever is told of the growth."""
+    daemon = toy()
+    ino = daemon.put("f", b"old")
+    believer = daemon.program(BELIEVER.replace("os.read(fd,9).decode()", "''"), "f")
+    believer.listen()
+    daemon.ask("shut", operation="read")
+    program = daemon.program("say(open(path,'rb').read(1).decode())", "f")
+    daemon.await_waiting("read")
+    for size in range(10, 20):
+        assert notify(daemon, "grow", ino, size) == 0
+    believer.tell()
+    assert believer.listen() == 19
+    daemon.ask("open", operation="read")
+    assert program.finish() == ["o"]
+    assert notify(daemon, "grow", ino, 50) == 0
+
+
+def test_a_growth_of_what_is_unknown_is_an_answer(toy: Mounter) -> None:
+    assert notify(toy(), "grow", 4711, 1) == errno.ENOENT

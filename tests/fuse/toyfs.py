@@ -14,6 +14,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import trio
@@ -26,7 +27,9 @@ from nfsfuse.fuse.init import InitOptions
 from nfsfuse.fuse.interrupt import interruptible, waiting
 from nfsfuse.fuse.later import Replies
 from nfsfuse.fuse.notify import Notifier
+from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.fuse.read_ahead import set_read_ahead
+from nfsfuse.fuse.sizes import believed_size
 from nfsfuse.fuse.supplement import mount
 from nfsfuse.protocol.types import LockOwner
 
@@ -389,7 +392,15 @@ class Control:
     async def notify(self, method: str, arguments: list[Any]) -> Any:
         decoded = [a.encode() if isinstance(a, str) else a for a in arguments]
         returned = bytearray(1)
-        told = {"returned": returned} if method == "inval_inode" else {}
+        told: dict[str, Any] = {"returned": returned} if method == "inval_inode" else {}
+        if method == "grow":
+            node_id, size = arguments
+            believes = partial(believed_size, OwnMount(str(self.mountpoint)), node_id, 0)
+
+            async def is_through() -> bool:
+                return await trio.to_thread.run_sync(believes) >= size
+
+            told = {"is_through": is_through}
         outcome = await getattr(self.notifier, method)(*decoded, **told)
         return {"errno": outcome.errno, "seconds": outcome.seconds, "returned": returned[0]}
 

@@ -55,6 +55,7 @@ class FakeKernel:
         self.deleted: list[NodeId] = []
         self.epochs = 0
         self.attributes = 0
+        self.grown: list[int] = []
         self.during_invalidation: Callable[[int, int], Awaitable[None]] | None = None
 
     async def invalidate_pages(
@@ -82,6 +83,10 @@ class FakeKernel:
 
     async def invalidate_attributes(self, node_id: NodeId) -> bool:
         self.attributes += 1
+        return True
+
+    async def grow(self, node_id: NodeId, generation: int, size: int) -> bool:
+        self.grown.append(size)
         return True
 
     async def learn_size(self, node_id: NodeId, generation: int) -> int | None:

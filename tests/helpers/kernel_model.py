@@ -167,6 +167,22 @@ class KernelModel:
             await self._pause()
             await self._write_and_wait(self.inodes[node_id], start, end)
 
+    async def grow(self, node_id: NodeId, generation: int, size: int) -> bool:
+        """FUSE_NOTIFY_STORE of the last byte, of which nothing can be read: fuse_write_update_attr, then the
+        lock of the page, for which nobody waits, and nothing else."""
+        await self._pause()
+        inode = self.inodes.get(node_id)
+        if inode is not None:
+            if size > inode.size:
+                self._version += 1
+                inode.attribute_version = self._version
+                inode.size = size
+                inode.attributes_valid = False
+            inode.folios.setdefault((size - 1) // PAGE_SIZE, Folio((size - 1) // PAGE_SIZE))
+            self.note(node_id, f"it is told of {size} bytes, and believes in {inode.size}")
+        await self._pause()
+        return inode is not None
+
     async def delete_entry(self, parent: NodeId, child: NodeId, name: bytes) -> None:
         """Dentries are not modelled."""
 
@@ -571,6 +587,31 @@ class KernelModel:
                 end = min(at + size - len(found), PAGE_SIZE, inode.size - index * PAGE_SIZE)
                 found += folio.data[at:end]
         return bytes(found)
+
+    async def splice(self, opened: Descriptor, offset: int, size: int) -> bytes:
+        """splice(2) and sendfile(2): filemap_splice_read. However the file was opened they go through the page
+        cache, and by the size that is believed, without a question."""
+        inode = opened.inode
+        found = bytearray()
+        while len(found) < size and offset + len(found) < inode.size:
+            index, at = divmod(offset + len(found), PAGE_SIZE)
+            folio = inode.folios.get(index)
+            if folio is None:
+                await self._read_ahead(opened, index)
+            elif not folio.uptodate:
+                if await inode.lock_folio(folio):
+                    if folio.uptodate:
+                        inode.unlock_folio(folio)
+                    else:
+                        await self._read_locked(opened, [folio], None)
+            else:
+                found += folio.data[at : min(at + size - len(found), PAGE_SIZE, inode.size - index * PAGE_SIZE)]
+        return bytes(found)
+
+    def copied_at_most(self, opened: Descriptor, offset: int, size: int) -> int:
+        """Of *size* bytes that copy_file_range(2) is asked for: what it asks the daemon for
+        (generic_copy_file_checks), without a question."""
+        return max(0, min(size, opened.inode.size - offset))
 
     async def _read_direct(self, opened: Descriptor, offset: int, size: int) -> bytes:
         """fuse_direct_io."""
