@@ -82,18 +82,19 @@ def _guard(daemon: int, line: socket.socket, set_up_log: Callable[[], None]) -> 
     except (BlockingIOError, ValueError):
         return  # it died before there was a mount
     if not select.select([process], [], [], END_SECONDS_MAX)[0]:
-        abort(connection)
+        abort(connection, "the daemon was killed while the kernel was busy for it")
 
 
-def abort(connection: int) -> None:
-    """Free every program that waits in the mount, and the daemon."""
+def abort(connection: int, why: str) -> None:
+    """Free every program that waits in the mount, and every thread of the daemon that waits in the kernel for
+    one."""
     try:
         (CONNECTIONS / str(connection) / "abort").write_text("1")
     except OSError as exc:
         log.error(
-            "the daemon was killed inside the kernel, and its mount cannot be aborted (%s): programs in it "
-            "hang until somebody writes 1 to %s/%d/abort (mount -t fusectl none %s)",
-            exc.strerror, CONNECTIONS, connection, CONNECTIONS,
+            "%s, and its mount cannot be aborted (%s): programs in it hang until somebody writes 1 to "
+            "%s/%d/abort (mount -t fusectl none %s)",
+            why, exc.strerror, CONNECTIONS, connection, CONNECTIONS,
         )  # fmt: skip
     else:
-        log.warning("the daemon was killed while the kernel was busy for it: its mount was aborted")
+        log.warning("%s: its mount was aborted", why)

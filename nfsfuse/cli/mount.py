@@ -19,8 +19,8 @@ import trio
 
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
-from nfsfuse.cli.guardian import Guardian
-from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, mounted_at, unmount
+from nfsfuse.cli.guardian import Guardian, abort
+from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, is_mounted, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
@@ -119,10 +119,12 @@ def serve_mount(
         check_mountpoint(mountpoint)
         guardian = Guardian(partial(logs.set_up, log_target, options.log_level))
         collect_rarely()
+        mount = _Mount(address, mountpoint, options, launch, guardian)
         try:
-            trio.run(_Mount(address, mountpoint, options, launch, guardian).run, replaces)
+            trio.run(mount.run, replaces)
         finally:
-            guardian.end()
+            if not mount.leaves_dead_mount:  # else the guardian sees to it that this process can end
+                guardian.end()
     except (Exception, BaseExceptionGroup) as exc:
         failure = _leaf(exc)
         if isinstance(failure, MountFailure):
@@ -160,7 +162,18 @@ class _Mount:
         self._launch = launch
         self._guardian = guardian
         self._connected = False
+        self._terminated = False
         self._unmounted = False
+        self._usable = False
+        self._orderly = False
+        self._session_began = trio.Event()
+        self._registration = registry.Registration(mountpoint, str(address))
+
+    @property
+    def leaves_dead_mount(self) -> bool:
+        """Whether the mount stays when this process ends, and everything in it fails with ENOTCONN: after every
+        end but an orderly one. An unmounted directory would look empty, to a backup for one."""
+        return self._usable and not self._orderly
 
     async def run(self, replaces: SessionId) -> None:
         session = Session(
@@ -238,12 +251,15 @@ class _Mount:
             raise MountFailure(f"cannot mount on {self._mountpoint}: {exc}") from exc
         kernel.notifier = mounted.notifier
         try:
-            self._guardian.guard(connection_of(self._mountpoint))
+            connection = connection_of(self._mountpoint)
+            self._guardian.guard(connection)
             async with trio.open_nursery() as nursery:
+                await nursery.start(self._let_go_after_a_crash, connection)
                 await nursery.start(filesystem.run)
                 await nursery.start(self._end_on_signal, pyfuse3.terminate, nursery, filesystem)
                 await nursery.start(tell_on_signal, Counted(session, filesystem, kernel, UPCALLS))
-                negotiated = await nursery.start(self._until_unmounted, mounted, nursery, session, filesystem)
+                until_unmounted = partial(self._until_unmounted, mounted, nursery, connection)
+                negotiated = await nursery.start(until_unmounted, session, filesystem)
                 log.info("%s is mounted on %s: %s", self._address, self._mountpoint, negotiated)
                 if InitFlag.DIRECT_IO_ALLOW_MMAP not in negotiated.granted:
                     filesystem.files.write_directly = False
@@ -257,16 +273,68 @@ class _Mount:
                         self._mountpoint,
                     )
                 self._set_read_ahead()
-                session.on_session = partial(registry.register, self._mountpoint, str(self._address))
-                session.on_session(session.session_id)
+                await nursery.start(self._keep_registered, session)
                 if await kernel.has_epochs():
                     operations.trust_names()
                 else:
                     log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
+                self._usable = True
                 self._launch.ready()
         finally:
-            mounted.close()
-            registry.unregister(self._mountpoint)
+            mounted.close(unmount=not self.leaves_dead_mount)
+            if self.leaves_dead_mount:
+                log.error(
+                    "%s is left as a dead mount; %d bytes that were not written back are lost",
+                    self._mountpoint, filesystem.cache.dirty_bytes,
+                )  # fmt: skip
+            else:
+                self._unregister()
+
+    async def _let_go_after_a_crash(
+        self, connection: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """When a task has failed, the others are cancelled: also those that would answer programs. So these are
+        let go first. A thread that tells the kernel something would wait for what they have locked, and is
+        waited for."""
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self.leaves_dead_mount:
+                abort(connection, "the daemon has failed")
+
+    async def _keep_registered(
+        self, session: Session, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Say who serves this mount, anew for each session. Where that cannot be said the mount goes on
+        without."""
+        session.on_session = lambda _: self._session_began.set()
+        await self._registered(session)
+        task_status.started()
+        while True:
+            await self._session_began.wait()
+            self._session_began = trio.Event()
+            await self._registered(session)
+
+    async def _registered(self, session: Session) -> None:
+        try:
+            await trio.to_thread.run_sync(self._register, session.session_id, abandon_on_cancel=True)
+        except OSError as exc:
+            log.warning(
+                "%s: it cannot be said who serves it: umount will not wait for this daemon, nor a mount that "
+                "replaces it end its session (%s)",
+                self._mountpoint, exc,
+            )  # fmt: skip
+
+    def _register(self, session_id: SessionId) -> None:
+        registry.clear()
+        self._registration.renew(session_id)
+
+    def _unregister(self) -> None:
+        try:
+            self._registration.end()
+        except OSError as exc:
+            log.warning("%s: it still says who serves it: %s", self._mountpoint, exc)
 
     def _set_read_ahead(self) -> None:
         from nfsfuse.fuse.read_ahead import set_read_ahead
@@ -282,12 +350,15 @@ class _Mount:
         self,
         mounted: supplement.Mount,
         nursery: trio.Nursery,
+        connection: int,
         session: Session,
         filesystem: Filesystem,
         task_status: trio.TaskStatus[Any],
     ) -> None:
         await mounted.serve(task_status=task_status)
         self._unmounted = True
+        if not self._terminated and is_mounted(connection):
+            log.error("%s: somebody has aborted its connection; it is a dead mount now", self._mountpoint)
         if filesystem.cache.dirty_bytes and not session.connected:
             log.warning(
                 "%s is unmounted; %d bytes wait for the server at %s, which is away; a signal (SIGTERM) gives "
@@ -295,6 +366,7 @@ class _Mount:
                 self._mountpoint, filesystem.cache.dirty_bytes, self._address,
             )  # fmt: skip
         await filesystem.write_back.everything()
+        self._orderly = True
         nursery.cancel_scope.cancel()
 
     async def _end_on_signal(
@@ -305,15 +377,15 @@ class _Mount:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """The first signal unmounts, and what is dirty is written back; a second one gives that up."""
-        told = False
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
-                if told or self._unmounted:
+                if self._terminated or self._unmounted:
                     log.error("ending on %s: %d bytes are lost", name, filesystem.cache.dirty_bytes)
+                    self._orderly = True
                     nursery.cancel_scope.cancel()
                     return
-                told = True
+                self._terminated = True
                 log.info("unmounting on %s", name)
                 terminate()

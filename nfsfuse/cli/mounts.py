@@ -51,6 +51,19 @@ def mounted_at(path: str, table: Path = MOUNT_TABLE) -> Mounted | None:
     return found
 
 
+def targets(fstype: str, table: Path = MOUNT_TABLE) -> set[str]:
+    """Where filesystems of that type are mounted. Touches none of them."""
+    lines = (line.split(b" ") for line in table.read_bytes().split(b"\n")[:-1])
+    return {_unescaped(fields[1]) for fields in lines if _unescaped(fields[2]) == fstype}
+
+
+def is_mounted(connection: int) -> bool:
+    """Whether the FUSE mount of that number (see `connection_of`) is mounted anywhere that this process
+    sees."""
+    lines = MOUNT_INFO.read_bytes().split(b"\n")[:-1]
+    return any(_number_of(line.split(b" ")[2]) == connection for line in lines)
+
+
 def connection_of(path: str) -> int:
     """The number of the FUSE mount on *path* under /sys/fs/fuse/connections, asked of nobody but the kernel.
     Raises FileNotFoundError."""
@@ -59,11 +72,17 @@ def connection_of(path: str) -> int:
     for line in MOUNT_INFO.read_bytes().split(b"\n")[:-1]:
         fields = line.split(b" ")
         if _unescaped(fields[4]) == target:
-            major, minor = fields[2].split(b":")
-            found = os.makedev(int(major), int(minor))
+            found = fields[2]
     if found is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
-    return found
+    return _number_of(found)
+
+
+def _number_of(device: bytes) -> int:
+    """``major:minor`` as the kernel's own number, by which it names a connection: 12 and 20 bits
+    (linux/kdev_t.h). glibc's makedev(3) is another one from minor 256 on."""
+    major, minor = device.split(b":")
+    return int(major) << 20 | int(minor)
 
 
 def is_dead(path: str) -> bool:

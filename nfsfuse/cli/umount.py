@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import select
 import sys
 
@@ -19,8 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     if mounted is None or mounted.fstype != FSTYPE:
         print(f"nfsfuse: {mountpoint} is not an nfsfuse mount", file=sys.stderr)
         return 1
-    pid = registry.served_by(mountpoint)
-    daemon = _watch(pid)
+    daemon = registry.watch(mountpoint)
     try:
         unmount(mounted.target, MNT_DETACH if arguments.lazy else 0)
     except OSError as exc:
@@ -28,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"nfsfuse: cannot unmount {mountpoint}: {exc.strerror}{hint}", file=sys.stderr)
         return 1
     if daemon is not None and not arguments.lazy:
+        pid, process = daemon
         poll = select.poll()
-        poll.register(daemon, select.POLLIN)
+        poll.register(process, select.POLLIN)
         if not poll.poll(int(arguments.timeout * 1000)):
             print(
                 f"nfsfuse: {mountpoint} is unmounted, but its daemon {pid} goes on: what it still has to "
@@ -37,14 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 1
+    _clear()
     return 0
 
 
-def _watch(pid: int | None) -> int | None:
-    """A descriptor that becomes readable when process *pid* ends; None if there is no such process."""
-    if pid is None:
-        return None
+def _clear() -> None:
     try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+        registry.clear()
+    except OSError as exc:
+        print(f"nfsfuse: what dead daemons have left stays: {exc}", file=sys.stderr)

@@ -147,18 +147,21 @@ class Locks:
         holder = self._holder(self._inodes[node_id].handle, (LockKind.POSIX, owner))
         return holder is not None and bool(holder.held)
 
-    async def flush(self, node_id: int, owner: LockOwner, *, wait: bool) -> None:
+    async def flush(self, node_id: int, owner: LockOwner) -> None:
         """A process closed a descriptor of the file: its POSIX locks on it go, whichever descriptor they
-        came through (fcntl(2)). Without *wait* they are on their way when this returns."""
+        came through (fcntl(2)). If this is cancelled they are on their way."""
         if not self.has_any(node_id, owner):
             return
         handle, who = self._inodes[node_id].handle, (LockKind.POSIX, owner)
         self._made(handle, who).held.clear()
         self._tidy(handle, who)
-        if wait:
-            await self._remote.call(m.FlushLocks(handle, owner))
-        else:
-            self._remote.post(m.FlushLocks(handle, owner))
+        message = m.FlushLocks(handle, owner)
+        try:
+            await self._remote.call(message)
+        except trio.Cancelled:
+            # It was not sent, or the server is told that nobody waits for it: but it has to be done.
+            self._remote.post(message)
+            raise
 
     def release(self, node_id: int, open_file: int, owner: LockOwner | None) -> None:
         """The last close of an open file: what was locked through it and is still held goes: OFD locks, and

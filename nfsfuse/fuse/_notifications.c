@@ -25,7 +25,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -65,33 +64,21 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* A file of /proc/TID, terminated; false if there is none, as the thread is over or in another pid namespace. */
-static bool read_proc(int thread, const char *name, char *text, size_t size) {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", thread, name);
+/* /proc/TID/schedstat is "time spent on the cpu (in nanoseconds)", as of the last tick or when it last gave a
+ * processor up; "time spent waiting on a runqueue"; "# of timeslices run on this cpu"
+ * (Documentation/scheduler/sched-stats.rst). Alone of what tells of a thread's running it takes no lock, and no
+ * reference to the thread's memory, which could make us close the mappings of a program that ends (fs/proc/base.c,
+ * proc_pid_schedstat). False if there is none, as the thread is over or in another pid namespace. */
+static bool processor_of(int thread, Processor *it) {
+    char path[64], text[80];
+    snprintf(path, sizeof path, "/proc/%d/schedstat", thread);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0)
         return false;
-    ssize_t length = read(file, text, size - 1);
+    ssize_t length = read(file, text, sizeof text - 1);
     close(file);
     text[length < 0 ? 0 : length] = 0;
-    return length > 0;
-}
-
-/* /proc/TID/schedstat is "time spent on the cpu (in nanoseconds)", as of the last tick or when it last gave a
- * processor up; "time spent waiting on a runqueue"; "# of timeslices run on this cpu"
- * (Documentation/scheduler/sched-stats.rst). */
-static bool processor_of(int thread, Processor *it) {
-    char text[80];
-    return read_proc(thread, "schedstat", text, sizeof text) &&
-           sscanf(text, "%llu %*u %llu", &it->nanoseconds, &it->times) == 2;
-}
-
-/* Whether it can run. The state follows the name, which is in parentheses (proc_pid_stat(5)). */
-static bool is_runnable(int thread) {
-    char text[128];
-    const char *name_end = read_proc(thread, "stat", text, sizeof text) ? strrchr(text, ')') : NULL;
-    return name_end && strncmp(name_end, ") R", 3) == 0;
+    return sscanf(text, "%llu %*u %llu", &it->nanoseconds, &it->times) == 2;
 }
 
 static void pause_shortly(void) {
@@ -107,7 +94,7 @@ static void give_turn(const Notification *it) {
             return;
         if (had.times == it->before.times)
             continue; /* it has not been given a processor yet */
-        if (had.nanoseconds - it->before.nanoseconds < FAULT_NANOSECONDS && is_runnable(it->thread))
+        if (had.nanoseconds - it->before.nanoseconds < FAULT_NANOSECONDS)
             pause_shortly(); /* it is at it, or was preempted at once: perhaps by us */
         return;
     }

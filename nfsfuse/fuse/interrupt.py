@@ -8,17 +8,21 @@ and the request is answered EINTR.
 Which signals count is the filesystem's choice. SETLKW gives way to any signal, as POSIX says of F_SETLKW.
 All else gives way to a *fatal* one only, as NFS does (TASK_KILLABLE): programs do not expect EINTR from
 stat(2) or from read(2) of a file, and interrupts also come of timers, of stop signals, of Go's and Java's
-preemption signals. The message does not say which signal it was; a fatal one is seen as SIGKILL pending in
-the thread, because the kernel turns every fatal signal into that (kernel/signal.c, complete_signal). As no
-second interrupt would tell of a later SIGKILL, an interrupted thread is looked at again until its request is
-answered.
+preemption signals. The message does not say which signal it was, so the thread is looked at
+(`nfsfuse.fuse.requesters`). As no second interrupt would tell of a later SIGKILL, it is looked at again until
+its request is answered.
+
+A FLUSH of a thread that is exiting is not interrupted at all: the kernel has taken the signal off. So whoever
+waits for one longer than a round trip is looked at as well.
+
+Nothing waits for a look. The thread may hold what the look needs, and goes on only when it is answered: then
+its request takes as long as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -26,14 +30,28 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Typ
 import trio
 
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
+from nfsfuse.fuse.requesters import is_dying
 
-FATAL_CHECK_SECONDS: Final = 0.05
-"""How often an interrupted thread is looked at for a fatal signal: what a person calls at once."""
+LOOK_SECONDS: Final = 0.05
+"""From one look at a thread to the next: what a person calls at once."""
+
+FLUSH_SECONDS_MIN: Final = 0.005
+"""How long who waits for a FLUSH is not looked at: several round trips, after which most are answered."""
+
+TICK_SECONDS: Final = 0.01
+"""How often it is seen who is to be looked at."""
+
+DYING_SECONDS: Final = 0.5
+"""How long a thread that was seen dying is taken for it, from its last FLUSH: one with many files has them all
+flushed, one after the other. No thread number is used again so soon (the kernel goes through all of them
+first)."""
+
+LOOKS_MAX: Final = 16
+"""Looks at a time, each in a thread of its own. A look that waits for who waits for us keeps its thread until
+then; if all do, those that are killed meanwhile end when they are answered."""
 
 EARLY_MAX: Final = 1024
 """Interrupts remembered that no handler has claimed. Nearly all are for requests just answered."""
-
-_SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,14 +70,21 @@ class _Running(NamedTuple):
     any_signal: bool
 
 
+class _Watched(NamedTuple):
+    due: float
+    interrupted: bool
+
+
 class Interrupts:
     """The handlers that run, by the number of their request. The kernel uses no number twice."""
 
     def __init__(self) -> None:
         self._running: dict[int, _Running] = {}
         self._early: dict[int, None] = {}  # in order of arrival
-        self._watched: set[int] = set()
+        self._watched: dict[int, _Watched] = {}
         self._watch_wanted = trio.Event()
+        self._looked_at: set[int] = set()  # threads
+        self._dying: tuple[int, float] = (0, 0.0)  # the thread seen last, and until when that is believed
         self._failing = False
 
     def fail(self, failing: bool) -> None:
@@ -93,7 +118,7 @@ class Interrupts:
 
     def forget(self, unique: int) -> None:
         del self._running[unique]
-        self._watched.discard(unique)
+        self._watched.pop(unique, None)
 
     def interrupt(self, unique: int) -> None:
         """FUSE_INTERRUPT for *unique* was received.
@@ -107,54 +132,59 @@ class Interrupts:
             self._early[unique] = None
             if len(self._early) > EARLY_MAX:
                 del self._early[next(iter(self._early))]
-        elif running.any_signal or fatal_signal_pending(running.thread_id):
+        elif running.any_signal:
             running.scope.cancel()
         else:
-            self._watched.add(unique)
+            self._watched[unique] = _Watched(trio.current_time(), interrupted=True)
             self._watch_wanted.set()
 
+    def flushes(self, unique: int) -> None:
+        """Request *unique*, which is registered, is a FLUSH that is not answered at once: its thread may be
+        dying."""
+        thread_id, until = self._dying
+        now = trio.current_time()
+        running = self._running[unique]
+        if running.thread_id == thread_id and now < until:
+            self._dying = (thread_id, now + DYING_SECONDS)
+            running.scope.cancel()
+        else:
+            if not self._watched:
+                self._watch_wanted.set()  # else the next tick is early enough
+            self._watched[unique] = _Watched(now + FLUSH_SECONDS_MIN, interrupted=False)
+
     async def watch(self) -> None:
-        """Run for ever: cancel interrupted handlers whose thread has been killed since."""
-        while True:
-            await self._watch_wanted.wait()
-            self._watch_wanted = trio.Event()
-            while self._watched:
-                await trio.sleep(FATAL_CHECK_SECONDS)
-                for unique in list(self._watched):
-                    running = self._running[unique]
-                    if fatal_signal_pending(running.thread_id):
-                        running.scope.cancel()
-                        self._watched.discard(unique)
+        """Run for ever: cancel the handlers whose thread has been killed."""
+        limiter = trio.CapacityLimiter(LOOKS_MAX)
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._watch_wanted.wait()
+                self._watch_wanted = trio.Event()
+                while self._watched:
+                    now = trio.current_time()
+                    for unique, watched in list(self._watched.items()):
+                        thread_id = self._running[unique].thread_id
+                        if now >= watched.due and thread_id not in self._looked_at:
+                            self._watched[unique] = watched._replace(due=now + LOOK_SECONDS)
+                            self._looked_at.add(thread_id)
+                            nursery.start_soon(self._look, thread_id, limiter)
+                    with trio.move_on_after(TICK_SECONDS):
+                        await self._watch_wanted.wait()
+                        self._watch_wanted = trio.Event()
 
-
-def fatal_signal_pending(thread_id: int) -> bool:
-    """Is the thread, waiting in the kernel, to die? True too for one that cannot be looked at (another pid
-    namespace): then a needless EINTR is better than a program that cannot be killed."""
-    if thread_id == 0:
-        return True
-    try:
-        with open(f"/proc/{thread_id}/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("SigPnd:"):
-                    return bool(int(line.split()[1], 16) & _SIGKILL_BIT)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return True
-    return True
-
-
-_EXIT_CODE_FIELD: Final = 52  # of /proc/PID/stat, counted from 1: proc_pid_stat(5)
-
-
-def died_of_signal(thread_id: int) -> bool:
-    """Is the thread on its way out because a signal killed it? The FLUSHes of its open files then cannot be
-    interrupted any more (the kernel has taken the signal off), yet nobody sees what they return. False for
-    one that cannot be looked at: then its end waits for them."""
-    try:
-        with open(f"/proc/{thread_id}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
-    return int(fields[_EXIT_CODE_FIELD - 3]) & 0x7F != 0  # as wait(2) has it
+    async def _look(self, thread_id: int, limiter: trio.CapacityLimiter) -> None:
+        """Nobody waits for it: it may not return before the thread has had its answer. Where nothing can be
+        seen, who was interrupted is taken for killed: a needless EINTR is better than a program that cannot be
+        killed. But an end that waits for its FLUSHes is better than a close that does not."""
+        dying = await trio.to_thread.run_sync(is_dying, thread_id, limiter=limiter, abandon_on_cancel=True)
+        self._looked_at.discard(thread_id)
+        if dying:
+            self._dying = (thread_id, trio.current_time() + DYING_SECONDS)
+        for unique, watched in list(self._watched.items()):
+            running = self._running.get(unique)  # one that answers itself is forgotten with it
+            to_end = watched.interrupted if dying is None else dying
+            if to_end and running is not None and running.thread_id == thread_id:
+                self._watched.pop(unique, None)
+                running.scope.cancel()
 
 
 INTERRUPTS: Final = Interrupts()

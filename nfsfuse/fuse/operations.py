@@ -16,7 +16,7 @@ from nfsfuse.engine.ranges import without_privileges
 from nfsfuse.fuse import convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
-from nfsfuse.fuse.interrupt import died_of_signal, waiting
+from nfsfuse.fuse.interrupt import INTERRUPTS, waiting
 from nfsfuse.fuse.looks import Look
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.machines.inodes import ROOT, Inode
@@ -298,13 +298,12 @@ class Operations(pyfuse3.Operations):
     @handler
     async def flush(self, request: Request, fh: Fh) -> None:
         # Of a killed program nobody hears, and its end must not wait for a server that is away.
-        killed = died_of_signal(request.pid)
+        INTERRUPTS.flushes(request.unique)
         try:
-            if not killed:
-                await self._fs.files.flush(fh)
+            await self._fs.files.flush(fh)
         finally:
             if request.lock_owner is not None:
-                await self._fs.locks.flush(request.nodeid, LockOwner(request.lock_owner), wait=not killed)
+                await self._fs.locks.flush(request.nodeid, LockOwner(request.lock_owner))
 
     @handler
     async def fsync(self, request: Request, fh: Fh, datasync: bool) -> None:

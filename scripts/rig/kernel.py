@@ -55,7 +55,8 @@ def _mounts_below(directory: Path) -> Iterator[tuple[Path, str, int]]:
         # mountinfo writes space, tab, newline and backslash as octal numbers.
         path = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), target))
         if path.is_relative_to(directory):
-            yield path, filesystem.split(" ")[0], os.makedev(*map(int, device.split(":")))
+            major, minor = map(int, device.split(":"))
+            yield path, filesystem.split(" ")[0], major << 20 | minor  # as linux/kdev_t.h has it
 
 
 def fuse_mounts_below(directory: Path) -> list[FuseMount]:

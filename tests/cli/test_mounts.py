@@ -1,16 +1,14 @@
-"""What is mounted, and who serves it: found without touching the mount, which may hang."""
+"""What is mounted: found without touching the mount, which may hang."""
 
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from nfsfuse.cli import registry
-from nfsfuse.cli.mounts import Mounted, canonical, is_dead, mounted_at
-from nfsfuse.protocol.types import SessionId
+from nfsfuse.cli import mounts
+from nfsfuse.cli.mounts import Mounted, canonical, connection_of, is_dead, is_mounted, mounted_at, targets
 
 TABLE = (
     b"proc /proc proc rw 0 0\n"
@@ -78,65 +76,24 @@ def test_a_directory_is_no_dead_mount(tmp_path: Path) -> None:
     assert not is_dead(str(tmp_path / "absent"))
 
 
-# --- the registry ---
+def test_all_targets_of_a_type(table: Path) -> None:
+    expected = {"/mnt/plain", "/mnt/with space\ttab\\back\nline", "/mnt/twice", "/mnt/last"}
+    assert targets("fuse.nfsfuse", table) == expected
 
 
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(registry, "_directory", lambda: tmp_path / "run")
-    return tmp_path / "run"
+INFO = b"""\
+21 1 0:22 / /proc rw - proc proc rw
+30 1 0:300 / /mnt/a\\040b rw - fuse.nfsfuse server rw
+"""
 
 
-SERVER, SESSION = "[::1]:7209", SessionId(b"0123456789abcdef")
-
-
-def test_registered_until_unregistered(directory: Path) -> None:
-    assert registry.served_by("/mnt/a b") is None
-    registry.register("/mnt/a b", SERVER, SESSION)
-    assert registry.served_by("/mnt/../mnt/a b/") == os.getpid()
-    assert registry.served_by("/mnt/a") is None
-    registry.unregister("/mnt/a b")
-    assert registry.served_by("/mnt/a b") is None
-    registry.unregister("/mnt/a b")
-    assert list(directory.iterdir()) == []
-
-
-def test_a_successor_is_not_unregistered(directory: Path) -> None:
-    registry.register("/mnt/a", SERVER, SESSION)
-    (file,) = directory.iterdir()
-    file.write_text("1\n")
-    registry.unregister("/mnt/a")
-    assert registry.served_by("/mnt/a") == 1
-
-
-def test_a_file_that_is_just_being_written_tells_nothing(directory: Path) -> None:
-    registry.register("/mnt/a", SERVER, SESSION)
-    (file,) = directory.iterdir()
-    file.write_text("")
-    assert registry.served_by("/mnt/a") is None
-
-
-def test_the_session_of_a_daemon_that_is_dead(directory: Path) -> None:
-    assert registry.session_of_the_dead("/mnt/a", SERVER) is None
-    registry.register("/mnt/a", SERVER, SESSION)
-    assert registry.session_of_the_dead("/mnt/a", SERVER) is None, "it lives"
-    (file,) = directory.iterdir()
-    assert file.stat().st_mode & 0o077 == 0, "who knows it can end it"
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    file.write_text(file.read_text().replace(str(os.getpid()), str(ended.pid)))
-    assert registry.session_of_the_dead("/mnt/a", SERVER) == SESSION
-    assert registry.session_of_the_dead("/mnt/a", "127.0.0.1:7209") is None, "of another server"
-    file.write_text(f"{ended.pid}\n")
-    assert registry.session_of_the_dead("/mnt/a", SERVER) is None
-
-
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert registry._directory() == Path("/run/nfsfuse")
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-    assert registry._directory() == Path("/run/user/1000/nfsfuse")
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setenv("HOME", "/home/u")
-    assert registry._directory() == Path("/home/u/.cache/nfsfuse")
+def test_the_number_of_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the kernel's own, also where glibc's st_dev is another one (from minor 256 on)."""
+    info = tmp_path / "mountinfo"
+    info.write_bytes(INFO)
+    monkeypatch.setattr(mounts, "MOUNT_INFO", info)
+    assert connection_of("/mnt/a b") == 300
+    assert is_mounted(300)
+    assert not is_mounted(301)
+    with pytest.raises(FileNotFoundError):
+        connection_of("/mnt/a")

@@ -126,21 +126,34 @@ async def test_only_a_close_that_has_something_to_drop_asks_the_server(autojump_
         client = await server.client()
         locks, other = locks_of(client), locks_of(await server.client())
         sent = client.session.requests_sent
-        await locks.flush(ROOT, LockOwner(1), wait=True)
+        await locks.flush(ROOT, LockOwner(1))
         locks.release(ROOT, 1, None)
         assert client.session.requests_sent == sent
         await locks.set(request(WRITE, 0, 9), wait=False)
         await locks.set(request(UNLOCK, 0, 9), wait=False)
-        await locks.flush(ROOT, LockOwner(1), wait=True)
+        await locks.flush(ROOT, LockOwner(1))
         locks.release(ROOT, 1, None)
         assert client.session.requests_sent == sent + 2
         await locks.set(request(WRITE, 0, 9), wait=False)
-        await locks.flush(ROOT, LockOwner(2), wait=True)
+        await locks.flush(ROOT, LockOwner(2))
         assert client.session.requests_sent == sent + 3
-        await locks.flush(ROOT, LockOwner(1), wait=True)
+        await locks.flush(ROOT, LockOwner(1))
         assert client.session.requests_sent == sent + 4
         assert await held(other) == []
         locks.check()
+
+
+async def test_a_close_whose_program_is_killed_gives_the_locks_up_all_the_same(autojump_clock):
+    """Whether it was cut off before it has asked the server, or while it waits for the answer."""
+    async with serving() as server:
+        locks, other = locks_of(await server.client(back_seconds=5.0)), locks_of(await server.client())
+        for seconds in (0, 1):
+            await locks.set(request(WRITE, 0, 9), wait=False)
+            assert await held(other) != []
+            assert await cancelled_after(seconds, lambda: locks.flush(ROOT, LockOwner(1)))
+            await wait_all_tasks_blocked()
+            assert await held(other) == []
+            locks.check()
 
 
 async def test_a_release_drops_what_no_flush_has(autojump_clock):
@@ -149,7 +162,7 @@ async def test_a_release_drops_what_no_flush_has(autojump_clock):
         locks, other = locks_of(await server.client()), locks_of(await server.client())
         await locks.set(request(WRITE, 0, 9, owner=7, open_file=3), wait=False)
         await locks.set(request(WRITE, kind=LockKind.FLOCK, owner=8, open_file=3), wait=False)
-        await locks.flush(ROOT, LockOwner(1), wait=True)
+        await locks.flush(ROOT, LockOwner(1))
         assert await held(other) != []
         locks.release(ROOT, 3, LockOwner(8))
         await wait_all_tasks_blocked()
@@ -182,7 +195,7 @@ async def test_nothing_is_held_once_the_session_is_lost(autojump_clock):
         await locks.set(request(WRITE, kind=LockKind.FLOCK, owner=8), wait=False)
         client.cut()
         locks.lost()
-        await locks.flush(ROOT, LockOwner(1), wait=True)  # which would have to fail
+        await locks.flush(ROOT, LockOwner(1))  # which would have to fail
         locks.check()
 
 
@@ -200,7 +213,7 @@ async def test_the_record_is_what_the_server_has(autojump_clock):
             owner, open_file = rng.randrange(1, 4), rng.randrange(1, 4)
             match rng.randrange(6):
                 case 0:
-                    await locks.flush(ROOT, LockOwner(owner), wait=True)
+                    await locks.flush(ROOT, LockOwner(owner))
                 case 1:
                     flock_owner = rng.choice([None, LockOwner(owner)])
                     locks.release(ROOT, open_file, flock_owner)

@@ -189,6 +189,7 @@ class Operations(pyfuse3.Operations):
     @interruptible
     async def flush(self, request: Request, fh):  # type: ignore[no-untyped-def]
         self.toy.note("flush", request)
+        await self.toy.pass_gate("flush")
         assert request.lock_owner is not None
         await self.toy.unlock(request.nodeid, request.lock_owner, False)
 

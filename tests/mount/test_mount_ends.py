@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,8 +121,39 @@ def test_a_killed_daemon_leaves_a_dead_mount_which_the_next_mount_replaces(rig: 
 def test_a_dead_mount_can_be_unmounted(rig: Rig) -> None:
     mountpoint = rig.mount(rig.server())
     assert end_process(daemon_of(mountpoint), signal.SIGKILL)
+    file = registry._file(str(mountpoint))
+    assert file.exists()
     rig.command("nfsfuse", "umount", mountpoint).succeeded()
     assert rig.kernel_mount(mountpoint) is None
+    assert not file.exists()
+
+
+NOWHERE = """
+import sys
+from pathlib import Path
+from nfsfuse.cli import main, registry
+registry._directory = lambda: Path("/proc/nfsfuse")
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_where_it_cannot_be_said_who_serves_it_the_mount_goes_on(rig: Rig) -> None:
+    """As if /run were full; from the beginning, and in a new session."""
+    server = rig.server(arguments=["--lease", "2"])
+    mountpoint = rig.mountpoint()
+    log = rig.log_of(mountpoint)
+    rig.command(
+        sys.executable, "-c", NOWHERE, "mount", server.address, mountpoint, "-o", f"log={log}"
+    ).succeeded()
+    (mountpoint / "file").write_text("content")
+    server.process.send_signal(signal.SIGSTOP)
+    poll_until(lambda: "caches were dropped" in log.read_text(), 20, "it is suspended")
+    server.kill()
+    shutil.rmtree(rig.directory / "state-1")
+    rig.restart(server)
+    poll_until(lambda: log.read_text().count("it cannot be said who serves it") == 2, 20, "a new session")
+    os.statvfs(mountpoint)
+    rig.command("nfsfuse", "umount", mountpoint).succeeded()
 
 
 def test_a_mount_in_a_mount(rig: Rig) -> None:
