@@ -136,7 +136,8 @@ class Notifier:
         left as it was, or empty and not up to date if there was none.
 
         Who waits for that lock may wait for a read that is not answered yet. After `THROUGH_SECONDS` it is
-        asked again and again if it *is_through*, the size what it should be; then the lock is not waited for."""
+        asked again and again if it *is_through*, the size what it should be; then the lock is not waited
+        for."""
         await self._few_are_late()
         payload = abi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1, 0)
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload) + 1, NotifyCode.STORE, 0) + payload
