@@ -226,6 +226,7 @@ class _Mount:
         background = self._options.max_background
         init = InitOptions(
             locks=self._options.locks,
+            posix_acl=self._options.default_permissions,  # it would have the kernel check permissions
             max_background=background,
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )

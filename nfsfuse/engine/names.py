@@ -21,7 +21,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics
+from nfsfuse.protocol.types import CAPABILITY, Attributes, Credentials, FilesystemStatistics
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class Found:
     inode: Inode
     attributes: Attributes
     lasting: bool
+    made: bool = False
+    """A create made it, and did not find it."""
 
 
 @record(frozen=True, slots=True)
@@ -234,9 +236,9 @@ class Names:
     def getxattr_at_once(self, node_id: int, name: bytes) -> bytes | None:
         """The value, if it is known here (FsError ENODATA if it is known that there is none); None if that
         takes a round trip, or waiting."""
-        if not self._remote.leased():
-            return None
         attributes = self._inodes[node_id].attributes
+        if attributes.revoking or not self._remote.leased():
+            return None  # a change that nobody waits for (a write-back) may be what it is recalled for
         if attributes.lacks_xattr(name):
             raise FsError(errno.ENODATA)
         return attributes.xattrs.get(name)
@@ -262,14 +264,21 @@ class Names:
             raise
         return bytes(value)
 
-    async def setxattr(self, node_id: int, name: bytes, value: bytes, flags: int) -> None:
+    async def setxattr(
+        self, node_id: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool = False
+    ) -> None:
         inode = self._inodes[node_id]
+        file = self._holdings.existing_file(inode.handle)
+        if name == CAPABILITY and file is not None:
+            await self._write_back.write_back(file)  # what was written before would take it away after
         inode.attributes.forget_xattrs()
-        await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
+        message = m.SetXattr(inode.handle, name, flags, kill_sgid)
+        await self._remote.call(message, value, partial(self._changed, inode))
 
     def has_no_xattrs_at_once(self, node_id: int) -> bool:
         """Whether it is known here that there are none; False if that takes a round trip, or waiting."""
-        return self._inodes[node_id].attributes.has_no_xattrs and self._remote.leased()
+        attributes = self._inodes[node_id].attributes
+        return attributes.has_no_xattrs and not attributes.revoking and self._remote.leased()
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
         await self._remote.until_leased()
@@ -290,4 +299,4 @@ class Names:
     def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
         assert isinstance(reply, m.Stat)
         self._holdings.apply(reply.tokens)
-        self._holdings.learn(inode, reply.attributes)
+        self._holdings.learn(inode, reply.attributes, bare=reply.bare)

@@ -321,6 +321,7 @@ class WriteBack:
                 file.errors.lost(FsError(reply.sync_errno))
             file.pages.end_write_back(outgoing, clean=True)
             self._accepted(file)
+            file.attributes.forget_xattr_values()  # capabilities have gone, if there were any
             age = self._age(file.inode.handle, reply.attributes)
             if file.attributes.written_back(reply.attributes, age, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)

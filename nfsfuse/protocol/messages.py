@@ -90,10 +90,11 @@ class Entry(Message):
 
 @record(frozen=True, slots=True)
 class Stat(Message):
-    """An inode's attributes after the operation."""
+    """An inode's attributes after the operation. *bare* as in `Node`."""
 
     attributes: Attributes
     tokens: tuple[Token, ...]
+    bare: bool = False
 
 
 @record(frozen=True, slots=True)
@@ -172,10 +173,11 @@ class Position(Message):
 
 @record(frozen=True, slots=True)
 class TokenGrant(Message):
-    """Answers `GetToken`. *attributes* are given with a token for them."""
+    """Answers `GetToken`. *attributes* are given with a token for them; *bare* as in `Node`."""
 
     tokens: tuple[Token, ...]
     attributes: Attributes | None
+    bare: bool = False
 
 
 @record(frozen=True, slots=True)
@@ -370,11 +372,13 @@ class GetXattr(Request[Value]):
 
 @record(frozen=True, slots=True)
 class SetXattr(Request[Stat]):
-    """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
+    """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value. *kill_sgid*: who
+    sets the ACL that this is may not leave the inode set-group-ID (`posix_acl_update_mode` in Linux)."""
 
     handle: InodeHandle
     name: bytes
     flags: int
+    kill_sgid: bool = False
 
 
 @record(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
 from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
-from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
+from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name, node_of
 from server.state.records import Named
 
 DATA: Final = Resource.DATA
@@ -42,6 +42,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     """Sub-steps: open an inode, with the tokens that are free and the content of a small file."""
     writing = flags & os.O_ACCMODE != os.O_RDONLY
     tokens: list[Token] = []
+    node: Node
     if flags & os.O_TRUNC:
         yield Hold(handle, DATA)
     if want:
@@ -49,14 +50,17 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
-        attributes: Attributes = yield Change(
-            lambda: call.storage.setattr(handle, AttributeChanges(size=0))
-        )
+        cut: Attributes = yield Change(lambda: call.storage.setattr(handle, AttributeChanges(size=0)))
+        node = Node(handle, cut)
     else:
         if want:
             exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
             tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
-        attributes = yield Quick(lambda: call.storage.getattr(handle))
+        if want:
+            node = yield Quick(lambda: node_of(call.storage, handle))
+        else:
+            node = Node(handle, (yield Quick(lambda: call.storage.getattr(handle))))
+    attributes = node.attributes
     _check_regular(attributes)
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
@@ -64,7 +68,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     call.storage.pin(handle)
     open_id = call.session.opened(handle)
     content = data is not None and len(data) == attributes.size
-    reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected)
+    reply = m.Opened(open_id, node, tuple(tokens), content, affected)
     return (reply, data) if content else reply
 
 
@@ -246,14 +250,16 @@ def _get_token(call: Call) -> Handling:
     r: m.GetToken = call.message
     tokens: tuple[Token, ...] = ()
     attributes: Attributes | None = None
+    bare = False
     if r.data is not TokenMode.NONE:
         if not 0 <= r.start < r.end <= RANGE_END or r.start % PAGE_SIZE or r.end % PAGE_SIZE:
             raise FsError(errno.EINVAL, f"not a range of pages: [{r.start}, {r.end})")
         tokens += yield Acquire(r.handle, DATA, r.data, r.start, r.end)
     if r.attr is not TokenMode.NONE:
         tokens += yield Acquire(r.handle, ATTR, r.attr)
-        attributes = yield Quick(lambda: call.storage.getattr(r.handle))
-    return m.TokenGrant(tokens, attributes)
+        node: Node = yield Quick(lambda: node_of(call.storage, r.handle))
+        attributes, bare = node.attributes, node.bare
+    return m.TokenGrant(tokens, attributes, bare)
 
 
 FILE_HANDLERS: Final[dict[type[Message], Handler]] = {

@@ -2,7 +2,8 @@
 
 Operations are on inodes, named by handles; names occur only below a directory's handle, so no path is ever
 walked here. Every method is synchronous and safe to call from several threads at once. Permissions are not
-checked: the client's kernel has done so (``default_permissions``) and has applied the umask.
+checked: the client's kernel has done so (``default_permissions``). What makes an inode applies the umask of its
+`Credentials`, or the default ACL of its directory, and may tell in the `Node` that it is bare.
 
 Errors: `FsError` is what the application on the client should see. Besides those named at a method, any may
 raise ESTALE (the handle's inode is gone, or the handle was never issued here), EIO, ENOSPC, EDQUOT, EROFS and
