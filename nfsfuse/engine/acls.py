@@ -4,8 +4,8 @@ It asks for an inode's ACL before anybody but the owner may use the inode, and k
 until it is told to forget those, asks for them itself, or changes either. So an ACL is covered by ATTR as the
 attributes are, with two differences. No answer says how long it may be kept: where it must not be kept the
 kernel is told so first. (It then keeps nothing of what it had asked for before: it marks the place with the
-question, and puts the answer there only if the mark still is, `__get_acl` in fs/posix_acl.c.) And it may be kept
-where the attributes are not believed, so that is remembered apart (`AttributeCache.kernel_keeps_acls`).
+question, and puts the answer there only if the mark still is, `__get_acl` in fs/posix_acl.c.) And it may be
+kept where the attributes are not believed: that is remembered apart (`AttributeCache.kernel_keeps_acls`).
 """
 
 from __future__ import annotations

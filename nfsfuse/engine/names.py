@@ -271,9 +271,8 @@ class Names:
         file = self._holdings.existing_file(inode.handle)
         if name == CAPABILITY and file is not None:
             await self._write_back.write_back(file)  # what was written before would take it away after
-        inode.attributes.forget_xattrs()
         message = m.SetXattr(inode.handle, name, flags, kill_sgid)
-        await self._remote.call(message, value, partial(self._changed, inode))
+        await self._change_xattr(inode, name, message, value)
 
     def has_no_xattrs_at_once(self, node_id: int) -> bool:
         """Whether it is known here that there are none; False if that takes a round trip, or waiting."""
@@ -289,12 +288,22 @@ class Names:
 
     async def removexattr(self, node_id: int, name: bytes) -> None:
         inode = self._inodes[node_id]
-        inode.attributes.forget_xattrs()
-        await self._remote.call(m.RemoveXattr(inode.handle, name), b"", partial(self._changed, inode))
+        await self._change_xattr(inode, name, m.RemoveXattr(inode.handle, name), b"")
 
-    def _changed(self, inode: Inode, reply: Message, payload: bytes | bytearray) -> None:
-        inode.attributes.forget_xattrs()
-        self._stat(inode, reply, payload)
+    async def _change_xattr(self, inode: Inode, name: bytes, message: Request[m.Stat], value: bytes) -> None:
+        attributes = inode.attributes
+        has_none = name != CAPABILITY and attributes.lacks_xattr(CAPABILITY)
+        attributes.forget_xattrs()
+        changes = attributes.xattr_changes
+
+        def changed(reply: Message, payload: bytes | bytearray) -> None:
+            still_none = has_none and changes == attributes.xattr_changes
+            attributes.forget_xattrs()
+            self._stat(inode, reply, payload)
+            if still_none:
+                attributes.learned_xattr(CAPABILITY, None)  # which the next write would ask for
+
+        await self._remote.call(message, value, changed)
 
     def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
         assert isinstance(reply, m.Stat)

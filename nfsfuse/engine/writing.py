@@ -178,7 +178,7 @@ class Writer:
             case _Obstacle.TOKENS:
                 return await self._get_tokens(file, write)
             case _Obstacle.CAPABILITIES:
-                write.capabilities_taken = True  # asked once: whoever gives it some now does so after this write
+                write.capabilities_taken = True  # asked once: whoever gives it some now does so after the write
                 await self._take_capabilities(file)
             case _Obstacle.REFUSED:
                 await self._write_back.try_again(file)  # no recall need wait for the server's disk
@@ -190,7 +190,7 @@ class Writer:
 
     @staticmethod
     def _may_have_capabilities(file: CachedFile, write: _Write) -> bool:
-        """Whether it is to be asked for what write(2) takes away at once, for all clients (`file_remove_privs`):
+        """Whether to ask for what write(2) takes away at once, for all clients (`file_remove_privs`):
         the server's kernel does so only when the data arrive there. Not without a token, which is where an
         invalidation may be waiting for the write (`_may_extend`)."""
         attributes = file.attributes

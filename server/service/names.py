@@ -31,8 +31,7 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import Listed, Renamed, Storage
-from server.storage.xattrs import set_xattr
+from server.storage.interface import Listed, Renamed, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 
@@ -336,16 +335,18 @@ def _has_xattr(call: Call) -> Any:
 
 
 def _set_xattr(call: Call) -> Handling:
-    request: m.SetXattr = call.message
+    r: m.SetXattr = call.message
     if len(call.payload) > XATTR_SIZE_MAX:
         raise FsError(errno.E2BIG)
-    if request.name == CAPABILITY:
+    if r.name == CAPABILITY:
         # What others have written takes it away when it arrives: it is to arrive before.
-        yield Hold(request.handle, Resource.DATA, SHARED)
-    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+        yield Hold(r.handle, Resource.DATA, SHARED)
+    tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
     value = bytes(call.payload)
-    was = bool(request.flags) and (yield from _has_xattr(call))
-    attributes = yield Change(lambda: set_xattr(call.storage, request, value, request.flags), was=was)
+    was = bool(r.flags) and (yield from _has_xattr(call))
+    attributes = yield Change(
+        lambda: set_xattr(call.storage, r.handle, r.name, value, r.flags, kill_sgid=r.kill_sgid), was=was
+    )
     return m.Stat(attributes, tokens)
 
 
