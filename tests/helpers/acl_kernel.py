@@ -1,9 +1,9 @@
 """A kernel's cache of ACLs over the client's engine, as fs/posix_acl.c and fs/fuse of Linux 6.18 have it.
 
 One ACL for each inode. It is asked for where none is kept; the place is marked with the question, and the
-answer is put there only if the mark still is (`__get_acl`). All that has the kernel forget attributes, or ask
-for them, takes out the ACL or the mark (`forget_all_cached_acls`). An ACL that is kept is used without a look at
-how good the attributes are, as getxattr(2) does.
+answer is put there only if the mark still is (`__get_acl`). Whatever has the kernel forget attributes, or ask
+for them, takes out the ACL or the mark (`forget_all_cached_acls`). An ACL that is kept is used without a look
+at how good the attributes are, as getxattr(2) does.
 """
 
 from __future__ import annotations
