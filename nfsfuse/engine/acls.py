@@ -19,6 +19,7 @@ from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import ACLS
 
 
 class Acls:
@@ -31,10 +32,18 @@ class Acls:
         self._kernel = kernel
         self._unknown_there = False
         """The server's filesystem has no ACLs, as it was told of some file or directory."""
+        self.refused = False
+        """There are none on this mount: EOPNOTSUPP (``noacl``)."""
+
+    def check(self, name: bytes) -> None:
+        """EOPNOTSUPP for an extended attribute *name* that is an ACL, where these are refused."""
+        if self.refused and name in ACLS:
+            raise FsError(errno.EOPNOTSUPP, "mounted with noacl")
 
     def at_once(self, node_id: int, name: bytes) -> bytes | None:
         """An ACL as it is known here, which the kernel keeps; ENODATA if it is known that there is none, where
         the kernel goes by the mode. None if that takes a round trip, or waiting."""
+        self.check(name)
         if self._unknown_there:
             raise FsError(errno.ENODATA)
         attributes = self._inodes[node_id].attributes

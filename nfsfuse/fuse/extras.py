@@ -106,6 +106,7 @@ class Extras(ExtraOperations):
     async def setxattr(
         self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool
     ) -> None:
+        self._fs.acls.check(name)
         await self._fs.names.setxattr(nodeid, name, value, flags, kill_sgid=kill_sgid)
 
     @translated

@@ -190,10 +190,13 @@ class Operations(pyfuse3.Operations):
         if request.uid != 0:
             # As local filesystems do for who has no CAP_SYS_ADMIN; FUSE tells the user, and no capabilities.
             names = tuple(each for each in names if not each.startswith(b"trusted."))
+        if self._fs.acls.refused:
+            names = tuple(each for each in names if each not in ACLS)
         return cast(Sequence[pyfuse3.XAttrNameT], names)
 
     @handler
     async def removexattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> None:
+        self._fs.acls.check(name)
         await self._fs.names.removexattr(inode, name)
 
     # --- directories ---

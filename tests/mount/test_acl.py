@@ -251,6 +251,27 @@ def test_where_the_server_has_none_they_are_refused_and_the_mode_counts(rig: Rig
         libc.umount2(os.fsencode(export), 2)
 
 
+def test_with_noacl_they_are_refused_and_the_mode_counts(rig: Rig) -> None:
+    rig.directory.chmod(0o755)
+    server = rig.server()
+    with_acls, without = rig.mount(server), rig.mount(server, "noacl")
+    make(with_acls / "file", 0o600, f"u::rw-,u:{USER}:r--,g::---,m::r--,o::---")
+    for refused in (
+        lambda: os.getxattr(without / "file", ACCESS),
+        lambda: os.setxattr(without / "file", ACCESS, packed(EVERYBODY)),
+        lambda: os.removexattr(without / "file", ACCESS),
+        lambda: os.setxattr(without, DEFAULT, packed(EVERYBODY)),
+    ):
+        with pytest.raises(OSError) as told:  # noqa: PT011
+            refused()
+        assert told.value.errno == errno.EOPNOTSUPP
+    assert os.listxattr(without / "file") == []
+    assert os.listxattr(with_acls / "file") == [ACCESS]
+    assert mode(without / "file") == 0o640
+    assert as_user(USER, USER, reads(without / "file")) == errno.EACCES
+    assert as_user(USER, USER, reads(with_acls / "file")) == 0
+
+
 def test_where_nobody_checks_permissions_acls_are_kept_and_not_obeyed(rig: Rig) -> None:
     """As modes are, with nodefault_permissions; default ACLs are the server's."""
     rig.deadline(TEST_SECONDS_MAX)

@@ -1,5 +1,5 @@
-"""What a change takes from a file - set-user-ID, set-group-ID, capabilities - and what it leaves; on all clients
-at once (promise 2)."""
+"""What a change takes from a file - set-user-ID, set-group-ID, capabilities - and what it leaves; on all
+clients at once (promise 2)."""
 
 from __future__ import annotations
 
