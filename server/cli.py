@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as exc:
         parser().error(str(exc))
     keep_freed_buffers()
-    os.umask(0)  # the client's kernel has applied its own
+    os.umask(0)  # the program's comes with the request
     with ExitStack() as stack:
         try:
             service, listener, watcher = _start(options, address, stack)

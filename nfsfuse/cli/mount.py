@@ -233,12 +233,15 @@ class _Mount:
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         filesystem.follow(session)
+        filesystem.acls.refused = not self._options.acl
         session.on_unreachable = INTERRUPTS.fail
         operations = Operations(filesystem, root.attributes, kernel.own_mount)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
         init = InitOptions(
             locks=self._options.locks,
+            # Not with nodefault_permissions: it would have the kernel check them.
+            posix_acl=self._options.acl and self._options.default_permissions,
             max_background=background,
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )

@@ -39,6 +39,8 @@ mount options (-o, separated by commas; those of mount(8) work too):
   hard             while the server is away operations wait, for as long as it takes; waiting programs can be
                    killed (the default)
   soft             they fail with EIO after timeo=SECONDS (1 to 86400, default 60) without the server
+  acl, noacl       ACLs are obeyed (the default), or neither obeyed nor to be set: for where nobody has any, and
+                   users other than the mount's owner look up paths fast
   nolock           locks are granted by this machine alone and exclude nobody on the others; for programs that
                    take locks where it does not matter, and want them fast. The log says so at every mount
   read_ahead_kb=N  how far the kernel reads ahead, 0 to 65536 KiB (default: 1024; needs the right to write to
@@ -78,6 +80,7 @@ class MountOptions:
     log: str | None = None
     log_level: str = "info"
     locks: bool = True
+    acl: bool = True
     soft: bool = False
     timeo_seconds: int = 60
     read_ahead_kb: int = 1024
@@ -121,6 +124,8 @@ def _with(options: MountOptions, option: str) -> MountOptions:
             return replace(options, log=value)
         case "loglevel", "debug" | "info" | "warning" | "error":
             return replace(options, log_level=value)
+        case (("acl" | "noacl"), ""):
+            return replace(options, acl=name == "acl")
         case (("lock" | "nolock"), ""):
             return replace(options, locks=name == "lock")
         case (("hard" | "soft"), ""):

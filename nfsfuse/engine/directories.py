@@ -199,7 +199,7 @@ class Directories:
             self._holdings.apply(reply.tokens)
             for entry in reply.entries:
                 if entry.node is not None:
-                    self._holdings.listed(entry.node, bare=entry.bare)
+                    self._holdings.listed(entry.node)
             entries = tuple((e.name, e.cookie, e.node.handle) for e in reply.entries if e.node is not None)
             cache.listed(cookie, entries, reply.end, changes)
             # Not with what leads to another filesystem, or was gone already: that is no inode, but a name.

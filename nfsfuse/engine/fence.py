@@ -95,7 +95,7 @@ def _forget(
         if cached or invalidating:
             file.purging += 1
             left.append(FencedFile(file, cached, invalidating))
-    trusted = tuple(inode for inode in inodes if inode.attributes.kernel_trusts)
+    trusted = tuple(inode for inode in inodes if inode.attributes.kernel_believes)
     for inode in inodes:
         inode.attributes.lost()
         inode.kernel_size.behind = True

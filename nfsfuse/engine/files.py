@@ -249,7 +249,7 @@ class Files:
         inode.found_as = (directory.inode, name)
         lasting = directory.cache.find(name) == inode.handle
         attributes = inode.attributes.known or reply.node.attributes
-        return self._number(file, flags), Found(inode, attributes, lasting)
+        return self._number(file, flags), Found(inode, attributes, lasting, bool(reply.affected))
 
     def _number(self, file: CachedFile, flags: int) -> int:
         if is_writing(flags) and not file.tokens.revocations:
@@ -408,7 +408,7 @@ class Files:
             if file is not None and changes.size is not None:
                 self._truncated(file, changes.size)
             inode.attributes.forget_value()
-            inode.attributes.forget_xattrs()
+            inode.attributes.forget_xattr_values()
             self._holdings.apply(reply.tokens)
             self._holdings.learn(inode, reply.attributes)
             inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
@@ -427,3 +427,4 @@ class Files:
         file.changes(size, RANGE_END)
         file.pages.cut(size)
         file.attributes.changed_here = False  # the server's are the true ones now, size and times
+        file.attributes.forget_xattr_values()

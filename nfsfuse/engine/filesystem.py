@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import trio
 
+from nfsfuse.engine.acls import Acls
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.directories import Directories
 from nfsfuse.engine.distrust import distrust_when_known
@@ -91,6 +92,7 @@ class Filesystem:
         self.names = Names(
             remote, self.inodes, self.holdings, self.write_back, self.changes, self.name_drops
         )
+        self.acls = Acls(remote, self.inodes, self.names, kernel)
         self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
         self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
@@ -132,7 +134,7 @@ class Filesystem:
         """The kernel believes attributes that are not the newest: have it ask again, soon. Until that is done a
         recall must not take it for done."""
         assert self._nursery is not None
-        inode.attributes.kernel_trusts = False
+        inode.attributes.kernel_is_told()
         inode.attributes.distrusting += 1
         self._nursery.start_soon(self._invalidate_attributes, inode)
 

@@ -86,10 +86,12 @@ class Holdings:
         """Whether the answer that is being applied tells of an inode what is to be believed."""
         return self._tellings.tells(handle, attributes, self._remote.answering)
 
-    def learn(self, inode: Inode, attributes: Attributes) -> Age:
-        """The server told attributes. Whether nothing newer is known."""
+    def learn(self, inode: Inode, attributes: Attributes, *, bare: bool = False) -> Age:
+        """The server told attributes, *bare* as in `Node`. Whether nothing newer is known."""
         age = self.age(inode.handle, attributes)
         if age is Age.NEWEST:
+            if bare:
+                inode.attributes.learned_no_xattrs()
             if inode.attributes.learned(attributes) and inode.attributes.kernel_trusts:
                 self._distrust(inode)
         elif age is Age.UNCLEAR:
@@ -117,17 +119,16 @@ class Holdings:
         """A reply told of *node* and of others that were changed with it."""
         inode = self._inodes.known(node)
         self.apply(tokens)
-        self.learn(inode, node.attributes)
+        self.learn(inode, node.attributes, bare=node.bare)
         for other in affected:
             self.learn_changed(other)
         return inode
 
-    def listed(self, node: Node, *, bare: bool) -> None:
-        """A listing told of *node*, with the token for its attributes; *bare*: it has no extended ones."""
+    def listed(self, node: Node) -> None:
+        """A listing told of *node*, with the token for its attributes."""
         inode = self._inodes.known(node)
         self.apply((Token(node.handle, Resource.ATTR, 0, RANGE_END, TokenMode.SHARED),))
-        if self.learn(inode, node.attributes) is Age.NEWEST and bare:
-            inode.attributes.learned_no_xattrs()
+        self.learn(inode, node.attributes, bare=node.bare)
 
     def content_came_ahead(self, inode: Inode, content: bytes | bytearray) -> None:
         """The answer to a lookup told all that is in a file."""

@@ -23,7 +23,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import Attributes, Credentials, FilesystemStatistics, Node
+from nfsfuse.protocol.types import CAPABILITY, Attributes, Credentials, FilesystemStatistics, Node
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Found:
     inode: Inode
     attributes: Attributes
     lasting: bool
+    made: bool = False
+    """A create made it, and did not find it."""
 
 
 @record(frozen=True, slots=True)
@@ -294,9 +296,9 @@ class Names:
     def getxattr_at_once(self, node_id: int, name: bytes) -> bytes | None:
         """The value, if it is known here (FsError ENODATA if it is known that there is none); None if that
         takes a round trip, or waiting."""
-        if not self._remote.leased():
-            return None
         attributes = self._inodes[node_id].attributes
+        if attributes.revoking or not self._remote.leased():
+            return None  # a change that nobody waits for (a write-back) may be what it is recalled for
         if attributes.lacks_xattr(name):
             raise FsError(errno.ENODATA)
         return attributes.xattrs.get(name)
@@ -322,14 +324,20 @@ class Names:
             raise
         return bytes(value)
 
-    async def setxattr(self, node_id: int, name: bytes, value: bytes, flags: int) -> None:
+    async def setxattr(
+        self, node_id: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool = False
+    ) -> None:
         inode = self._inodes[node_id]
-        inode.attributes.forget_xattrs()
-        await self._remote.call(m.SetXattr(inode.handle, name, flags), value, partial(self._changed, inode))
+        file = self._holdings.existing_file(inode.handle)
+        if name == CAPABILITY and file is not None:
+            await self._write_back.write_back(file)  # what was written before would take it away after
+        message = m.SetXattr(inode.handle, name, flags, kill_sgid)
+        await self._change_xattr(inode, name, message, value)
 
     def has_no_xattrs_at_once(self, node_id: int) -> bool:
         """Whether it is known here that there are none; False if that takes a round trip, or waiting."""
-        return self._inodes[node_id].attributes.has_no_xattrs and self._remote.leased()
+        attributes = self._inodes[node_id].attributes
+        return attributes.has_no_xattrs and not attributes.revoking and self._remote.leased()
 
     async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
         await self._remote.until_leased()
@@ -340,14 +348,24 @@ class Names:
 
     async def removexattr(self, node_id: int, name: bytes) -> None:
         inode = self._inodes[node_id]
-        inode.attributes.forget_xattrs()
-        await self._remote.call(m.RemoveXattr(inode.handle, name), b"", partial(self._changed, inode))
+        await self._change_xattr(inode, name, m.RemoveXattr(inode.handle, name), b"")
 
-    def _changed(self, inode: Inode, reply: Message, payload: bytes | bytearray) -> None:
-        inode.attributes.forget_xattrs()
-        self._stat(inode, reply, payload)
+    async def _change_xattr(self, inode: Inode, name: bytes, message: Request[m.Stat], value: bytes) -> None:
+        attributes = inode.attributes
+        has_none = name != CAPABILITY and attributes.lacks_xattr(CAPABILITY)
+        attributes.forget_xattrs()
+        changes = attributes.xattr_changes
+
+        def changed(reply: Message, payload: bytes | bytearray) -> None:
+            still_none = has_none and changes == attributes.xattr_changes
+            attributes.forget_xattrs()
+            self._stat(inode, reply, payload)
+            if still_none:
+                attributes.learned_xattr(CAPABILITY, None)  # which the next write would ask for
+
+        await self._remote.call(message, value, changed)
 
     def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
         assert isinstance(reply, m.Stat)
         self._holdings.apply(reply.tokens)
-        self._holdings.learn(inode, reply.attributes)
+        self._holdings.learn(inode, reply.attributes, bare=reply.bare)

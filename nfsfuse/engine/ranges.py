@@ -51,6 +51,7 @@ class Ranges:
                 end = 2**63 if mode & _SHIFTS else offset + length
                 _changed(file, offset, end)
             file.attributes.forget_value()
+            file.attributes.forget_xattr_values()
             self._holdings.apply(reply.tokens)
             self._holdings.learn(file.inode, reply.attributes)
 
@@ -69,6 +70,7 @@ class Ranges:
             end = target_offset + reply.offset
             _changed(target, target_offset, end)
             target.attributes.forget_value()
+            target.attributes.forget_xattr_values()
             known = target.attributes.known
             if known is not None:  # it has changed here as well, and only the size is not up to date
                 target.attributes.known = replace(known, size=max(known.size, end))
@@ -123,16 +125,17 @@ class Ranges:
         def told(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)
             self._holdings.apply(reply.tokens)
-            self._holdings.learn(file.inode, reply.attributes)
+            self._holdings.learn(file.inode, reply.attributes, bare=reply.bare)
 
         reply, _ = await self._remote.call(m.GetAttr(file.inode.handle), b"", told)
         return reply.attributes
 
-    async def drop_privileges(self, file: CachedFile) -> None:
-        """The file was, or is about to be, written by a program that may not leave it set-user-ID (write(2);
-        FUSE_HANDLE_KILLPRIV_V2 makes it our duty). Costs nothing while the attributes are known."""
+    async def drop_privileges(self, file: CachedFile, gid: int) -> None:
+        """The file was, or is about to be, written by a program of the group *gid* that may not leave it
+        set-user-ID (write(2), fallocate(2), copy_file_range(2); FUSE_HANDLE_KILLPRIV_V2 makes it our duty).
+        Costs nothing while the attributes are known."""
         known = file.attributes.known or await self.attributes(file)
-        mode = without_privileges(known.mode)
+        mode = without_privileges(known, gid)
         if mode is None:
             return
 
@@ -147,10 +150,15 @@ class Ranges:
         await self._remote.call(m.SetAttr(file.inode.handle, AttributeChanges(mode=mode)), b"", dropped)
 
 
-def without_privileges(mode: int) -> int | None:
-    """The permission bits of *mode* without set-user-ID and, where the group may execute, set-group-ID; None
-    if it has neither (Linux, setattr_should_drop_suidgid)."""
-    drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+def without_privileges(attributes: Attributes, gid: int) -> int | None:
+    """The permission bits of a file without set-user-ID and set-group-ID; None if it has neither. Who writes it
+    and belongs to its group leaves set-group-ID where the group may not execute
+    (`setattr_should_drop_suidgid` in fs/attr.c). Of the groups of whoever asks only *gid* is known: FUSE tells
+    no others, and the daemon must not look into the program that waits for it."""
+    mode = attributes.mode
+    drop = stat.S_ISUID
+    if mode & stat.S_IXGRP or gid != attributes.gid:
+        drop |= stat.S_ISGID
     if not stat.S_ISREG(mode) or not mode & drop:
         return None
     return stat.S_IMODE(mode) & ~drop

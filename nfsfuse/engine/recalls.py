@@ -130,8 +130,8 @@ class Recalls:
                 await file.changed()
             if attributes.mode is TokenMode.EXCLUSIVE and attributes.changed_here:
                 await self._tell_all(file)
-        if token.mode is TokenMode.NONE and (attributes.kernel_trusts or attributes.distrusting):
-            attributes.kernel_trusts = False
+        if token.mode is TokenMode.NONE and (attributes.kernel_believes or attributes.distrusting):
+            attributes.kernel_is_told()
             if not await distrust_attributes(self._kernel, inode):
                 assert self._nursery is not None
                 attributes.distrusting += 1

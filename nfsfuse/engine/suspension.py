@@ -116,8 +116,8 @@ class Suspension:
     async def _distrust_attributes(self) -> None:
         stuck: list[Inode] = []
         for inode in self._inodes:
-            if inode.attributes.kernel_trusts:
-                inode.attributes.kernel_trusts = False
+            if inode.attributes.kernel_believes:
+                inode.attributes.kernel_is_told()
                 inode.attributes.distrusting += 1
                 if not await distrust_attributes(self._kernel, inode):
                     stuck.append(inode)  # until the server answers again

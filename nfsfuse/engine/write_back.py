@@ -351,6 +351,7 @@ class WriteBack:
             if not file.pages.dirty:
                 self._dirty_files.pop(file, None)
             self._accepted(file)
+            file.attributes.forget_xattr_values()  # capabilities have gone, if there were any
             age = self._age(file.inode.handle, reply.attributes)
             if file.attributes.written_back(reply.attributes, age, all_of_it=not file.pages.dirty):
                 self._attributes_changed(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from errno import EIO
+from errno import EIO, ENODATA, EOPNOTSUPP
 
 import trio
 
@@ -21,7 +21,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE
+from nfsfuse.protocol.types import CAPABILITY, PAGE_SIZE
 
 Bytes = bytes | memoryview
 
@@ -34,6 +34,7 @@ class _Obstacle(Enum):
     LEASE = "the lease does not run"
     END_HELD = "of its pages only the last one is held"
     TOKENS = "something is not held"
+    CAPABILITIES = "the file may have capabilities, which a write takes away"
     WRITE_BACK = "the extent is on its way to the server, and must not change"
     OVERFLOW = "there is no memory for a page beside what the server refuses"
     REFUSED = "the server refuses data of this file"
@@ -55,6 +56,7 @@ class _Write:
     start_page: int = 0
     end_page: int = 0
     extends: bool = False
+    capabilities_taken: bool = False
 
     @property
     def cached(self) -> bool:
@@ -163,6 +165,8 @@ class Writer:
             return _Obstacle.TOKENS
         if write.extends and not file.attributes.may_change_here():
             return _Obstacle.TOKENS
+        if not page and self._may_have_capabilities(file, write):
+            return _Obstacle.CAPABILITIES
         if file.pages.writing.overlaps(write.offset, end) and not self._may_write_over(write):
             return _Obstacle.WRITE_BACK
         if page:
@@ -193,6 +197,9 @@ class Writer:
                 write.data = write.data[:cut]
             case _Obstacle.TOKENS:
                 return await self._get_tokens(file, write)
+            case _Obstacle.CAPABILITIES:
+                write.capabilities_taken = True  # asked once: whoever gives it some now does so after the write
+                await self._take_capabilities(file)
             case _Obstacle.REFUSED:
                 await self._write_back.try_again(file)  # no recall need wait for the server's disk
             case _Obstacle.OVERFLOW:
@@ -200,6 +207,37 @@ class Writer:
             case _:
                 raise AssertionError(obstacle)
         return None
+
+    @staticmethod
+    def _may_have_capabilities(file: CachedFile, write: _Write) -> bool:
+        """Whether to ask for what write(2) takes away at once, for all clients (`file_remove_privs`):
+        the server's kernel does so only when the data arrive there. Not without a token, which is where an
+        invalidation may be waiting for the write (`_may_extend`)."""
+        attributes = file.attributes
+        return not (
+            attributes.mode is TokenMode.NONE
+            or write.capabilities_taken
+            or attributes.lacks_xattr(CAPABILITY)
+        )
+
+    async def _take_capabilities(self, file: CachedFile) -> None:
+        changes = file.attributes.xattr_changes
+
+        def taken(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Stat)
+            file.attributes.forget_xattrs()
+            self._holdings.apply(reply.tokens)
+            self._holdings.learn(file.inode, reply.attributes)
+            file.attributes.learned_xattr(CAPABILITY, None)
+
+        try:
+            await self._remote.call(m.GetXattr(file.inode.handle, CAPABILITY))
+            await self._remote.call(m.RemoveXattr(file.inode.handle, CAPABILITY), b"", taken)
+        except FsError as exc:
+            if exc.errno not in (ENODATA, EOPNOTSUPP):
+                raise
+            if changes == file.attributes.xattr_changes:
+                file.attributes.learned_xattr(CAPABILITY, None)
 
     @staticmethod
     def _parked(file: CachedFile, write: _Write) -> bool:
@@ -310,7 +348,7 @@ class Writer:
             assert isinstance(reply, m.TokenGrant)
             self._holdings.apply(reply.tokens)
             if reply.attributes is not None:
-                self._holdings.learn(file.inode, reply.attributes)
+                self._holdings.learn(file.inode, reply.attributes, bare=reply.bare)
             if extends:
                 file.attributes.told_others(watched=reply.watched)
             if not given_up:  # by who was killed: nobody would say that it was used

@@ -109,6 +109,7 @@ FSYNC_FDATASYNC: Final = 1 << 0
 GETATTR_FH: Final = 1 << 0
 LK_FLOCK: Final = 1 << 0
 EXPIRE_ONLY: Final = 1 << 0
+SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 
 FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
@@ -132,7 +133,8 @@ WRITE_OUT = Struct("=II")  # size, padding; also the reply to the 32-bit COPY_FI
 READ_IN = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
 WRITE_IN = READ_IN  # with write_flags; the data follow
 CREATE_IN = Struct("=IIII")  # flags, mode, umask, open_flags; a name follows
-SETXATTR_IN = Struct("=II")  # value size, flags; name and value follow (without FUSE_SETXATTR_EXT)
+SETXATTR_IN = Struct("=IIII")  # value size, flags, setxattr_flags, padding; name and value follow
+SETXATTR_IN_SHORT = Struct("=II")  # the same without FUSE_SETXATTR_EXT
 GETXATTR_IN = Struct("=II")  # size, padding; GETXATTR has a name after it, LISTXATTR has not
 GETXATTR_OUT = Struct("=II")  # size, padding: the answer if the request's size was 0
 ATTR_OUT = Struct("=QII")  # attr_valid, attr_valid_nsec, padding; ATTR follows

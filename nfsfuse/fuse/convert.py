@@ -80,8 +80,8 @@ def changes(attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) 
 
 
 def credentials(context: pyfuse3.RequestContext) -> Credentials:
-    """Whom a new inode belongs to."""
-    return Credentials(context.uid, context.gid)
+    """Whom a new inode belongs to, and what the umask takes from its mode (FUSE_DONT_MASK)."""
+    return Credentials(context.uid, context.gid, context.umask & 0o777)
 
 
 def statistics(of: FilesystemStatistics) -> pyfuse3.StatvfsData:

@@ -105,8 +105,11 @@ class ExtraOperations:
         dirty pages before. Returns the number of bytes copied."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    async def setxattr(self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int) -> None:
-        """setxattr(2); *flags* is XATTR_CREATE, XATTR_REPLACE or 0. Overridden, pyfuse3's is not asked, which
+    async def setxattr(
+        self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool
+    ) -> None:
+        """setxattr(2); *flags* is XATTR_CREATE, XATTR_REPLACE or 0. *kill_sgid*: if it is an ACL, who sets it
+        may not leave the inode set-group-ID. Overridden, pyfuse3's is not asked, which
         keeps the flags to itself and probes by getxattr: somebody else may make or remove it in between, and
         what pyfuse3 says of the request after that wait may be another one's."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
@@ -177,11 +180,12 @@ async def _copy_file_range(operations: ExtraOperations, request: Request, body: 
 
 
 async def _setxattr(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
-    size, flags = abi.SETXATTR_IN.unpack_from(body)
+    size, flags, more_flags, _ = abi.SETXATTR_IN.unpack_from(body)
     name, _, value = body[abi.SETXATTR_IN.size :].partition(b"\0")
     if len(value) != size:
         raise ValueError(f"a value of {len(value)} bytes, not {size}")
-    await operations.setxattr(request, request.nodeid, name, value, flags)
+    kill_sgid = bool(more_flags & abi.SETXATTR_ACL_KILL_SGID)
+    await operations.setxattr(request, request.nodeid, name, value, flags, kill_sgid=kill_sgid)
     return b""
 
 
@@ -235,6 +239,8 @@ class Dispatcher:
         self._interrupts = interrupts
         self._replies = replies
         self.nursery: trio.Nursery | None = None
+        self.short_setxattr = False
+        """The kernel has no FUSE_SETXATTR_EXT (it came with Linux 5.14), and its SETXATTR no flags of that."""
 
     def on_message(self, request: Request, body: bytes) -> None:
         """Called inside pyfuse3's loop, right after the message was read. Whatever it raises would be
@@ -243,6 +249,9 @@ class Dispatcher:
             (unique,) = abi.INTERRUPT_IN.unpack_from(body)
             self._interrupts.interrupt(unique)
             return
+        if request.opcode == Opcode.SETXATTR and self.short_setxattr:
+            short = abi.SETXATTR_IN_SHORT.size
+            body = body[:short] + bytes(abi.SETXATTR_IN.size - short) + body[short:]
         assert self.nursery is not None
         # Registered here and not in the task: an interrupt may be the very next message.
         any_signal = request.opcode == Opcode.SETLKW

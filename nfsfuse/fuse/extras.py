@@ -10,6 +10,7 @@ import fcntl
 from collections.abc import Callable
 from typing import Final
 
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.locks import LockRequest
 from nfsfuse.fuse.binding import Request, pyfuse3
@@ -71,7 +72,15 @@ class Extras(ExtraOperations):
     async def fallocate(
         self, request: Request, nodeid: int, fh: int, offset: int, length: int, mode: int
     ) -> None:
-        await self._fs.ranges.fallocate(self._fs.files[fh].file, mode, offset, length)
+        file = self._fs.files[fh].file
+        await self._drop_privileges(file, request)
+        await self._fs.ranges.fallocate(file, mode, offset, length)
+
+    async def _drop_privileges(self, file: CachedFile, request: Request) -> None:
+        """What a program may not leave set-user-ID the kernel leaves to us, but says only of a write(2) whether
+        this one may (CAP_FSETID). Here it goes by the user."""
+        if request.uid != 0:
+            await self._fs.ranges.drop_privileges(file, request.gid)
 
     @translated
     async def lseek(self, request: Request, nodeid: int, fh: int, offset: int, whence: int) -> int:
@@ -90,11 +99,15 @@ class Extras(ExtraOperations):
         length: int,
     ) -> int:
         source, target = self._fs.files[fh_in].file, self._fs.files[fh_out].file
+        await self._drop_privileges(target, request)
         return await self._fs.ranges.copy(source, offset_in, target, offset_out, length)
 
     @translated
-    async def setxattr(self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int) -> None:
-        await self._fs.names.setxattr(nodeid, name, value, flags)
+    async def setxattr(
+        self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool
+    ) -> None:
+        self._fs.acls.check(name)
+        await self._fs.names.setxattr(nodeid, name, value, flags, kill_sgid=kill_sgid)
 
     @translated
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:

@@ -26,12 +26,13 @@ ON: Final = (
     | InitFlag.HANDLE_KILLPRIV_V2  # sets SB_NOSEC: no GETXATTR of security.capability before every write(2)
     | InitFlag.HAS_EXPIRE_ONLY
     | InitFlag.DIRECT_IO_ALLOW_MMAP
+    | InitFlag.DONT_MASK  # the umask comes beside the mode: a default ACL takes its place
+    | InitFlag.SETXATTR_EXT  # tells whether setting an ACL is to take S_ISGID away
 )
 OFF: Final = (
     InitFlag.AUTO_INVAL_DATA  # drops our own valid pages after our own writes
     | InitFlag.WRITEBACK_CACHE  # ignores the server's size and mtime for ever
     | InitFlag.HANDLE_KILLPRIV
-    | InitFlag.SETXATTR_EXT  # another header of SETXATTR, for what the server's filesystem does by itself
     | InitFlag.SPLICE_READ
     | InitFlag.SPLICE_WRITE
     | InitFlag.SPLICE_MOVE
@@ -39,7 +40,7 @@ OFF: Final = (
     | InitFlag.OVER_IO_URING
 )
 LOCKS: Final = InitFlag.POSIX_LOCKS | InitFlag.FLOCK_LOCKS
-DECIDED: Final = ON | OFF | LOCKS | InitFlag.READDIRPLUS_AUTO | InitFlag.CACHE_SYMLINKS
+DECIDED: Final = ON | OFF | LOCKS | InitFlag.READDIRPLUS_AUTO | InitFlag.CACHE_SYMLINKS | InitFlag.POSIX_ACL
 """Flags that are ours to decide; the others stay as libfuse has them."""
 
 
@@ -52,6 +53,9 @@ class InitOptions:
     readdirplus_auto: bool = False
     """The kernel asks for names only where it expects no stat: needs `ExtraOperations.readdir`."""
     cache_symlinks: bool = False
+    posix_acl: bool = False
+    """The kernel obeys ACLs, which it asks for by getxattr and keeps (see `nfsfuse.engine.acls`). It then
+    checks permissions in any case, as with ``default_permissions``. Without, ACLs are data to it."""
     max_write: int = WRITE_BYTES_MAX
     max_readahead: int = WRITE_BYTES_MAX
     """Granted at most what the kernel offers, the bdi's 128 KiB: see `set_read_ahead`."""
@@ -75,6 +79,8 @@ class InitOptions:
             wanted |= InitFlag.READDIRPLUS_AUTO
         if self.cache_symlinks:
             wanted |= InitFlag.CACHE_SYMLINKS
+        if self.posix_acl:
+            wanted |= InitFlag.POSIX_ACL
         return wanted
 
     def required(self) -> InitFlag:

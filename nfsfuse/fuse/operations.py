@@ -20,7 +20,7 @@ from nfsfuse.fuse.interrupt import INTERRUPTS, waiting
 from nfsfuse.fuse.looks import Look
 from nfsfuse.fuse.own_mount import OwnMount
 from nfsfuse.machines.inodes import ROOT, Inode
-from nfsfuse.protocol.types import Attributes, LockOwner
+from nfsfuse.protocol.types import ACLS, Attributes, LockOwner
 
 Context = pyfuse3.RequestContext
 Fh = pyfuse3.FileHandleT
@@ -144,7 +144,7 @@ class Operations(pyfuse3.Operations):
         known = self._fs.inodes[inode]
         changes = convert.changes(attr, fields)
         if request.kill_suidgid and changes.size is not None and changes.mode is None:
-            mode = without_privileges((await self._fs.names.getattr(inode)).mode)
+            mode = without_privileges(await self._fs.names.getattr(inode), request.gid)
             changes = replace(changes, mode=mode)
         attributes = await self._fs.files.setattr(known, changes)
         return self.told(known, attributes, 0.0, versioned=False)  # see fuse_do_setattr
@@ -206,14 +206,21 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def getxattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> bytes:
-        return await self._fs.names.getxattr(inode, name)
+        return await (self._fs.acls.get if name in ACLS else self._fs.names.getxattr)(inode, name)
 
     @handler
     async def listxattr(self, request: Request, inode: Ino, ctx: Context) -> Sequence[pyfuse3.XAttrNameT]:
-        return cast(Sequence[pyfuse3.XAttrNameT], await self._fs.names.listxattr(inode))
+        names = await self._fs.names.listxattr(inode)
+        if request.uid != 0:
+            # As local filesystems do for who has no CAP_SYS_ADMIN; FUSE tells the user, and no capabilities.
+            names = tuple(each for each in names if not each.startswith(b"trusted."))
+        if self._fs.acls.refused:
+            names = tuple(each for each in names if each not in ACLS)
+        return cast(Sequence[pyfuse3.XAttrNameT], names)
 
     @handler
     async def removexattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> None:
+        self._fs.acls.check(name)
         await self._fs.names.removexattr(inode, name)
 
     # --- directories ---
@@ -259,14 +266,15 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
-        await self._drop_privileges(number, request)
+        if not found.made:
+            await self._drop_privileges(number, request)
         return self.opened(number), self._made(found)
 
     async def _drop_privileges(self, number: int, request: Request) -> None:
         """O_TRUNC is a change by a program that may not leave the file set-user-ID."""
         if request.kill_suidgid:
             try:
-                await self._fs.ranges.drop_privileges(self._fs.files[number].file)
+                await self._fs.ranges.drop_privileges(self._fs.files[number].file, request.gid)
             except BaseException:
                 self._fs.files.release(number)
                 raise
@@ -291,7 +299,7 @@ class Operations(pyfuse3.Operations):
         request = current_request()
         with waiting(request):
             if request.kill_suidgid:
-                await self._fs.ranges.drop_privileges(self._fs.files[fh].file)
+                await self._fs.ranges.drop_privileges(self._fs.files[fh].file, request.gid)
             sync = convert.sync(request.flags)
             return await self._fs.files.write(fh, off, buf, page=request.is_write_back, sync=sync)
 

@@ -31,7 +31,7 @@ from nfsfuse.fuse.replies import (
     pack_open_directory,
     pack_xattr,
 )
-from nfsfuse.protocol.types import LockOwner, Sync
+from nfsfuse.protocol.types import ACLS, LockOwner, Sync
 from nfsfuse.rpc.memory import keep_freed_buffers
 
 LARGE_BYTES_MIN: Final = 128 << 10
@@ -90,7 +90,9 @@ class Quick:
     @at_once
     def getxattr(self, request: Request, body: memoryview) -> Answer | None:
         size, _ = abi.GETXATTR_IN.unpack_from(body)
-        value = self._fs.names.getxattr_at_once(request.nodeid, bytes(body[abi.GETXATTR_IN.size : -1]))
+        name = bytes(body[abi.GETXATTR_IN.size : -1])
+        at_once = self._fs.acls.at_once if name in ACLS else self._fs.names.getxattr_at_once
+        value = at_once(request.nodeid, name)
         return None if value is None else pack_xattr(value, size)
 
     @at_once

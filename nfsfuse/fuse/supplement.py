@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from nfsfuse.fuse.abi import Opcode
+from nfsfuse.fuse.abi import InitFlag, Opcode
 from nfsfuse.fuse.binding import SupplementError, _supplement, pyfuse3
 from nfsfuse.fuse.extra import Dispatcher, ExtraOperations, implemented
 from nfsfuse.fuse.init import DECIDED, InitOptions, Negotiated, decode
@@ -129,6 +129,15 @@ def mount(
     _check_one_libfuse()
     dispatcher = Dispatcher(extra, INTERRUPTS, replies)
     init_done = trio.Event()
+
+    def on_init() -> None:
+        outcome = _supplement.negotiation()
+        assert outcome is not None
+        _, offered, _, granted = outcome
+        flags = decode(init, offered, granted).granted
+        dispatcher.short_setxattr = InitFlag.SETXATTR_EXT not in flags  # before the first of them comes
+        init_done.set()
+
     _supplement.arm(
         taken=sum(1 << opcode for opcode in _taken(init, extra)),
         quick=sum(1 << opcode for opcode in quick.opcodes),
@@ -140,7 +149,7 @@ def mount(
         max_background=init.max_background,
         congestion_threshold=init.congestion_threshold,
         on_message=dispatcher.on_message,
-        on_init=init_done.set,
+        on_init=on_init,
         on_quick=quick.answer,
     )
     pyfuse3.trio = TrioForPyfuse3(_supplement.receive)  # type: ignore[attr-defined]

@@ -42,6 +42,7 @@ class AttributeCache:
         "distrusting",
         "doubted",
         "kernel_forgets",
+        "kernel_keeps_acls",
         "kernel_trusts",
         "known",
         "mode",
@@ -74,6 +75,9 @@ class AttributeCache:
         """The kernel was told that it may believe them until it is told otherwise."""
         self.kernel_forgets = False
         """It will not, by itself: see `written_by_kernel`."""
+        self.kernel_keeps_acls = False
+        """The kernel was told an ACL, or that there is none: it keeps that until it is told to forget the
+        attributes, or asks for them itself (`forget_all_cached_acls` in fs/posix_acl.c)."""
         self.unsettled = 0
         """Tellings left until the kernel may believe them: see `changed_by_kernel`."""
         self._written_back: Attributes | None = None  # the newest in the replies to write-backs
@@ -137,6 +141,15 @@ class AttributeCache:
         """Whether the kernel would go on believing attributes that have changed, if it were not told."""
         return self.kernel_trusts and not self.kernel_forgets
 
+    @property
+    def kernel_believes(self) -> bool:
+        """There is something that it would go on believing: attributes, or an ACL."""
+        return self.kernel_trusts or self.kernel_keeps_acls
+
+    def kernel_is_told(self) -> None:
+        """It is about to be told to believe nothing any more."""
+        self.kernel_trusts = self.kernel_keeps_acls = False
+
     def written_by_kernel(self) -> None:
         """A write(2) that the kernel waits for is about to be answered. Before it returns the kernel forgets
         size and times by itself, and takes in no answer that is older (fuse_write_update_attr, which raises
@@ -193,7 +206,7 @@ class AttributeCache:
         if self.mode is TokenMode.NONE:
             self.known = None
             self.forget_xattrs()
-            self.kernel_trusts = False
+            self.kernel_is_told()
 
     @property
     def xattrs(self) -> Mapping[bytes, bytes | None]:
@@ -203,7 +216,8 @@ class AttributeCache:
 
     @property
     def has_no_xattrs(self) -> bool:
-        """It has no extended attributes at all: told with a listing, as ls(1) asks each file for an ACL."""
+        """It has no extended attributes at all: told with its attributes, as the kernel asks for an ACL before
+        anybody but the owner may use it, ls(1) for each name it lists, and each write for capabilities."""
         return self._xattrs is _NONE_THERE
 
     def lacks_xattr(self, name: bytes) -> bool:
@@ -217,10 +231,24 @@ class AttributeCache:
         self._xattrs = None
         self.xattr_changes += 1
 
+    def forget_xattr_values(self) -> None:
+        """What there is of extended attributes may have changed, or gone: a chmod changes an ACL, a write takes
+        capabilities away. Where there are none, none come by that."""
+        if not self.has_no_xattrs:
+            self.forget_xattrs()
+
     def learned_no_xattrs(self) -> None:
         """The server told that there are none."""
         if self.mode is not TokenMode.NONE and not self.revoking:
             self._xattrs = _NONE_THERE
+
+    def acl_told(self) -> bool:
+        """The kernel is about to be told an ACL as it is known here, and to keep it; whether it may. If not it
+        is to be told first that it may not believe what it asks for."""
+        if self.mode is TokenMode.NONE or self.revoking:
+            return False
+        self.kernel_keeps_acls = True
+        return True
 
     def learned_xattr(self, name: bytes, value: bytes | None) -> None:
         """The server told an extended attribute. Where there are none it is of no namespace that has any: that

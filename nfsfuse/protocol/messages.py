@@ -86,10 +86,11 @@ class Entry(Message):
 
 @message(43)
 class Stat(Message):
-    """An inode's attributes after the operation."""
+    """An inode's attributes after the operation. *bare* as in `Node`."""
 
     attributes: Attributes
     tokens: tuple[Token, ...]
+    bare: bool = False
 
 
 @message(44)
@@ -169,11 +170,13 @@ class Position(Message):
 
 @message(53)
 class TokenGrant(Message):
-    """Answers `GetToken`. *attributes* are given with a token for them, *watched* as in `Watched`."""
+    """Answers `GetToken`. *attributes* are given with a token for them, *watched* as in `Watched`, *bare* as in
+    `Node`."""
 
     tokens: tuple[Token, ...]
     attributes: Attributes | None
     watched: bool = False
+    bare: bool = False
 
 
 @message(63)
@@ -379,11 +382,13 @@ class GetXattr(Request[Value]):
 
 @message(19)
 class SetXattr(Request[Stat]):
-    """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value."""
+    """setxattr(2) with XATTR_CREATE or XATTR_REPLACE in *flags*. The payload is the value. *kill_sgid*: who
+    sets the ACL that this is may not leave the inode set-group-ID (`posix_acl_update_mode` in Linux)."""
 
     handle: InodeHandle
     name: bytes
     flags: int
+    kill_sgid: bool = False
 
 
 @message(20)

@@ -6,6 +6,7 @@ Times are integer nanoseconds since the epoch, sizes and offsets are bytes, name
 
 from __future__ import annotations
 
+from dataclasses import field
 from enum import IntEnum
 from typing import Final, NewType
 
@@ -19,6 +20,15 @@ NAME_SIZE_MAX: Final = 255
 
 OFFSET_MAX: Final = 2**63 - 1
 """The largest file offset: off_t is signed."""
+
+CAPABILITY: Final = b"security.capability"
+"""The extended attribute with a file's capabilities, capabilities(7). Whoever writes the file takes it away."""
+
+ACL_ACCESS: Final = b"system.posix_acl_access"
+ACL_DEFAULT: Final = b"system.posix_acl_default"
+"""The extended attributes with the ACLs of an inode, and for what is made in a directory: acl(5)."""
+
+ACLS: Final = frozenset({ACL_ACCESS, ACL_DEFAULT})
 
 InodeHandle = NewType("InodeHandle", bytes)
 """An inode's permanent name, issued by the server and opaque to the client. Survives renames and restarts;
@@ -82,10 +92,11 @@ class Attributes:
 
 @record(frozen=True, slots=True)
 class Node:
-    """An inode as a lookup finds it."""
+    """An inode as a lookup finds it. *bare*: it is known to have no extended attributes, and so no ACL."""
 
     handle: InodeHandle
     attributes: Attributes
+    bare: bool = field(default=False, compare=False)
 
 
 @record(frozen=True, slots=True)
@@ -114,22 +125,23 @@ class AttributeChanges:
 @record(frozen=True, slots=True)
 class Credentials:
     """On whose behalf something is created: owner and group of the new inode (the client's kernel has
-    checked the permissions and applied the umask)."""
+    checked the permissions). *umask* takes bits from its mode, unless its directory has a default ACL, which
+    does so instead (acl(5))."""
 
     uid: int
     gid: int
+    umask: int = 0
 
 
 @record(frozen=True, slots=True)
 class DirEntry:
     """One name in a directory. *cookie* is where a listing goes on after it: stable while the directory
     changes (the d_off of getdents64(2)); *node* is None for a name that vanished while it was listed or
-    that leads to another filesystem. *bare*: the inode has no extended attributes."""
+    that leads to another filesystem."""
 
     name: bytes
     cookie: int
     node: Node | None
-    bare: bool = False
 
 
 @record(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from server.service.calls import (
     TellOthers,
     Use,
 )
-from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
+from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name, node_of
 from server.state.records import Named
 
 DATA: Final = Resource.DATA
@@ -67,6 +67,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     """Sub-steps: open an inode, with the tokens that are free and the content of a small file."""
     writing = flags & os.O_ACCMODE != os.O_RDONLY
     tokens: list[Token] = []
+    node: Node
     if flags & os.O_TRUNC:
         yield Hold(handle, DATA)
     if want:
@@ -74,14 +75,17 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
-        attributes: Attributes = yield Change(
-            lambda: call.storage.setattr(handle, AttributeChanges(size=0))
-        )
+        cut: Attributes = yield Change(lambda: call.storage.setattr(handle, AttributeChanges(size=0)))
+        node = Node(handle, cut)
     else:
         if want:
             exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
             tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
-        attributes = yield Quick(lambda: call.storage.getattr(handle))
+        if want:
+            node = yield Quick(lambda: node_of(call.storage, handle))
+        else:
+            node = Node(handle, (yield Quick(lambda: call.storage.getattr(handle))))
+    attributes = node.attributes
     _check_regular(attributes)
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
@@ -90,7 +94,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     open_id = call.session.opened(handle)
     content = data is not None and len(data) == attributes.size
     watched = writing and call.session.is_watched(handle)
-    reply = m.Opened(open_id, Node(handle, attributes), tuple(tokens), content, affected, watched)
+    reply = m.Opened(open_id, node, tuple(tokens), content, affected, watched)
     return (reply, data) if content else reply
 
 
@@ -326,14 +330,16 @@ def _get_token(call: Call) -> Handling:
     r: m.GetToken = call.message
     tokens: tuple[Token, ...] = ()
     attributes: Attributes | None = None
+    bare = False
     if r.data is not TokenMode.NONE:
         if not 0 <= r.start < r.end <= RANGE_END or r.start % PAGE_SIZE or r.end % PAGE_SIZE:
             raise FsError(errno.EINVAL, f"not a range of pages: [{r.start}, {r.end})")
         tokens += yield Acquire(r.handle, DATA, r.data, r.start, r.end)
     if r.attr is not TokenMode.NONE:
         tokens += yield Acquire(r.handle, ATTR, r.attr)
-        attributes = yield Quick(lambda: call.storage.getattr(r.handle))
-    return m.TokenGrant(tokens, attributes, call.session.is_watched(r.handle))
+        node: Node = yield Quick(lambda: node_of(call.storage, r.handle))
+        attributes, bare = node.attributes, node.bare
+    return m.TokenGrant(tokens, attributes, call.session.is_watched(r.handle), bare)
 
 
 def _grown(call: Call) -> Handling:

@@ -15,7 +15,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
-from nfsfuse.protocol.types import Attributes, DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import CAPABILITY, Attributes, DirEntry, InodeHandle, Node
 from server.service.calls import (
     Acquire,
     AcquireRun,
@@ -33,7 +33,7 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import Listed, Renamed, Storage
+from server.storage.interface import Listed, Renamed, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,11 @@ def _quick(perform: Perform) -> Handler:
 
 
 def _told(call: Call, handle: InodeHandle) -> Any:
-    """Sub-steps: the token to cache an inode's attributes, and the attributes as they are under it. Whoever
-    has changed them without telling is made to tell."""
+    """Sub-steps: the token to cache an inode's attributes, and the inode as it is under it. Whoever has changed
+    it without telling is made to tell."""
     tokens: tuple[Token, ...] = yield Acquire(handle, ATTR, SHARED)
-    attributes = yield Quick(lambda: call.storage.getattr(handle))
-    return tokens, attributes
+    node: Node = yield Quick(lambda: node_of(call.storage, handle))
+    return tokens, node
 
 
 def _lookup(call: Call) -> Handling:
@@ -74,8 +74,8 @@ def _lookup(call: Call) -> Handling:
         if exc.errno != errno.ENOENT:
             raise
         return m.Entry(None, tokens)
-    told, attributes = yield from _told(call, node.handle)
-    found = m.Entry(Node(node.handle, attributes), tokens + told)
+    told, node = yield from _told(call, node.handle)
+    found, attributes = m.Entry(node, tokens + told), node.attributes
     if request.content and stat.S_ISREG(attributes.mode) and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
         reply: Reply = yield from _with_content(call, found, node.handle, attributes.size)
         return reply
@@ -95,8 +95,8 @@ def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) ->
 
 
 def _getattr(call: Call) -> Handling:
-    tokens, attributes = yield from _told(call, call.message.handle)
-    return m.Stat(attributes, tokens)
+    tokens, node = yield from _told(call, call.message.handle)
+    return m.Stat(node.attributes, tokens, node.bare)
 
 
 def _setattr(call: Call) -> Handling:
@@ -300,10 +300,6 @@ def _rename(call: Call) -> Handling:
     return m.Done(tuple(affected), tokens)
 
 
-_Told = tuple[Node, bool]
-"""An inode with its attributes, and whether it has no extended ones."""
-
-
 def _readdir(call: Call) -> Handling:
     request: m.ReadDir = call.message
     limit = max(1, min(request.limit, LISTING_ENTRIES_MAX))
@@ -319,41 +315,37 @@ def _readdir(call: Call) -> Handling:
         if taken < len(handles):
             yield Acquire(handles[taken], ATTR, SHARED)
             taken += 1
-    told: dict[InodeHandle, _Told] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
+    told: dict[InodeHandle, Node] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
     return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens)
 
 
-def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> dict[InodeHandle, _Told]:
+def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> dict[InodeHandle, Node]:
     """What a listing tells of each of *handles* that is still there."""
-    told: dict[InodeHandle, _Told] = {}
+    told: dict[InodeHandle, Node] = {}
     for handle in handles:
         try:
-            attributes, bare = _with_bare(storage, handle)
+            told[handle] = node_of(storage, handle)
         except FsError as exc:
             if exc.errno != errno.ESTALE:  # removed meanwhile, by a program on the server's machine
                 raise
-        else:
-            told[handle] = Node(handle, attributes), bare
     return told
 
 
-def _with_bare(storage: Storage, handle: InodeHandle) -> tuple[Attributes, bool]:
+def node_of(storage: Storage, handle: InodeHandle) -> Node:
+    """An inode as clients are told of it with the token for its attributes: also whether there are extended
+    ones, as the kernel asks for its ACL before anybody but its owner may use it, and ls(1) for each name."""
     attributes = storage.getattr(handle)
     try:
-        return attributes, not storage.listxattr(handle)
+        return Node(handle, attributes, not storage.listxattr(handle))
     except FsError as exc:
         if exc.errno == errno.EOPNOTSUPP:
-            return attributes, False
+            return Node(handle, attributes)
         raise
 
 
-def _entry(entry: Listed, told: dict[InodeHandle, _Told]) -> DirEntry:
+def _entry(entry: Listed, told: dict[InodeHandle, Node]) -> DirEntry:
     """*entry* with what was read under its token; without a node if it is gone."""
-    now = told.get(entry.handle) if entry.handle is not None else None
-    if now is None:
-        return DirEntry(entry.name, entry.cookie, None)
-    node, bare = now
-    return DirEntry(entry.name, entry.cookie, node, bare)
+    return DirEntry(entry.name, entry.cookie, None if entry.handle is None else told.get(entry.handle))
 
 
 def _has_xattr(call: Call) -> Any:
@@ -369,14 +361,17 @@ def _has_xattr(call: Call) -> Any:
 
 
 def _set_xattr(call: Call) -> Handling:
-    request: m.SetXattr = call.message
+    r: m.SetXattr = call.message
     if len(call.payload) > XATTR_SIZE_MAX:
         raise FsError(errno.E2BIG)
-    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    if r.name == CAPABILITY:
+        # What others have written takes it away when it arrives: it is to arrive before.
+        yield Hold(r.handle, Resource.DATA, SHARED)
+    tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
     value = bytes(call.payload)
-    was = bool(request.flags) and (yield from _has_xattr(call))
+    was = bool(r.flags) and (yield from _has_xattr(call))
     attributes = yield Change(
-        lambda: call.storage.setxattr(request.handle, request.name, value, request.flags), was=was
+        lambda: set_xattr(call.storage, r.handle, r.name, value, r.flags, kill_sgid=r.kill_sgid), was=was
     )
     return m.Stat(attributes, tokens)
 

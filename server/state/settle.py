@@ -42,7 +42,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node, OpenId
 from server.state.records import Intent, Named, Outcome
-from server.storage.interface import RENAME_EXCHANGE, Storage
+from server.storage.interface import RENAME_EXCHANGE, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,8 @@ def _xattr_set(storage: Storage, r: m.SetXattr, intent: Intent) -> Message:
         raise FsError(errno.EEXIST)
     if r.flags == os.XATTR_REPLACE and not intent.was:
         raise FsError(errno.ENODATA)
-    return m.Stat(storage.setxattr(r.handle, r.name, intent.payload, 0), ())
+    value = intent.payload
+    return m.Stat(set_xattr(storage, r.handle, r.name, value, 0, kill_sgid=r.kill_sgid), ())
 
 
 def _xattr_removed(storage: Storage, r: m.RemoveXattr, intent: Intent) -> Message:

@@ -74,9 +74,11 @@ def check_xattr_name(name: bytes) -> None:
 
 
 def check_credentials(creds: Credentials) -> None:
-    """EINVAL unless both numbers are real ids."""
+    """EINVAL unless both numbers are real ids, and the umask is one."""
     if not (0 <= creds.uid <= ID_MAX and 0 <= creds.gid <= ID_MAX):
         raise FsError(errno.EINVAL, "uid or gid out of range")
+    if creds.umask & ~0o777:
+        raise FsError(errno.EINVAL, "umask")
 
 
 def check_changes(changes: AttributeChanges) -> None:

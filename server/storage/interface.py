@@ -2,7 +2,8 @@
 
 Operations are on inodes, named by handles; names occur only below a directory's handle, so no path is ever
 walked here. Every method is synchronous and safe to call from several threads at once. Permissions are not
-checked: the client's kernel has done so (``default_permissions``) and has applied the umask.
+checked: the client's kernel has done so (``default_permissions``). What makes an inode applies the umask of its
+`Credentials`, or the default ACL of its directory, and may tell in the `Node` that it is bare.
 
 Errors: `FsError` is what the application on the client should see. Besides those named at a method, any may
 raise ESTALE (the handle's inode is gone, or the handle was never issued here), EIO, ENOSPC, EDQUOT, EROFS and
@@ -24,11 +25,13 @@ and nothing can be made with it (EPERM).
 
 from __future__ import annotations
 
+import stat
 from abc import ABC, abstractmethod
 from typing import Final, NamedTuple
 
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import (
+    ACL_ACCESS,
     AttributeChanges,
     Attributes,
     Credentials,
@@ -269,3 +272,15 @@ class Storage(ABC):
     def close(self) -> None:
         """Releases everything, pins too. No other method may be running, or be called afterwards. Nothing is
         made durable."""
+
+
+def set_xattr(
+    storage: Storage, handle: InodeHandle, name: bytes, value: bytes, flags: int, *, kill_sgid: bool
+) -> Attributes:
+    """`Storage.setxattr`; the attributes afterwards. *kill_sgid*: an ACL is set by somebody who is not in the
+    group, which takes S_ISGID away. The server, which may do anything, would leave it."""
+    attributes = storage.setxattr(handle, name, value, flags)
+    if kill_sgid and name == ACL_ACCESS and attributes.mode & stat.S_ISGID:
+        mode = stat.S_IMODE(attributes.mode) & ~stat.S_ISGID
+        attributes = storage.setattr(handle, AttributeChanges(mode=mode))
+    return attributes

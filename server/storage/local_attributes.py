@@ -83,8 +83,7 @@ class LocalAttributes(LocalBase):
 
     @translated
     def listxattr(self, handle: InodeHandle) -> list[bytes]:
-        inode = self._inode(handle)
-        return sorted(map(os.fsencode, os.listxattr(by_proc(inode.path))))
+        return sorted(map(os.fsencode, self._xattr_names(self._inode(handle))))
 
     @translated
     def removexattr(self, handle: InodeHandle, name: bytes) -> Attributes:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import Attributes, Credentials, InodeHandle, Node
+from nfsfuse.protocol.types import ACL_DEFAULT, Attributes, Credentials, InodeHandle, Node
 from server.storage import syscalls
 from server.storage.checks import (
     check_credentials,
@@ -33,6 +33,7 @@ CREATE_TRIES: Final = 16
 there."""
 
 _OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_DEFAULT: Final = os.fsdecode(ACL_DEFAULT)
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -63,15 +64,17 @@ class LocalNames(LocalBase):
         directory = self._parent(parent, name, creds)
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         with self._lock(directory):
-            os.mknod(name, kind | mode & 0o777, rdev, dir_fd=directory.path.number)
-            return self._finish(directory, name, kind | mode & 0o7777, creds)
+            masked, bare = self._masked(directory, mode, creds)
+            os.mknod(name, kind | masked & 0o777, rdev, dir_fd=directory.path.number)
+            return self._finish(directory, name, kind | masked & 0o7777, creds, bare=bare)
 
     @translated
     def mkdir(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
         directory = self._parent(parent, name, creds)
         with self._lock(directory):
-            os.mkdir(name, mode & 0o777, dir_fd=directory.path.number)
-            return self._finish(directory, name, stat.S_IFDIR | mode & 0o7777, creds)
+            masked, bare = self._masked(directory, mode, creds)
+            os.mkdir(name, masked & 0o777, dir_fd=directory.path.number)
+            return self._finish(directory, name, stat.S_IFDIR | masked & 0o7777, creds, bare=bare)
 
     @translated
     def create(
@@ -80,9 +83,10 @@ class LocalNames(LocalBase):
         directory = self._parent(parent, name, creds)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._lock(directory):
+            masked, bare = self._masked(directory, mode, creds)
             for _ in range(CREATE_TRIES):
                 try:
-                    writer = Descriptor(os.open(name, flags, mode & 0o777, dir_fd=directory.path.number))
+                    writer = Descriptor(os.open(name, flags, masked & 0o777, dir_fd=directory.path.number))
                 except FileExistsError:
                     if exclusive:
                         raise
@@ -92,8 +96,8 @@ class LocalNames(LocalBase):
                         ), False
                     except FileNotFoundError:
                         continue
-                node = self._finish(directory, name, stat.S_IFREG | mode & 0o7777, creds, writer)
-                return node, True
+                kind = stat.S_IFREG
+                return self._finish(directory, name, kind | masked & 0o7777, creds, writer, bare=bare), True
         raise FsError(errno.EBUSY, "a program on the server keeps removing it")
 
     @translated
@@ -154,6 +158,20 @@ class LocalNames(LocalBase):
         check_credentials(creds)
         return self._directory(parent)
 
+    def _masked(self, directory: OpenInode, mode: int, creds: Credentials) -> tuple[int, bool]:
+        """*mode* without what the umask takes, or whole where a default ACL does so when the inode is made; and
+        whether that will have no extended attributes. (Security modules label what is made as they have
+        labelled the directory, or not at all.)
+
+        The kernel decides this itself by the umask of a process, but it has none for each request."""
+        try:
+            names = self._xattr_names(directory)
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+            return mode & ~creds.umask, False
+        return (mode if _DEFAULT in names else mode & ~creds.umask), not names
+
     def _check_name(self, parent: InodeHandle, name: bytes, reserved: int) -> None:
         """Whether *name* may be used in *parent*; *reserved* is the errno for the server's own name there."""
         check_name(name)
@@ -188,6 +206,8 @@ class LocalNames(LocalBase):
         mode: int,
         creds: Credentials,
         writer: Descriptor | None = None,
+        *,
+        bare: bool = False,
     ) -> Node:
         """Gives the inode just made as *name* its owner and its mode; takes the name back if that fails.
 
@@ -206,7 +226,7 @@ class LocalNames(LocalBase):
             raise
         if writer is not None:
             self._cache.attach(inode, writer, writable=True)
-        return Node(inode.handle, attributes)
+        return Node(inode.handle, attributes, bare)
 
     def _check_new(self, attributes: Attributes, mode: int) -> None:
         """A program on the server may have put something else there meanwhile: that must not change owner."""

@@ -182,7 +182,7 @@ class MemoryBase:
         return inode
 
     def _node(self, inode: MemoryInode) -> Node:
-        return Node(self._handle(inode.ino), inode.attributes())
+        return Node(self._handle(inode.ino), inode.attributes(), not inode.meta.xattrs)
 
     def _handle(self, ino: int) -> InodeHandle:
         return InodeHandle(_HANDLE_PREFIX + ino.to_bytes(8, "big"))

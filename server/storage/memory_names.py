@@ -198,6 +198,8 @@ class MemoryNames(MemoryBase):
         if directory.meta.nlink == 0:
             raise FsError(errno.ENOENT)
         gid = creds.gid
+        if not stat.S_ISLNK(mode):
+            mode &= ~(creds.umask & 0o777)
         if directory.meta.mode & stat.S_ISGID:
             gid = directory.meta.gid
             mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0

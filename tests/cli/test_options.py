@@ -19,6 +19,8 @@ GOOD = (
     (["noallow_other", "allow_other"], MountOptions(allow_other=True)),
     (["allow_other,noallow_other"], MountOptions(allow_other=False)),
     (["nodefault_permissions"], MountOptions(default_permissions=False)),
+    (["noacl"], MountOptions(acl=False)),
+    (["noacl,acl"], MountOptions(acl=True)),
     (["log=/var/log/a=b"], MountOptions(log="/var/log/a=b")),
     (["log=syslog,log=stderr"], MountOptions(log="stderr")),
     (["loglevel=debug"], MountOptions(log_level="debug")),

@@ -503,7 +503,7 @@ async def test_a_mode_changed_elsewhere_is_seen_at_once() -> None:
 
 async def test_an_absent_extended_attribute_is_remembered_until_one_is_set_elsewhere() -> None:
     async with rig(2) as world:
-        world.make_file(b"file")
+        world.storage.setxattr(world.make_file(b"file"), b"user.other", b"1", 0)
         one, other = world.clients
         node, elsewhere = await one.node(b"file"), await other.node(b"file")
         for _ in range(2):

@@ -132,6 +132,7 @@ def writer_of_a_file(
     file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
     inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
+    inode.attributes.learned_no_xattrs()
     remote = remote or Silent()
     page_protocol, growths = PageProtocol(kernel, write_back), Growths(remote, kernel)
     return Writer(remote, holdings, write_back, page_protocol, growths, lambda: 1), file
