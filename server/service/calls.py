@@ -162,6 +162,8 @@ class Call:
     granted_handles: tuple[InodeHandle, ...] = ()
     attributes_changed: tuple[InodeHandle, ...] = ()
     intended: bool = False
+    again: bool = False
+    """An earlier epoch has done it; the journal waits for the frame of its answer."""
 
 
 Handler = Callable[[Call], Handling]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -18,7 +19,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import KEPT_BYTES_MAX
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import ClientId, SessionId
+from nfsfuse.protocol.types import ClientId, InodeHandle, SessionId
 from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange
@@ -83,11 +84,11 @@ class Service:
         self.sessions: dict[SessionId, Session] = {}
         self.leases = Leases(options.lease_ms / 1000)
         self.sync_errors = SyncErrors()
-        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
+        self.tokens = Tokens(self.sessions, storage.pin, self._unpin, self.leases)
         self.locks = Locks()
         self.journal = recovered.journal
         self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
-        self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
+        self.recovery = Recovery(recovered.start, self.tokens, self.locks, self._grace_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
@@ -265,10 +266,16 @@ class Service:
         self.locks.dropped(session)
         self.tokens.dropped(session)
         for handle in session.open_files.values():
-            self._storage.unpin(handle)
+            self._unpin(handle)
         session.open_files.clear()
         log.info("%s: session closed", session)
         self.recovery.gone(session)
+
+    def _unpin(self, handle: InodeHandle) -> None:
+        """Unpin an inode; if that frees its space, in a task, whose end nobody waits for."""
+        if not self._storage.unpin_nowait(handle):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._disk.slow, partial(self._storage.unpin, handle))
 
     async def _forget_late(self) -> None:
         """End grace for those that have not come back in time."""
@@ -299,7 +306,7 @@ class Service:
     def _begin_granting(self) -> None:
         """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
         assert self._nursery is not None
-        self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
+        self._nursery.start_soon(sweep_orphans, self._storage, self.driver, self._disk)
         self.recovery.end()
 
     def _acknowledged(self, session_id: SessionId) -> int:
