@@ -128,9 +128,9 @@ def _start(
     """Everything that comes before serving; *stack* undoes it. What the last epoch was in the middle of is
     settled before anybody can connect."""
     export, state_path = _check_export(options.export, options.state_dir)
-    state = StateDirectory(state_path)
-    stack.callback(state.close)
     lasting = not options.volatile_handles
+    state = StateDirectory(state_path, reclaimable=lasting)
+    stack.callback(state.close)
     secret = load_or_create_secret(state_path) if lasting else None
     storage, watcher = open_export(export, secret, Watch(options.watch))
     stack.callback(storage.close)

@@ -3,7 +3,8 @@
 It looks at all objects made lately after every 700 that are new (`gc.get_threshold`), on the guess that most
 have died. What these daemons make in large numbers stays: an inode, its tokens, a name of a listing. They are
 then looked at several times for nothing, which was 40 % of the time that granting a token took. What is in a
-cycle here are exceptions with their tracebacks, and tasks that were cancelled: few, and small.
+cycle here are tasks that were cancelled: few, and small. Nothing that has a descriptor, or data, waits for the
+collector to be let go (`tests/test_failures.py`).
 """
 
 from __future__ import annotations

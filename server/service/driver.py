@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import CoroutineType
 from typing import Any, TypeAlias, cast, get_args
 
@@ -12,7 +13,7 @@ import trio
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import SessionId
+from nfsfuse.protocol.types import InodeHandle, SessionId
 from server.service.calls import (
     Acquire,
     AcquireRun,
@@ -147,8 +148,23 @@ class Driver:
     def _give_back(self, call: Call, step: GiveBack) -> None:
         self._tokens.given_back(call.session, step.tokens, step.frames_received)
 
-    def _unnaming(self, call: Call, step: Unnaming) -> None:
-        self._tokens.pin_if_held(step.handle)
+    def _unnaming(self, call: Call, step: Unnaming) -> Wait | None:
+        return self.pin_if_held(step.handle)
+
+    def pin_if_held(self, handle: InodeHandle) -> Wait | None:
+        """*handle* has no name, or is about to lose one, perhaps its last: see `Tokens`. A coroutine if that
+        has to wait. Raises FsError."""
+        if not self._tokens.wants_pin(handle):
+            return None
+        waiting = self._disk.quick(partial(self._tokens.pin, handle))
+        if isinstance(waiting, CoroutineType):
+            return cast(Wait, self._pinned_later(handle, waiting))
+        self._tokens.pinned(handle)
+        return None
+
+    async def _pinned_later(self, handle: InodeHandle, waiting: Wait) -> None:
+        await waiting
+        self._tokens.pinned(handle)
 
     def _change_now(self, call: Call, step: Change) -> Any:
         assert not call.intended, "one change in a request"

@@ -90,7 +90,7 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
         data = call.storage.read_nowait(handle, 0, attributes.size)
-    call.storage.pin(handle)
+    yield Quick(lambda: call.storage.pin(handle))
     open_id = call.session.opened(handle)
     content = data is not None and len(data) == attributes.size
     watched = writing and call.session.is_watched(handle)
@@ -136,7 +136,7 @@ def _create(call: Call) -> Handling:
     tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
     tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
     tokens += (yield keep_name(r.parent, r.name)) or ()
-    call.storage.pin(node.handle)
+    yield Quick(lambda: call.storage.pin(node.handle))
     open_id = call.session.opened(node.handle)
     return m.Opened(open_id, node, tuple(tokens), False, (Node(r.parent, above),))
 
@@ -154,7 +154,8 @@ def _release(call: Call) -> Handling:
         try:
             # Not before its turn: what is left when the session ends is released with it.
             handle = call.session.released(closed.open_id)
-            yield Quick(partial(call.storage.unpin, handle))
+            if not (yield Quick(partial(call.storage.unpin_nowait, handle))):
+                yield Slow(partial(call.storage.unpin, handle))
         except FsError as exc:
             failure = failure or exc.alone()  # the others are open files all the same
     if failure is not None:

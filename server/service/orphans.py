@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from server.service.disk import Disk
-from server.service.tokens import Tokens
+from server.service.driver import Driver
 from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
 
-async def sweep_orphans(storage: Storage, tokens: Tokens, disk: Disk) -> None:
+async def sweep_orphans(storage: Storage, driver: Driver, disk: Disk) -> None:
     """Free every orphan that nobody has claimed. For when nobody can any more: once the grace time is over,
     or before anybody is served if there is none.
 
@@ -20,7 +20,9 @@ async def sweep_orphans(storage: Storage, tokens: Tokens, disk: Disk) -> None:
     """
     left = storage.orphans()
     for handle in left:
-        tokens.pin_if_held(handle)
+        waiting = driver.pin_if_held(handle)
+        if waiting is not None:
+            await waiting
     await disk.slow(storage.sweep)
     if left:
         kept = len(storage.orphans())

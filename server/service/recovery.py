@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import trio
@@ -21,6 +22,7 @@ from nfsfuse.protocol.locks import LockMode, OwnedLock
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import OpenFile, OpenId, RequestId, SessionId
 from server.machines.grace import Grace
+from server.service.calls import Call, Handling, Slow
 from server.service.locks import Locks
 from server.service.session import Session
 from server.service.tokens import Tokens
@@ -39,14 +41,12 @@ class Recovery:
     def __init__(
         self,
         start: Start,
-        storage: Storage,
         tokens: Tokens,
         locks: Locks,
         over: Callable[[], None],
     ) -> None:
         self._known = {session.id: session for session in start.sessions}
         self._hold_nothing = {each.id for each in start.sessions if each.epoch > start.granted_epoch}
-        self._storage = storage
         self._tokens = tokens
         self._locks = locks
         self._over = over
@@ -99,8 +99,10 @@ class Recovery:
         log.warning("%s will not come back", self._name(session))
         self._ended(session)
 
-    def reclaim(self, session: Session, claims: m.Reclaim) -> m.Reclaimed:
-        """*session* takes back what it can of *claims*; what not is told, and in the log."""
+    def reclaim(self, call: Call) -> Handling:
+        """A session takes back what it can; what not is told, and in the log."""
+        session, claims = call.session, call.message
+        assert isinstance(claims, m.Reclaim)
         count = len(claims.tokens) + len(claims.open_files) + len(claims.locks)
         if count > CLAIMS_MAX:
             raise ProtocolError(f"{count} claims in one message")
@@ -108,26 +110,25 @@ class Recovery:
             log.warning("%s: %d claims are too late", session, count)
             open_ids = tuple(claim.open_id for claim in claims.open_files)
             return m.Reclaimed(claims.tokens, open_ids, claims.locks)
-        refused = m.Reclaimed(
-            tuple(token for token in claims.tokens if not self._tokens.reclaimed(session, token)),
-            tuple(self._lost_files(session, claims.open_files)),
-            tuple(lock for lock in claims.locks if not self._lock(session, lock)),
-        )
-        for claim in (*refused.tokens, *refused.open_files, *refused.locks):
-            log.error("%s: cannot have back %s", session, claim)
-        return refused
-
-    def _lost_files(self, session: Session, claims: tuple[OpenFile, ...]) -> Iterable[OpenId]:
-        for claim in claims:
-            if claim.open_id in session.open_files:
-                raise ProtocolError(f"open file {claim.open_id} is claimed twice")
-            try:
-                self._storage.pin(claim.handle)
-            except FsError as exc:
-                log.error("%s: open file %d is gone: %s", session, claim.open_id, exc)
-                yield claim.open_id
+        numbers = [claim.open_id for claim in claims.open_files]
+        if len(set(numbers)) < len(numbers) or session.open_files.keys() & set(numbers):
+            raise ProtocolError("an open file is claimed twice")
+        tokens = tuple(token for token in claims.tokens if not self._tokens.reclaimed(session, token))
+        lost: dict[OpenId, FsError] = {}
+        if claims.open_files:
+            # Many, and not in memory after a reboot. Nothing else of the session is begun meanwhile; and if it
+            # is over by then, it releases what it has here.
+            lost = yield Slow(partial(_pin_all, call.storage, claims.open_files))
+        for claim in claims.open_files:
+            if claim.open_id in lost:
+                log.error("%s: open file %d is gone: %s", session, claim.open_id, lost[claim.open_id])
             else:
                 session.reopened(claim.open_id, claim.handle)
+        locks = tuple(lock for lock in claims.locks if not self._lock(session, lock))
+        refused = m.Reclaimed(tokens, tuple(lost), locks)
+        for refusal in (*refused.tokens, *refused.open_files, *refused.locks):
+            log.error("%s: cannot have back %s", session, refusal)
+        return refused
 
     def _lock(self, session: Session, lock: OwnedLock) -> bool:
         try:
@@ -219,3 +220,12 @@ class Recovery:
         return self._held_back.pop((session.id, request), None) is not None
 
 
+def _pin_all(storage: Storage, claims: Iterable[OpenFile]) -> dict[OpenId, FsError]:
+    """Pin what was open; those that are gone, and why."""
+    lost = {}
+    for claim in claims:
+        try:
+            storage.pin(claim.handle)
+        except FsError as exc:
+            lost[claim.open_id] = exc.alone()
+    return lost

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,10 +20,9 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import RequestId
 from nfsfuse.rpc.exchange import RequestArrived
 from server.machines.leases import Leases
-from server.service.calls import Call, Handler, Handling, Reply
+from server.service.calls import Call, Handler, Handling, Quick, Reply
 from server.service.driver import Driver, Wait
 from server.service.files import FILE_HANDLERS
 from server.service.locks import LOCK_HANDLERS
@@ -62,18 +62,26 @@ class Requests:
         self._leases = leases
         self._journal = journal
         self._recovery = recovery
+        self._behind: deque[RequestArrived] | None = None
+        """What has arrived behind a `Reclaim` that waits for the disk: it may need what that takes back."""
 
     def arrived(self, event: RequestArrived) -> None:
         """Handle a request, or at least begin to."""
         session = self._session
         if session.over.is_set():
             raise ProtocolError(f"{type(event.message).__name__} after Goodbye")
+        if self._behind is not None:
+            self._behind.append(event)
+            return
+        if isinstance(event.message, m.Reclaim):
+            self._reclaim(event)
+            return
         if type(event.message) in SESSION_MESSAGES:
             session.channel.reply(event.id, self._of_session(event.message))
             return
         outcome = self._journal.outcome(session.id, event.id)
         if outcome is not None:
-            self._answer_again(event.id, outcome)
+            self._answer_again(event, outcome)
         elif self._recovery.admits(session, event.message):
             self._begin(event)
         else:
@@ -143,7 +151,7 @@ class Requests:
 
     def _interrupted(self, call: Call) -> None:
         channel = self._session.channel
-        self._driver.ended(call, FsError(errno.EINTR), channel.frames_sent + 1)
+        self._note(call, FsError(errno.EINTR))
         channel.fail_if_unanswered(call.id, errno.EINTR)
 
     def _of_session(self, message: Message) -> Message:
@@ -157,8 +165,6 @@ class Requests:
             case m.ReturnTokens(tokens=tokens, frames_received=frames_received):
                 self._tokens.given_back(session, tokens, frames_received)
                 self._tokens.resume_granted()
-            case m.Reclaim():
-                return self._recovery.reclaim(session, message)
             case m.ReclaimComplete():
                 self._journal.reclaimed(session.id)
                 self._recovery.complete(session)
@@ -166,21 +172,24 @@ class Requests:
                 session.over.set()
         return m.Done()
 
-    def _answer_again(self, number: RequestId, outcome: Outcome) -> None:
+    def _answer_again(self, event: RequestArrived, outcome: Outcome) -> None:
         """A request was done in the last epoch, and its answer did not arrive."""
-        channel = self._session.channel
-        self._journal.answered(self._session.id, number, channel.frames_sent + 1)
-        if isinstance(outcome, m.Opened):
-            try:
-                self._storage.pin(outcome.node.handle)
-            except FsError as exc:
-                outcome = exc.alone()
-            else:
-                outcome = replace(outcome, open_id=self._session.opened(outcome.node.handle))
-        if isinstance(outcome, FsError):
-            channel.fail(number, outcome.errno, outcome.detail)
-        else:
-            channel.reply(number, outcome)
+        call = Call(self._session, event.message, b"", self._storage, event.id, again=True)
+        self._advance(call, _done_before(call, outcome))
+
+    def _reclaim(self, event: RequestArrived) -> None:
+        self._behind = deque()
+        call = Call(self._session, event.message, b"", self._storage, event.id)
+        self._advance(call, self._recovery.reclaim(call))
+
+    def _reclaimed(self) -> None:
+        """A `Reclaim` is answered: what came behind it is next, up to another one that waits."""
+        behind, self._behind = self._behind, None
+        while behind and not self._session.over.is_set():
+            self._ends_own_session(partial(self.arrived, behind.popleft()))
+            if self._behind is not None:
+                self._behind.extend(behind)
+                return
 
     async def _wait_for(
         self, call: Call, waiting: Wait, scope: trio.CancelScope
@@ -215,13 +224,23 @@ class Requests:
         self._tokens.ended(call)
         for handle in call.attributes_changed:
             self._tokens.attributes_changed(call.session, handle)
+        if isinstance(call.message, m.Reclaim):
+            self._reclaimed()
 
     def _reply(self, call: Call, reply: Reply) -> None:
         message, payload = reply if isinstance(reply, tuple) else (reply, b"")
         channel = self._session.channel
-        if call.intended:
-            self._driver.ended(call, message, channel.frames_sent + 1)
+        if call.intended or call.again:
+            self._note(call, message)
         channel.reply(call.id, message, payload)
+
+    def _note(self, call: Call, outcome: Outcome) -> None:
+        """The next frame answers *call* so: in the journal, if that is to know."""
+        frame = self._session.channel.frames_sent + 1
+        if call.again:
+            self._journal.answered(self._session.id, call.id, frame)
+        else:
+            self._driver.ended(call, outcome, frame)
 
     def _fail(self, call: Call, exc: Exception) -> None:
         """The boundary of a handler: what it raises becomes an errno. A bug of ours costs its caller an EIO
@@ -233,8 +252,19 @@ class Requests:
             log.error("%s: %s failed unexpectedly", self._session, name, exc_info=exc)
             failure = FsError(errno.EIO, "internal error of the server")
         channel = self._session.channel
-        self._driver.ended(call, failure, channel.frames_sent + 1)
+        self._note(call, failure)
         channel.fail(call.id, failure.errno, failure.detail)
+
+
+def _done_before(call: Call, outcome: Outcome) -> Handling:
+    """The answer of an earlier epoch, with a new number for a file that it opened."""
+    if isinstance(outcome, FsError):
+        raise outcome.alone()
+    if isinstance(outcome, m.Opened):
+        handle = outcome.node.handle
+        yield Quick(lambda: call.storage.pin(handle))
+        outcome = replace(outcome, open_id=call.session.opened(handle))
+    return outcome
 
 
 HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -18,7 +19,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import KEPT_BYTES_MAX
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import ClientId, SessionId
+from nfsfuse.protocol.types import ClientId, InodeHandle, SessionId
 from nfsfuse.rpc import greeting
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import Exchange
@@ -87,13 +88,13 @@ class Service:
         self.sync_errors = SyncErrors()
         self.open_counts = OpenCounts()
         self.growths = Growths(self.sessions, self.open_counts, self.leases)
-        self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
+        self.tokens = Tokens(self.sessions, storage.pin, self._unpin, self.leases)
         self.locks = Locks()
         self.journal = recovered.journal
         self.driver = Driver(
             self.tokens, self.locks, self.growths, self._disk, self.journal, self._acknowledged
         )
-        self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
+        self.recovery = Recovery(recovered.start, self.tokens, self.locks, self._grace_over)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
@@ -274,9 +275,15 @@ class Service:
         self.tokens.dropped(session)
         self.growths.dropped(session)
         for open_id in list(session.open_files):
-            self._storage.unpin(session.released(open_id))
+            self._unpin(session.released(open_id))
         log.info("%s: session closed", session)
         self.recovery.gone(session)
+
+    def _unpin(self, handle: InodeHandle) -> None:
+        """Unpin an inode; if that frees its space, in a task, whose end nobody waits for."""
+        if not self._storage.unpin_nowait(handle):
+            assert self._nursery is not None
+            self._nursery.start_soon(self._disk.slow, partial(self._storage.unpin, handle))
 
     async def _forget_late(self) -> None:
         """End grace for those that have not come back in time."""
@@ -307,7 +314,7 @@ class Service:
     def _begin_granting(self) -> None:
         """Nothing can be reclaimed any more: what nobody has claimed is not kept for anybody."""
         assert self._nursery is not None
-        self._nursery.start_soon(sweep_orphans, self._storage, self.tokens, self._disk)
+        self._nursery.start_soon(sweep_orphans, self._storage, self.driver, self._disk)
         self.recovery.end()
 
     def _acknowledged(self, session_id: SessionId) -> int:

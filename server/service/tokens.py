@@ -100,7 +100,8 @@ async def _waited(over: trio.Event) -> None:
 class Tokens:
     """The one token manager of a service. *pin* and *unpin* keep an inode on the storage while any token on
     it is held although its last name is gone: a client may have opened it under its tokens alone. (Pinning
-    every inode that anybody holds would take a descriptor each.)"""
+    every inode that anybody holds would take a descriptor each.) *pin* may wait for the disk, and is called by
+    the driver; *unpin* must not: it has a task wait."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class Tokens:
         self.manager = TokenManager()
         self._leases = leases
         self._sessions = sessions
-        self._pin = pin
+        self.pin = pin
         self._unpin = unpin
         self._pinned: set[InodeHandle] = set()
         self._tickets = itertools.count(1)
@@ -362,11 +363,16 @@ class Tokens:
         self.manager.check()
         assert not self._resumable, "what was granted has gone on"
 
-    def pin_if_held(self, handle: InodeHandle) -> None:
-        """*handle* is about to lose a name, perhaps its last."""
-        if handle not in self._pinned and self.manager.is_held(handle):
-            self._pin(handle)
+    def wants_pin(self, handle: InodeHandle) -> bool:
+        """Whether *handle*, which is about to lose a name, perhaps its last, is to be pinned first."""
+        return handle not in self._pinned and self.manager.is_held(handle)
+
+    def pinned(self, handle: InodeHandle) -> None:
+        """It has been. Meanwhile somebody else may have done so as well, or nobody hold it any more."""
+        if self.wants_pin(handle):
             self._pinned.add(handle)
+        else:
+            self._unpin(handle)
 
     def _unpin_if_free(self, handle: InodeHandle) -> None:
         if handle in self._pinned and not self.manager.is_held(handle):

@@ -13,9 +13,9 @@ from server.state.log_file import LogFile
 
 class StateDirectory:
     """Opens what is kept in *path*, an existing directory, and holds it against other processes until
-    `close`, or the end of this one. Raises StateError."""
+    `close`, or the end of this one. *reclaimable* as in `Database`. Raises StateError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, reclaimable: bool = True) -> None:
         # Its own file: SQLite closes and locks its as it likes, and a close drops every POSIX lock.
         self._guard = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -26,7 +26,7 @@ class StateDirectory:
                     f"the state directory {path} is in use by another nfsfuse-server: one export has one server"
                 ) from exc
             try:
-                self.registry = Database(path / "sessions.sqlite")
+                self.registry = Database(path / "sessions.sqlite", reclaimable=reclaimable)
                 self.log = LogFile(path / "journal")
             except OSError as exc:
                 raise StateError(f"cannot use the state directory {path}: {exc}") from exc

@@ -23,9 +23,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
-from server.state.interface import OVERHEAD, Log
-from server.state.records import Done, Intent, Named, Outcome, outcome_of, pack_done, pack_intent, unpack
+from server.state.interface import OVERHEAD, Log, StateError
+from server.state.records import (
+    JOURNAL_VERSION,
+    Done,
+    Intent,
+    Named,
+    Outcome,
+    outcome_of,
+    pack_done,
+    pack_intent,
+    pack_version,
+    unpack,
+    version_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +75,38 @@ class Journal:
     # --- a start ---
 
     def load(self) -> list[Intent]:
-        """Read the log; the operations of which it does not say that they are done, in the order begun. Each
-        is to be settled."""
+        """Read the log, of this version or an earlier one; the operations of which it does not say that they
+        are done, in the order begun. Each is to be settled. StateError for a log that cannot be understood."""
         intents: dict[tuple[SessionId, RequestId], Intent] = {}
-        for record in self._log.read():
-            match unpack(record):
+        for record, what in self._understood(self._log.read()):
+            match what:
                 case Intent() as intent:
                     intents[intent.session, intent.request] = intent
                 case Done(session=session, request=request):
                     intents.pop((session, request), None)
                     self._entries.setdefault(session, {})[request] = _Entry(b"", (), record)
         return list(intents.values())
+
+    @staticmethod
+    def _understood(records: list[bytes]) -> Iterator[tuple[bytes, Intent | Done]]:
+        """Each of *records*, and what it says. All of it is looked at now: later it would be a client's request
+        that meets what nobody understands."""
+        try:
+            version = version_of(records)
+            if version > JOURNAL_VERSION:
+                raise ValueError(f"it is of version {version}, and this server knows {JOURNAL_VERSION}")
+            for record in records[min(version - 1, 1) :]:
+                what = unpack(record)
+                if isinstance(what, Done):
+                    outcome_of(what)
+                yield record, what
+        except (ValueError, ProtocolError) as exc:
+            raise StateError(
+                f"the journal cannot be understood ({exc}): start the nfsfuse-server that has written it, "
+                "unmount its clients, stop it, and then start this one. (Without the file 'journal' of the "
+                "state directory this one starts, but what was under way may be done twice, or fail although "
+                "it was done)"
+            ) from exc
 
     def settled(self, intent: Intent, outcome: Outcome) -> None:
         """It was found out that *intent* has ended so."""
@@ -165,7 +199,7 @@ class Journal:
         return self._open * (OUTCOME_SIZE_MAX + OVERHEAD)
 
     def _rewrite(self) -> None:
-        self._log.replace(list(self._kept()), self._reserve())
+        self._log.replace([pack_version(), *self._kept()], self._reserve())
 
     def _kept(self) -> Iterator[bytes]:
         for entries in self._entries.values():

@@ -9,7 +9,7 @@ import os
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 import trio
@@ -19,7 +19,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message, Request
-from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Credentials,
@@ -32,9 +32,11 @@ from nfsfuse.protocol.types import (
 from server.service.disk import Disk
 from server.service.requests import SESSION_MESSAGES
 from server.storage.descriptors import Descriptor, OpenInode
+from server.storage.interface import Storage
 from server.storage.local import LocalStorage
 from tests.helpers.failing_kernel import FailingKernel
 from tests.helpers.service import Client, Serving, serving
+from tests.helpers.steps import MarkingDisk, StepsOnly
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="persistent handles need root")
 
@@ -187,9 +189,11 @@ def test_every_request_is_tried() -> None:
 async def test_every_failure_of_every_request(
     kind: type[Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = LocalStorage(tmp_path, SECRET)
+    storage, disk = LocalStorage(tmp_path, SECRET), MarkingDisk()
     kernel = FailingKernel(monkeypatch)
-    async with serving(storage=storage) as server:
+    steps = StepsOnly(storage, disk)
+    async with serving(storage=cast(Storage, steps), disk=disk) as server:
+        steps.guarded = True
         world = World(server, storage, await server.client(), tmp_path)
         await world.begin()
         for number in ERRNOS:
@@ -293,4 +297,39 @@ async def test_a_client_that_is_gone_in_the_middle(how: str, tmp_path: Path) -> 
         del waiting
         world.check()
         assert not storage._cache.pinned(world.file) or how == "cancelled"
+    storage.close()
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_space_is_freed_by_a_thread_whoever_lets_go_last(tmp_path: Path) -> None:
+    """The last close, the last token, the end of a session: of a file that is removed."""
+    storage, disk = LocalStorage(tmp_path, SECRET), MarkingDisk()
+    steps = StepsOnly(storage, disk)
+    async with serving(storage=cast(Storage, steps), disk=disk) as server:
+        steps.guarded = True
+        one, two = await server.client(), await server.client()
+        for client in (one, two):
+            client.session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled((recall.token,)))
+        root = one.root.handle
+        for how in ("closed", "returned", "ended"):
+            name = how.encode()
+            opened, _ = await one.session.call(m.Create(root, name, 0o644, os.O_RDWR | os.O_CREAT, ME))
+            handle = opened.node.handle
+            await one.session.call(m.GetToken(handle, TokenMode.EXCLUSIVE, 0, RANGE_END, TokenMode.NONE))
+            await two.session.call(m.Unlink(root, name))
+            assert storage.orphans() == [handle]
+            tokens = (
+                Token(handle, Resource.DATA, 0, RANGE_END, TokenMode.NONE),
+                Token(handle, Resource.ATTR, 0, RANGE_END, TokenMode.NONE),
+            )
+            if how == "returned":
+                await one.session.call(m.Release((m.Closed(opened.open_id),)))
+                one.session.return_tokens(tokens)
+            elif how == "closed":
+                one.session.return_tokens(tokens)
+                await one.session.call(m.Release((m.Closed(opened.open_id),)))
+            else:
+                await one.session.call(m.Goodbye())
+            await wait_all_tasks_blocked()
+            assert storage.orphans() == [], how
     storage.close()

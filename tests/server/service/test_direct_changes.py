@@ -161,7 +161,7 @@ async def test_a_sweep_keeps_what_somebody_holds_a_token_of(
         made.storage.restart()
         if holds:
             await client.session.call(m.GetAttr(handle))
-        await sweep_orphans(made.storage, made.service.tokens, InlineDisk())
+        await sweep_orphans(made.storage, made.service.driver, InlineDisk())
         assert made.storage.orphans() == ([handle] if holds else [])
         made.storage.check()
         nursery.cancel_scope.cancel()

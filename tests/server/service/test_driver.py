@@ -218,7 +218,7 @@ async def test_a_change_is_written_down_before_and_after() -> None:
     world, did = World(), []
     call = world.call()
     assert world.driver.advance(call, changing(world, b"name", did)) == m.Done()
-    (intent,) = world.log.records
+    _, intent = world.log.records
     assert isinstance(unpack(intent), Intent)
     assert call.intended
     world.driver.ended(call, m.Done(), 1)
@@ -235,7 +235,7 @@ async def test_a_second_change_of_a_name_waits_for_the_first_one() -> None:
     waiting = world.driver.advance(second, changing(world, b"name", did))
     assert isinstance(waiting, Coroutine)
     assert world.driver.advance(other, changing(world, b"other name", did)) == m.Done()
-    assert len(world.log.records) == 2, "one is not begun"
+    assert len(world.log.records) == 3, "one is not begun"
 
     async def finish() -> None:
         assert await slow == m.Done()
@@ -245,7 +245,7 @@ async def test_a_second_change_of_a_name_waits_for_the_first_one() -> None:
         nursery.start_soon(finish)
         world.disk.gate.set()
         assert await waiting == m.Done()
-    assert len(world.log.records) == 4
+    assert len(world.log.records) == 5
     assert did == ["changed"] * 3
 
 

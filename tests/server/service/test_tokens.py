@@ -263,12 +263,15 @@ async def test_attributes_changed_by_their_holder_disturbs_nobody() -> None:
 @pytest.mark.parametrize("how", ["given back", "recalled", "dropped"])
 async def test_an_inode_without_a_name_is_pinned_while_a_token_on_it_is_held(how: str) -> None:
     world = World()
-    world.tokens.pin_if_held(HANDLE)
-    assert world.pinned == []
+    assert not world.tokens.wants_pin(HANDLE)
     world.get(0, SHARED)
+    assert world.tokens.wants_pin(HANDLE)
+    for _ in range(2):  # two links of it are removed at once, and each has it pinned
+        world.tokens.pin(HANDLE)
     for _ in range(2):
-        world.tokens.pin_if_held(HANDLE)
+        world.tokens.pinned(HANDLE)
     assert world.pinned == [HANDLE]
+    assert not world.tokens.wants_pin(HANDLE)
     holder = world.all[0]
     nothing = Token(HANDLE, DATA, 0, RANGE_END, NONE)
     if how == "given back":

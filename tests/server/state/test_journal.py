@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import errno
 import random
+from pathlib import Path
 
 import pytest
 
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.codes import CODES
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Attributes, Credentials, InodeHandle, Node, RequestId, SessionId
+from server.state.interface import StateError
 from server.state.journal import INTENT_SIZE_MAX, OUTCOME_SIZE_MAX, Journal
 from server.state.memory import MemoryLog
-from server.state.records import Intent, Named, pack_done, pack_intent, unpack
+from server.state.records import JOURNAL_VERSION, Intent, Named, pack_done, pack_intent, pack_version, unpack
+from server.state.records import version_of as unpack_version
 
+JOURNAL_1 = Path(__file__).with_name("journal_1.txt")
 ONE, TWO = SessionId(b"one"), SessionId(b"two")
 ROOT = InodeHandle(b"root")
 DONE = m.Done()
@@ -60,6 +65,44 @@ def test_the_next_process_finds_what_was_begun_and_what_was_done() -> None:
     assert after.outcome(ONE, RequestId(1)) == DONE
     assert after.outcome(ONE, RequestId(4)) is None
     assert after.outcome(TWO, RequestId(2)) is None
+
+
+def test_a_journal_without_a_version_is_the_first_releases() -> None:
+    """Every kind of intent and answer, as that has written them (`journal_1.txt`)."""
+    lines = dict(line.split() for line in JOURNAL_1.read_text().splitlines() if not line.startswith("#"))
+    log = MemoryLog()
+    log.records = [bytes.fromhex(record) for record in lines.values()]
+    journal = Journal(log)
+    found = journal.load()
+    assert {type(one.message).__name__ for one in found} == {name for name in lines if "-" not in name}
+    for one in found:
+        assert (one.session, one.payload, one.was) == (ONE, b"payload", 7)
+        assert one.names == (Named(ROOT, b"name", InodeHandle(b"inode")), Named(ROOT, b"new", None))
+        journal.settled(one, DONE)
+    answers = {type(journal.outcome(ONE, RequestId(number))).__name__ for number in range(100, 200)}
+    assert answers - {"NoneType"} == {name.removeprefix("answer-") for name in lines if "-" in name}
+    journal.begin([ONE])
+    assert unpack_version(log.records) == JOURNAL_VERSION, "from now on"
+    assert Journal(log).load() == []
+
+
+def test_a_journal_that_is_not_understood_is_refused_and_left_as_it_is() -> None:
+    request = m.Unlink(ROOT, b"name")
+    intended = pack_intent(Intent(ONE, RequestId(1), request, b"", (), 0))
+    unknown = intended.replace(bytes([CODES[m.Unlink]]) + b"\xc4", b"\x7f\xc4")
+    assert unknown != intended
+    for records in (
+        [pack_version(JOURNAL_VERSION + 1)],
+        [pack_version(), unknown],
+        [unknown],
+        [pack_version(), b"no msgpack \xc1"],
+        [b"\x93\x07\x07\x07"],
+    ):
+        log = MemoryLog()
+        log.records = list(records)
+        with pytest.raises(StateError, match=r"cannot be understood .* start the nfsfuse-server that"):
+            Journal(log).load()
+        assert log.records == records
 
 
 def test_what_is_settled_is_written_all_at_once() -> None:
@@ -152,7 +195,7 @@ def test_an_intent_for_which_there_is_no_room_leaves_nothing(monkeypatch: pytest
         patch.setattr(log, "replace", full)
         with pytest.raises(OSError, match="no space"):
             journal.intend(intent(1, b"name"), nothing_acknowledged)
-    assert log.records == []
+    assert log.records == [pack_version()]
     assert not journal.busy(intent(1, b"name").names)
     journal.check()
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nfsfuse.protocol.limits import PROTOCOL_VERSION
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
+from server.state import database as database_module
 from server.state.database import Database
 from server.state.directory import StateDirectory, boot_id
 from server.state.interface import KnownSession, Registry, StateError
@@ -134,7 +136,7 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
             (known.id, known.client_id, known.client_name, known.epoch),
         )
     connection.close()
-    database = Database(path)
+    database = Database(path, reclaimable=False)  # what the session speaks does not matter
     start = database.start("boot", 10.0)
     assert (start.epoch, start.sessions, start.granted_epoch) == (8, (known,), 7)
     database.waited({known.id: 1.5})
@@ -149,7 +151,59 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(StateError, match="another version"):
+    with pytest.raises(StateError, match=r"of a later nfsfuse-server .*upgrade this one"):
+        Database(path)
+
+
+def of_the_first_release(path: Path, *sessions: KnownSession) -> None:
+    """A database as the first release (version 3) has left it."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript("""
+            CREATE TABLE server (
+                epoch INTEGER NOT NULL, boot_id TEXT NOT NULL, granted_epoch INTEGER NOT NULL DEFAULT 0,
+                lease_seconds REAL NOT NULL DEFAULT 0, longest_lease_seconds REAL NOT NULL DEFAULT 0
+            );
+            INSERT INTO server VALUES (7, 'boot', 7, 10.0, 10.0);
+            CREATE TABLE sessions (
+                id BLOB PRIMARY KEY, client_id BLOB NOT NULL, client_name TEXT NOT NULL, epoch INTEGER NOT NULL,
+                waited_seconds REAL NOT NULL DEFAULT 0
+            ) WITHOUT ROWID;
+            PRAGMA user_version = 3;
+        """)
+        connection.executemany(
+            "INSERT INTO sessions VALUES (?, ?, ?, ?, 0)",
+            [(known.id, known.client_id, known.client_name, known.epoch) for known in sessions],
+        )
+    connection.close()
+
+
+def test_sessions_that_speak_another_protocol_are_left_to_the_server_that_speaks_it(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    of_the_first_release(path, *map(session, range(7)))
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(StateError, match=r"7 clients may hold files .*, [.][.][.]") as caught:
+            Database(path)
+        assert "unmount them" in str(caught.value)
+        assert f"protocol version 1, this server {PROTOCOL_VERSION}" in str(caught.value)
+        assert path.read_bytes() == before, "that server can still be started"
+
+
+def test_a_database_of_the_first_release_without_sessions_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sessions.sqlite"
+    of_the_first_release(path)
+    known = session(1)
+    database = Database(path)
+    assert (database.start("boot", 10.0).epoch, known.epoch) == (8, known.epoch)
+    database.add(known)
+    database.close()
+    database = Database(path)
+    assert database.start("boot", 10.0).sessions == (known,), "it speaks what this one does"
+    database.close()
+    monkeypatch.setattr(database_module, "PROTOCOL_VERSION", PROTOCOL_VERSION + 1)
+    with pytest.raises(StateError, match=f"protocol version {PROTOCOL_VERSION}, this server"):
         Database(path)
 
 
