@@ -17,6 +17,7 @@ CLIENT = ROOT / "nfsfuse"
 PROC = {
     # file: what it names of /proc, and why that waits for no program
     "cli/mounts.py": {"/proc/self/mounts", "/proc/self/mountinfo"},  # the daemon's own
+    "cli/guardian.py": {"/proc/{}/status", "/proc/{}/schedstat"},  # the daemon's, which needs nothing of it
     "fuse/read_ahead.py": {"/proc/self/mountinfo"},  # the daemon's own
     "fuse/supplement.py": {"/proc/self/maps"},  # the daemon's own
     "fuse/requesters.py": {"/proc/{}/status", "/proc/{}/stat"},  # in threads that nobody waits for

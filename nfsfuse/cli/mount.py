@@ -25,6 +25,7 @@ from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
+from nfsfuse.machines.watchdog import BEAT_SECONDS
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.types import ClientId, Node, SessionId
@@ -117,7 +118,8 @@ def serve_mount(
     try:
         replaces = remove_dead_mounts(mountpoint, str(address))
         check_mountpoint(mountpoint)
-        guardian = Guardian(partial(logs.set_up, log_target, options.log_level))
+        set_up_log = partial(logs.set_up, log_target, options.log_level)
+        guardian = Guardian(set_up_log, options.watchdog_seconds or None)
         collect_rarely()
         mount = _Mount(address, mountpoint, options, launch, guardian)
         try:
@@ -185,10 +187,16 @@ class _Mount:
             timeo_seconds=self._options.timeo_seconds if self._options.soft else None,
         )
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat)
             welcome = await self._greet(nursery, session)
             await self._serve(session, welcome.root)
             await session.goodbye()
             nursery.cancel_scope.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            self._guardian.beat()
+            await trio.sleep(BEAT_SECONDS)
 
     async def _connect(self) -> ByteStream:
         self._connected = False

@@ -49,6 +49,9 @@ mount options (-o, separated by commas; those of mount(8) work too):
   cache_mib=N      memory of the daemon's own page cache, 1 to 1048576 MiB (default: 256)
   dirty_mib=N      how much of it may be data that are still to be written back; writers wait at the limit
                    (default: a quarter of the cache)
+  watchdog=N, nowatchdog
+                   the mount of a daemon whose event loop has not turned for N seconds, 1 to 86400, is aborted
+                   (default: 60); 0 or nowatchdog: never
   ro, noexec, nodev, nosuid, noatime, ...
                    as in mount(8); nodev and nosuid are on unless dev and suid are given"""
 
@@ -62,6 +65,8 @@ TIMEO_SECONDS_MAX: Final = 86400
 BACKGROUND_MAX: Final = 0xFFFF
 """What FUSE_INIT has room for."""
 
+WATCHDOG_SECONDS_MAX: Final = 86400
+"""Seconds. Whoever waits longer than a day can switch it off."""
 
 CACHE_MIB_MAX: Final = 1 << 20
 """MiB: a terabyte is a slip of the finger."""
@@ -87,6 +92,7 @@ class MountOptions:
     max_background: int = 64
     cache_mib: int = 256
     dirty_mib: int | None = None
+    watchdog_seconds: int = 60
     kernel: tuple[str, ...] = ()
 
     def cache(self) -> tuple[int, int]:
@@ -140,6 +146,10 @@ def _with(options: MountOptions, option: str) -> MountOptions:
             return replace(options, cache_mib=_number(option, value, 1, CACHE_MIB_MAX))
         case "dirty_mib", value if value:
             return replace(options, dirty_mib=_number(option, value, 1, CACHE_MIB_MAX))
+        case "watchdog", value if value:
+            return replace(options, watchdog_seconds=_number(option, value, 0, WATCHDOG_SECONDS_MAX))
+        case "nowatchdog", "":
+            return replace(options, watchdog_seconds=0)
     if not equals and name in KERNEL_OPTIONS:
         others = tuple(other for other in options.kernel if other not in (name, OPPOSITES.get(name)))
         return replace(options, kernel=(*others, name))

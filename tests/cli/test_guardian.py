@@ -1,4 +1,4 @@
-"""The guardian aborts the mount of a daemon that is dead and cannot end, and no other."""
+"""The guardian aborts the mount of a daemon that is dead and cannot end, or does not turn; and no other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,26 @@ from nfsfuse.cli import guardian, logs
 
 directory = Path(sys.argv[1])
 guardian.CONNECTIONS = directory
-made = guardian.Guardian(partial(logs.set_up, str(directory / "log"), "info"))
+logs.set_up(str(directory / "log"), "info")
+made = guardian.Guardian(partial(logs.set_up, str(directory / "log"), "info"), float(sys.argv[3]) or None)
 made.guard(7)
 print(made._pid, flush=True)
 if sys.argv[2] == "stuck":  # as the main thread of a killed process is gone, and another one is not
     threading.Thread(target=time.sleep, args=(60,)).start()
     ctypes.CDLL(None).syscall(60, 0)  # exit(2), of this thread alone
+def beat(seconds):
+    for _ in range(int(seconds * 10)):
+        made.beat()
+        time.sleep(0.1)
+def turn_for_ever():
+    while True: pass
+beat(3)
+match sys.argv[2]:
+    case "waits": ctypes.PyDLL(None).sleep(1000)  # with Python's lock
+    case "turns": turn_for_ever()
+    case "turns again":
+        time.sleep(4)
+        beat(5)
 sys.stdin.readline()
 made.end()
 """
@@ -40,10 +55,10 @@ def connections(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(connections: Path, how: str) -> tuple[subprocess.Popen[bytes], int]:
+def started(connections: Path, how: str, seconds: float = 0) -> tuple[subprocess.Popen[bytes], int]:
     """A daemon, and a descriptor of its guardian."""
     daemon = subprocess.Popen(
-        [sys.executable, "-c", DAEMON, connections, how],
+        [sys.executable, "-c", DAEMON, connections, how, str(seconds)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
@@ -93,3 +108,37 @@ def test_a_daemon_that_ends_needs_nobody(connections: Path, number: signal.Signa
         assert ends(guardian)
         daemon.wait(20)
         assert (connections / "7" / "abort").read_text() == ""
+
+
+@pytest.mark.parametrize(("how", "where"), [("waits", "<string>"), ("turns", "in turn_for_ever")])
+def test_a_daemon_that_does_not_turn_is_told_of_and_let_go(connections: Path, how: str, where: str) -> None:
+    daemon, guardian = started(connections, how, 4)
+    with daemon:
+        poll_until(lambda: (connections / "7" / "abort").read_text() == "1", 30, "it is aborted")
+        poll_until(lambda: "was aborted" in (connections / "log").read_text(), 10, "it is said")
+        said = (connections / "log").read_text()
+        assert "has not turned for 2 s; its threads:" in said
+        assert "most recent call first" in said
+        assert where in said
+        daemon.kill()
+        assert ends(guardian)
+
+
+def test_a_daemon_that_turns_again_is_told_of(connections: Path) -> None:
+    daemon, guardian = started(connections, "turns again", 5)
+    with daemon:
+        poll_until(lambda: "turns again, after" in (connections / "log").read_text(), 30, "it turns again")
+        assert (connections / "7" / "abort").read_text() == ""
+        daemon.kill()
+        assert ends(guardian)
+
+
+def test_a_daemon_that_is_stopped_is_left_alone(connections: Path) -> None:
+    daemon, guardian = started(connections, "idle", 2)
+    with daemon:
+        daemon.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        assert (connections / "7" / "abort").read_text() == ""
+        assert "has not turned" not in (connections / "log").read_text()
+        daemon.kill()
+        assert ends(guardian)

@@ -27,6 +27,9 @@ GOOD = (
     (["ro", "noexec,,nodev"], MountOptions(kernel=("ro", "noexec", "nodev"))),
     (["soft,timeo=5"], MountOptions(soft=True, timeo_seconds=5)),
     (["soft", "hard"], MountOptions(soft=False)),
+    (["watchdog=5"], MountOptions(watchdog_seconds=5)),
+    (["watchdog=0"], MountOptions(watchdog_seconds=0)),
+    (["nowatchdog"], MountOptions(watchdog_seconds=0)),
     (["ro,rw"], MountOptions(kernel=("rw",))),
     (["rw,noatime,ro,ro"], MountOptions(kernel=("noatime", "ro"))),
 )
