@@ -19,7 +19,8 @@ import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.distrust import distrust_attributes
-from nfsfuse.machines.directory_cache import Entry
+from nfsfuse.engine.holdings import Holdings
+from nfsfuse.machines.directory_cache import UNKNOWN, Entry
 from nfsfuse.machines.doubts import Doubt, Doubts, Place
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
@@ -67,8 +68,9 @@ def lost_names(directories: Iterable[CachedDirectory]) -> tuple[LostNames, ...]:
 class NameDrops:
     """Those of a mount. They go on in *nursery*, which is set once there is one."""
 
-    def __init__(self, kernel: Kernel, inodes: InodeTable) -> None:
+    def __init__(self, kernel: Kernel, inodes: InodeTable, holdings: Holdings) -> None:
         self._inodes = inodes
+        self._holdings = holdings
         self._kernel = kernel
         self._under_way = 0
         self._ended = trio.lowlevel.ParkingLot()
@@ -139,7 +141,10 @@ class NameDrops:
 
     async def _delete(self, parent: Inode, child: Inode, name: bytes) -> None:
         await self._turn()
-        await self._kernel.delete_entry(parent.node_id, child.node_id, name)
+        # What has been found there since would be dropped, for nothing.
+        directory = self._holdings.existing_directory(parent.handle)
+        if directory is None or directory.cache.stood_for(name) in (None, UNKNOWN, child.handle):
+            await self._kernel.delete_entry(parent.node_id, child.node_id, name)
         self._turn_over()
 
     def moved(self, told: m.Moved, acknowledge: Callable[[m.Done], None]) -> None:

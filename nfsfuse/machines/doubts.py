@@ -67,6 +67,7 @@ class _Told:
     at: float
     times: int = 1
     looked: set[Place] = field(default_factory=set)
+    has_what_it_wanted: bool = False
 
 
 class Doubts:
@@ -106,16 +107,34 @@ class Doubts:
                 return Verdict.FOUND
             self._tell(thread, _Told(place, doubt, now))
             return Verdict.AGAIN
-        if doubt is not None and told.doubt is doubt and self._is_still_the_first(told, place):
+        if doubt is None:
+            told.looked.add(place)
+            self._went_on(thread, told, place, found)
+            return Verdict.FOUND
+        if told.doubt is doubt and self._is_still_the_first(told, place):
             if doubt.place[0] != place[0] and not waited:
                 return Verdict.WAIT
             told.times += 1
             return Verdict.AGAIN
-        verdict = Verdict.ABSENT if doubt is not None and doubt.place in told.looked else Verdict.FOUND
-        told.looked.add(place)
-        if place == told.place or found is None:  # it has all it wants to know, or fails
+        if doubt.place in told.looked:
             del self._told[thread]
-        return verdict
+            return Verdict.ABSENT
+        if told.has_what_it_wanted:  # this is another call of the thread's, or the second name of that one
+            if not waited:
+                return Verdict.WAIT
+            self._tell(thread, _Told(place, doubt, now))
+            return Verdict.AGAIN
+        told.looked.add(place)
+        self._went_on(thread, told, place, found)
+        return Verdict.FOUND
+
+    def _went_on(self, thread: int, told: _Told, place: Place, found: InodeHandle | None) -> None:
+        """*thread* was told what there is. If that is nothing its call fails. The name at which it was stopped
+        may be the first of two that it looks up."""
+        if found is None or told.has_what_it_wanted:
+            del self._told[thread]
+        elif place == told.place:
+            told.has_what_it_wanted = True
 
     @staticmethod
     def _is_still_the_first(told: _Told, place: Place) -> bool:
@@ -133,6 +152,7 @@ class Doubts:
         return self._about(place, found) is not None
 
     def _tell(self, thread: int, told: _Told) -> None:
+        self._told.pop(thread, None)
         self._told[thread] = told
         if len(self._told) > THREADS_MAX:
             del self._told[next(iter(self._told))]

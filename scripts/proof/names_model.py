@@ -217,14 +217,10 @@ def _look_link(done: Done, state: State, seen: Seen, miscounted: Collection[int]
 
 
 def _look_same(done: Done, state: State, seen: Seen) -> Seen:
-    """Two names of one inode: rename(2) does nothing then (vfs_rename() in fs/namei.c). The kernel decides
-    that by itself, by a look at the one and then at the other; what was moved in between by another client, it
-    finds at both. (A limit: on one machine both are locked.) It may decide so, and it may not: so this finishes
-    nothing, see `_act`."""
+    """Two names of one inode, at one moment: rename(2) does nothing then (vfs_rename() in fs/namei.c), as the
+    kernel decides by itself. It may decide so, and it may not: so this finishes nothing, see `_act`."""
     source, target = (state[path] for path in done.paths)
-    if source is not None:
-        seen |= {source}
-    return seen | {_SECOND} if target in seen else seen
+    return seen | {_SECOND} if source is not None and source == target else seen
 
 
 def _look_failed_rename(done: Done, state: State, seen: Seen) -> Seen:

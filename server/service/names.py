@@ -286,8 +286,10 @@ def _rename(call: Call) -> Handling:
     renamed: Renamed = yield Change(
         lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
     )
-    if renamed.other is not None and r.flags != RENAME_EXCHANGE and not renamed.unchanged:
-        yield from _tell_gone(r.new_parent, r.new_name, renamed.other)
+    replaced = renamed.other
+    # Of a directory that was replaced the kernel finds out when it finds the other one there.
+    if replaced is not None and r.flags != RENAME_EXCHANGE and not stat.S_ISDIR(replaced.attributes.mode):
+        yield from _tell_gone(r.new_parent, r.new_name, replaced)
     yield from _tell_moved(r.new_parent, r.new_name, renamed.moved)
     if renamed.other is not None and r.flags == RENAME_EXCHANGE:
         yield from _tell_moved(r.parent, r.name, renamed.other)

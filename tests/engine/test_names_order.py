@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
 import trio
 
-from nfsfuse.machines.inodes import ROOT, NodeId
+from nfsfuse.machines.inodes import ROOT, Inode, NodeId
 from nfsfuse.protocol.errors import FsError
 from scripts.proof.names_model import EMPTY, PATHS, Call, Done, State, Unexplained, check, told_by_listing
 from tests.helpers.dentries import DentryKernel, Place
 from tests.helpers.disk import InlineDisk, SlowDisk
-from tests.helpers.fake_kernel import ME, Rig, rig
+from tests.helpers.fake_kernel import ME, Client, Rig, rig
 from tests.sim import mutations as the
+from tests.sim.mutations import Mutation
 
 CALLS = 40
 """Of each program."""
@@ -105,6 +106,19 @@ def stored(world: Rig) -> State:
     return tuple(found)
 
 
+def truth(world: Rig, client: Client) -> Callable[[Place], NodeId | None]:
+    """What the server has at a place of *client*'s."""
+
+    def leads_to(place: Place) -> NodeId | None:
+        try:
+            node = world.storage.lookup(client.fs.inodes[place[0]].handle, place[1])
+        except FsError:
+            return None
+        return NodeId(node.attributes.ino)
+
+    return leads_to
+
+
 async def play(
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,9 +144,14 @@ async def play(
                     assert isinstance(client.kernel, DentryKernel)
                     client.kernel.fs = client.fs
                     directories = [await client.node(b"a"), await client.node(b"b")]
+                    client.kernel.truth = truth(world, client)
+                    client.kernel.paths = dict(zip(directories, (b"a", b"b"), strict=True))
                     for _ in range(PROGRAMS):
                         nursery.start_soon(programs.run, f"client {number}", client.kernel, directories)
         assert stored(world) in check(programs.history, EMPTY)
+        for client in world.clients:
+            assert isinstance(client.kernel, DentryKernel)
+            assert not client.kernel.harmed, "names were dropped that lead where they led"
     return programs
 
 
@@ -151,8 +170,9 @@ class Forgetful(DentryKernel):
     async def expire_entry(self, parent: NodeId, name: bytes) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def distrust_entries(self) -> None:
+    async def expire_entry_at_once(self, parent: Inode, name: bytes, child: Inode | None) -> bool:
         await trio.lowlevel.checkpoint()
+        return True
 
 
 async def test_names_that_are_not_dropped_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +195,34 @@ async def test_an_invalidation_that_is_waited_for_is_found(
             await play(seed, monkeypatch)
 
 
+SEEDS_RARE_MAX = 50
+
+
+@pytest.mark.parametrize(
+    ("mutation", "wrong", "told"),
+    [
+        (the.no_name_is_in_doubt, Unexplained, "no order explains"),
+        (the.a_name_is_dropped_by_a_new_epoch, AssertionError, "names were dropped"),
+        (the.a_removal_is_told_before_it_is_made, AssertionError, "names were dropped"),
+    ],
+)
+async def test_a_deliberate_bug_is_found(
+    mutation: Mutation,
+    wrong: type[AssertionError],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mutation(monkeypatch)
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(wrong, match=told), allow_unwrapped=True, flatten_subgroups=True
+    ):
+        for seed in range(SEEDS_RARE_MAX):
+            with capsys.disabled():
+                print(f" [{mutation.__name__}: seed {seed}]", end="")
+            await play(seed, monkeypatch)
+
+
 SEEDS_BUSY_MAX = 200
 
 
@@ -191,7 +239,7 @@ async def test_an_invalidation_that_only_a_pending_operation_keeps_from_waiting_
 ) -> None:
     """The deadlock that the stress of real mounts found: no operation was pending in the directory, and yet it
     was locked."""
-    monkeypatch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
+    monkeypatch.setattr("nfsfuse.engine.name_drops.DROP_SECONDS_MAX", math.inf)
     with pytest.RaisesGroup(trio.TooSlowError, allow_unwrapped=True, flatten_subgroups=True):
         for seed in range(SEEDS_MAX):
             await play(seed, monkeypatch)

@@ -62,12 +62,24 @@ def test_a_rename_between_two_names_of_one_inode_may_do_nothing() -> None:
 
 
 @pytest.mark.parametrize("call", [Call.RENAME, Call.EXCHANGE])
-def test_what_moves_between_two_looks_is_found_at_both_names(call: Call) -> None:
+def test_what_moves_between_two_looks_is_not_at_both_names(call: Call) -> None:
+    """A rename of what is at neither name at the same time does something, or fails."""
     moved = [CREATED, done(0, 10, Call.CREATE, AY, inode=8), done(20, 30, Call.EXCHANGE, AX, AY)]
     left = (8, 7, None, None, None, None)
     assert check(moved) == {left}
-    assert left in check([*moved, done(15, 40, call, AX, AY)])
-    assert left not in check([*moved, done(32, 40, call, AX, AY)])
+    assert left not in check([*moved, done(15, 40, call, AX, AY)])
+
+
+def test_one_of_two_that_rename_a_name_to_another_is_told_that_it_is_not_there() -> None:
+    first, second = done(20, 40, Call.RENAME, AX, AY), done(25, 45, Call.RENAME, AX, AY)
+    check([CREATED, first, replace(second, error=errno.ENOENT)])
+    with pytest.raises(Unexplained):
+        check([CREATED, first, second])
+
+
+def test_a_rename_of_one_of_two_names_of_a_file_to_the_other_does_nothing() -> None:
+    linked = [CREATED, done(12, 14, Call.LINK, AX, AY), done(20, 30, Call.RENAME, AX, AY)]
+    assert check(linked) == {(7, 7, None, None, None, None)}
 
 
 def test_a_mount_may_see_its_own_change_late_but_no_longer_than_the_call_takes() -> None:

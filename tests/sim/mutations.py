@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 import pytest
 import trio
 
+from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile, Fetch
 from nfsfuse.engine.files import Files
+from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Reader, Reading
 from nfsfuse.engine.session import Session
@@ -22,6 +24,7 @@ from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
+from nfsfuse.machines.doubts import Doubts, Verdict
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.machines.tellings import Age, Tellings
 from nfsfuse.machines.turns import Turns
@@ -36,6 +39,7 @@ from server.machines.token_effects import Effect, Recall
 from server.machines.tokens import TokenManager
 from server.state.journal import Journal
 from tests.helpers import kernel_pages
+from tests.helpers.dentries import DentryKernel
 from tests.helpers.kernel_model import KernelModel
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
@@ -326,9 +330,39 @@ def what_was_overtaken_is_believed(patch: pytest.MonkeyPatch) -> None:
 def rule_6_a_name_is_invalidated_whoever_has_its_directory_locked(patch: pytest.MonkeyPatch) -> None:
     """No new epoch is made instead: neither for an operation that is pending, nor after a while."""
     patch.setattr(DirectoryCache, "pending", property(lambda _: 0, lambda *_: None), raising=False)
-    patch.setattr("nfsfuse.engine.recalls.DROP_SECONDS_MAX", math.inf)
+    patch.setattr("nfsfuse.engine.name_drops.DROP_SECONDS_MAX", math.inf)
 
 
 def rule_7_a_recall_waits_until_the_kernel_knows_the_inode(patch: pytest.MonkeyPatch) -> None:
     """However long it takes in a listing, which may be stuck at a name that another program looks up."""
     patch.setattr("nfsfuse.engine.distrust.UNKNOWN_SECONDS_MAX", math.inf)
+
+
+def no_name_is_in_doubt(patch: pytest.MonkeyPatch) -> None:
+    """What the kernel decides from names of two moments stands."""
+    patch.setattr(Doubts, "looks", lambda *_, **__: Verdict.FOUND)
+
+
+def a_name_is_dropped_by_a_new_epoch(patch: pytest.MonkeyPatch) -> None:
+    """Where its directory is locked, as if the daemon could not look."""
+
+    async def cannot(*_: object) -> bool:
+        return False
+
+    patch.setattr(DentryKernel, "expire_entry_at_once", cannot)
+
+
+def a_removal_is_told_before_it_is_made(patch: pytest.MonkeyPatch) -> None:
+    """The kernel deletes a name when it is recalled, whatever comes of that."""
+
+    async def delete(self: NameDrops, directory: CachedDirectory, name: bytes) -> None:
+        leads_to = directory.cache.stood_for(name)
+        child = self._inodes.by_handle(leads_to) if isinstance(leads_to, bytes) else None
+        if child is not None:
+            assert self.nursery is not None
+            self.nursery.start_soon(
+                self._kernel.delete_entry, directory.inode.node_id, child.node_id, name
+            )
+        await self._drop(directory, name, leads_to)
+
+    patch.setattr(NameDrops, "drop", delete)
