@@ -9,8 +9,8 @@ never believe that a file which is open here is shorter than it is:
   before that is answered.
 * What became longer while it was not open here is told when it is opened (`KernelSize.behind`).
 
-That a file is longer than its kernel believes is one notification (`Kernel.grow`). The other way round, of a file
-that was cut, needs none: what is beyond the end has to be read from the daemon, whose answer is short.
+That a file is longer than its kernel believes is one notification (`Kernel.grow`). The other way round, of a
+file that was cut, needs none: what is beyond the end has to be read from the daemon, whose answer is short.
 """
 
 from __future__ import annotations
