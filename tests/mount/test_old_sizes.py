@@ -1,7 +1,7 @@
 """A file becomes longer; who has it open, and asks nothing, finds all of it at once.
 
-The kernel goes by the size that it believes in for a read fault, splice, sendfile, copy_file_range and for where
-an append was (`nfsfuse.engine.growths`). What it does ask for, like lseek(2), is tried beside.
+The kernel goes by the size that it believes in for a read fault, splice, sendfile, copy_file_range and for the
+place of an append (`nfsfuse.engine.growths`). What it does ask for, like lseek(2), is tried beside.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class User:
     """A program that has a file open (tests/programs/old_size.py)."""
 
     def __init__(self, path: Path, writes: str) -> None:
-        command = [sys.executable, SOURCES / "old_size.py", path, path.with_name("copy"), writes]
+        command: list[str | Path] = [
+            sys.executable, SOURCES / "old_size.py", path, path.with_name("copy"), writes
+        ]  # fmt: skip
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._answer() == "open"
 

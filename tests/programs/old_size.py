@@ -1,5 +1,5 @@
-"""old_size.py PATH OTHER WRITES: opens PATH, and maps far more than there is. For each line that it is sent then
-it uses what it has opened, without asking how long the file is, and says what came of it.
+"""old_size.py PATH OTHER WRITES: opens PATH, and maps far more than there is. For each line that it is sent it
+then uses what it has opened, without asking how long the file is, and says what came of it.
 
 OTHER is a file to copy to, on the same mount. WRITES is "r", "rw" or "append".
 """
