@@ -281,6 +281,8 @@ class Files:
         file.open_count -= 1
         file.tokens.writers -= writing
         if file.open_count == 0:
+            if file.attributes.mode is TokenMode.NONE:
+                file.inode.kernel_size.behind = True
             self._release(file)
         file.wake()
 

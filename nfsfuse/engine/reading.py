@@ -233,8 +233,14 @@ class Reader:
         file, start, end = reading.file, reading.start, reading.end
         reading.fetch = Fetch(start, end)
         file.fetches.append(reading.fetch)
-        mode = TokenMode.NONE if _may_answer(file, start, end) else file.tokens.reading_mode()
-        return m.Read(file.inode.handle, start, end - start, mode)
+        if not _may_answer(file, start, end):
+            return m.Read(file.inode.handle, start, end - start, file.tokens.reading_mode())
+        # An invalidation may wait for the folio of this read, an operation that is entitled to the attributes
+        # for that invalidation, their recall for the operation, and whoever is granted them only then: this
+        # read must not wait for them. While its page is held it ends in zeros wherever the file ends, and the
+        # invalidation takes it back.
+        sizeless = reading.cached and file.tokens.invalidating(start, end)
+        return m.Read(file.inode.handle, start, end - start, TokenMode.NONE, sizeless)
 
     def _arrived(self, reading: Reading, reply: Message, payload: bytes | bytearray) -> None:
         """The server's answer. If nobody waits for it any more nobody is entitled by it: nobody would say that
@@ -247,6 +253,8 @@ class Reader:
         if reading.over:
             return
         assert fetch is not None
+        if len(payload) < end - start and reply.attributes is None:
+            payload = bytes(payload) + bytes(end - start - len(payload))  # it was asked for no size
         if file.tokens.holds(start, end, TokenMode.SHARED) and not file.tokens.parked(start, end):
             fetch.data = memoryview(payload)
             fetch.valid = True

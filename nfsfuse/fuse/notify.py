@@ -131,13 +131,12 @@ class Notifier:
         inode.
 
         It is a store of the last byte, whose payload cannot be read. fuse_notify_store (fs/fuse/dev.c) first
-        raises i_size (fuse_write_update_attr, which raises the attr_version too, so that no older answer lowers
-        it again), then locks the page, and only then finds that there is nothing to copy (EFAULT): the page is
-        left as it was, or empty and not up to date if there was none.
+        raises i_size, and the attr_version with it, so that no older answer lowers it again
+        (fuse_write_update_attr); then locks the page; and only then finds that there is nothing to copy
+        (EFAULT): the page is left as it was, or empty and not up to date if there was none.
 
         Who waits for that lock may wait for a read that is not answered yet. After `THROUGH_SECONDS` it is
-        asked again and again if it *is_through*, the size what it should be; then the lock is not waited
-        for."""
+        asked again and again if it *is_through*, the size what it should be: then nobody waits any more."""
         await self._few_are_late()
         payload = abi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1, 0)
         message = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload) + 1, NotifyCode.STORE, 0) + payload

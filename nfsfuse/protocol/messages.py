@@ -453,12 +453,14 @@ class Release(Request[Done]):
 @message(25)
 class Read(Request[Data]):
     """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
-    NONE: the client holds one already; EAGAIN if it does not, any more."""
+    NONE: the client holds one already; EAGAIN if it does not, any more. *sizeless*: less than *size* says
+    nothing about where the file ends, for which the server would have to wait for others; the rest is zeros."""
 
     handle: InodeHandle
     offset: int
     size: int
     mode: TokenMode
+    sizeless: bool = False
 
 
 @message(26)

@@ -176,7 +176,7 @@ def _read(call: Call) -> Handling:
         tokens = yield Acquire(r.handle, DATA, r.mode, start, end)
     data: bytes | bytearray = yield from _data(call, r)
     attributes: Attributes | None = None
-    if len(data) < r.size:
+    if len(data) < r.size and not r.sizeless:
         # Only who may cache the size knows where the file ends: another client may be about to extend it.
         tokens += yield Acquire(r.handle, ATTR, SHARED)
         data = yield from _data(call, r)

@@ -35,10 +35,14 @@ class _Telling:
         if not self._left:
             self._told.set()
 
-    async def wait(self) -> bool:
-        """Until all know. Not to be cancelled: what others have to be told has happened."""
-        with trio.CancelScope(shield=True):
+    async def wait(self, call: Call) -> bool:
+        """Until all know, or the client that made the file longer gives up on *call*. It is answered all the
+        same: what others have to be told has happened."""
+        try:
             await self._told.wait()
+        except trio.Cancelled:
+            if not call.session.has_given_up(call.id):
+                raise
         return True
 
 
@@ -62,7 +66,7 @@ class Growths:
         telling = _Telling(others)
         for other in others:
             self._send(other, m.Grew(step.handle, step.size), telling)
-        return telling.wait()
+        return telling.wait(call)
 
     def _send(self, to: SessionId, message: m.Grew, telling: _Telling) -> None:
         number = next(self._numbers)

@@ -114,6 +114,11 @@ class Session:
         if running is not None:
             running.cancel()
 
+    def has_given_up(self, request: RequestId) -> bool:
+        """Whether the client wants to wait no more for a request that is under way."""
+        running = self.running.get(request)
+        return isinstance(running, trio.CancelScope) and running.cancel_called and not self.over.is_set()
+
     def give_up_queued(self) -> None:
         """The session is over: its requests that wait for tokens have waited in vain."""
         for running in list(self.running.values()):

@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
+from types import CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,27 +18,32 @@ import trio
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile, Fetch
 from nfsfuse.engine.files import Files
+from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Reader, Reading
 from nfsfuse.engine.session import Session
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.attribute_cache import AttributeCache
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.doubts import Doubts, Verdict
+from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.machines.tellings import Age, Tellings
 from nfsfuse.machines.turns import Turns
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codec import FailureEnvelope, ReplyEnvelope, RequestEnvelope, decode
 from nfsfuse.protocol.tokens import Token, TokenMode
-from nfsfuse.protocol.types import RequestId, SessionId
+from nfsfuse.protocol.types import PAGE_SIZE, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import RequestArrived
 from nfsfuse.rpc.link import Link
 from server.machines.token_effects import Effect, Recall
 from server.machines.tokens import TokenManager
+from server.service.calls import Call, TellOthers
+from server.service.growths import Growths as ServerGrowths
 from server.state.journal import Journal
 from tests.helpers import kernel_pages
 from tests.helpers.dentries import DentryKernel
@@ -241,6 +248,66 @@ def who_was_killed_is_entitled(patch: pytest.MonkeyPatch) -> None:
 def pages_go_before_they_are_used(patch: pytest.MonkeyPatch) -> None:
     """By the program that they were granted to: its daemon has had its turn."""
     patch.setattr(Turns, "take", lambda *_: None)
+
+
+# --- sizes ---
+
+
+def growths_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    """Others that have the file open ask when they ask."""
+    patch.setattr(ServerGrowths, "tell", lambda *_: False)
+
+
+def growths_by_writes_are_not_told(patch: pytest.MonkeyPatch) -> None:
+    """Only those that the server makes."""
+    patch.setattr(AttributeCache, "told_others", lambda self, *, watched: setattr(self, "watched", False))
+
+
+def growths_are_answered_before_others_know(patch: pytest.MonkeyPatch) -> None:
+    tell = ServerGrowths.tell
+
+    def tell_and_go_on(self: ServerGrowths, call: Call, step: TellOthers) -> bool:
+        told = tell(self, call, step)
+        if isinstance(told, CoroutineType):
+            told.close()
+        return bool(told)
+
+    patch.setattr(ServerGrowths, "tell", tell_and_go_on)
+
+
+def what_is_opened_anew_is_as_long_as_it_was(patch: pytest.MonkeyPatch) -> None:
+    """For the kernel, which knows it from before."""
+
+    async def catch_up(self: Growths, inode: Inode, size: int) -> None:
+        inode.kernel_size.behind = False
+
+    patch.setattr(Growths, "catch_up", catch_up)
+
+
+def a_growth_waits_for_the_page_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    """As the system call does by which the kernel is told: it may be locked for a read that waits for whoever
+    waits for this."""
+    grow = KernelModel.grow
+
+    async def and_wait(self: KernelModel, node_id: NodeId, generation: int, size: int) -> bool:
+        known = await grow(self, node_id, generation, size)
+        inode = self.inodes.get(node_id)
+        folio = None if inode is None else inode.folios.get((size - 1) // PAGE_SIZE)
+        if inode is not None and folio is not None and await inode.lock_folio(folio):
+            inode.unlock_folio(folio)
+        return known
+
+    patch.setattr(KernelModel, "grow", and_wait)
+
+
+def a_read_in_the_way_of_an_invalidation_asks_for_the_size(patch: pytest.MonkeyPatch) -> None:
+    """Which may be being recalled from the write that waits for the invalidation."""
+    request = Reader._request
+
+    def with_size(reading: Reading) -> m.Read:
+        return replace(request(reading), sizeless=False)
+
+    patch.setattr(Reader, "_request", staticmethod(with_size))
 
 
 # --- the session ---

@@ -33,7 +33,7 @@ SIZE: Final = -1
 
 
 @dataclass(slots=True)
-class _Growth:
+class Growth:
     """Sizes that a file must have had at least, and may have had at most."""
 
     file: str
@@ -53,8 +53,8 @@ class Program:
     client: Client
     name: str
     steps: int
-    grow: _Growth
-    log: _Growth
+    grow: Growth
+    log: Growth
     cached_writes: bool
     _sizes_left: list[int]
 
@@ -310,7 +310,7 @@ class RandomPrograms:
     async def __call__(self, world: World) -> None:
         for name in (b"words", b"grow", b"log", b"cut"):
             self.handles[name] = world.make_file(name, bytes(WORDS_SIZE if name == b"words" else 0))
-        grow, log = _Growth("grow"), _Growth("log")
+        grow, log = Growth("grow"), Growth("log")
         sizes = list(range(1, PAGE_SIZE))
         world.rng.shuffle(sizes)
         async with trio.open_nursery() as disturbers:
@@ -352,7 +352,7 @@ def _difference(one: bytes, other: bytes) -> int:
     return next((at for at in range(end) if one[at] != other[at]), end)
 
 
-def _check_log(content: bytes, log: _Growth) -> None:
+def _check_log(content: bytes, log: Growth) -> None:
     records = [int.from_bytes(content[at : at + WORD_SIZE]) for at in range(0, len(content), WORD_SIZE)]
     if len(content) != log.done or len(set(records)) != len(records) or 0 in records:
         raise Violation(f"{log.done // WORD_SIZE} records were appended, there are {records}")

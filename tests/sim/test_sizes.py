@@ -1,0 +1,65 @@
+"""Sizes that kernels go by without asking: `tests.sim.sizes`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers.history import Violation
+from tests.sim import mutations as the
+from tests.sim.mutations import Mutation
+from tests.sim.sizes import Sizes
+from tests.sim.world import CUTS_PER_SECOND, Options, simulate
+
+SEEDS_MAX = 20
+
+
+def _options(seed: int) -> Options:
+    return Options(seed, 2 + seed % 2, check_every=5, later=0.5)
+
+
+FOUND = (
+    # seed: what it found when it was first run
+    2,  # deadlock: a write that waited for a page, its read for the attributes, and they for the write
+    3,  # a file that was closed before it became longer, and opened under tokens that came with a look
+)
+
+
+@pytest.mark.parametrize("seed", [*FOUND, *range(5000, 5006)])
+def test_nobody_goes_by_a_size_that_is_past(seed: int) -> None:
+    simulate(_options(seed), Sizes())
+
+
+@pytest.mark.parametrize("seed", range(5000, 5003))
+@pytest.mark.parametrize(
+    "change", [{"killed": 0.2}, {"cuts_per_second": CUTS_PER_SECOND}, {"restarts": 6}], ids=str
+)
+def test_nobody_goes_by_a_size_that_is_past_whatever_happens(seed: int, change: dict[str, float]) -> None:
+    simulate(replace(_options(seed), **change), Sizes())
+
+
+@pytest.mark.parametrize(
+    ("mutation", "told"),
+    [
+        (the.growths_are_not_told, "saw|SIGBUS"),
+        (the.growths_by_writes_are_not_told, "saw|SIGBUS"),
+        (the.growths_are_answered_before_others_know, "saw|SIGBUS"),
+        (the.what_is_opened_anew_is_as_long_as_it_was, "saw|SIGBUS"),
+        (the.a_growth_waits_for_the_page_at_the_end, "have not ended"),
+        (the.a_read_in_the_way_of_an_invalidation_asks_for_the_size, "have not ended"),
+    ],
+)
+def test_a_deliberate_bug_is_found(
+    mutation: Mutation, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Violation, match=told) as found:
+        _simulate_seeds()
+    with capsys.disabled():
+        print(f" [{mutation.__name__}: {str(found.value).splitlines()[0][:100]}]", end="")
+
+
+def _simulate_seeds() -> None:
+    for seed in range(SEEDS_MAX):
+        simulate(_options(seed), Sizes())
