@@ -19,7 +19,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
 from server.storage import handles
 from server.storage.handles import HandleSigner, load_or_create_secret
-from server.storage.interface import StorageError
+from server.storage.interface import StorageError, set_xattr
 from server.storage.local import LocalStorage
 from server.storage.syscalls import name_to_handle
 
@@ -361,6 +361,23 @@ def test_default_acl_combines_with_the_mode(local: LocalStorage, local_dir: Path
     file = local.create(directory, b"f", 0o666, THEM, True, False)[0]
     assert stat.S_IMODE(file.attributes.mode) == 0o640
     assert file.attributes.uid == 1000
+    assert not file.bare, "it has inherited one"
+    masked = Credentials(1000, 1000, 0o077)
+    new = local.create(directory, b"g", 0o666, masked, True, False)[0]
+    below = local.mkdir(directory, b"h", 0o777, masked)
+    modes = [stat.S_IMODE(node.attributes.mode) for node in (new, below)]
+    assert modes == [0o640, 0o750], "the umask does not count"
+    assert local.getxattr(below.handle, b"system.posix_acl_default") == acl
+
+
+def test_an_acl_clears_set_group_id_if_it_is_to(local: LocalStorage) -> None:
+    """As the root that the server is, it would leave it."""
+    file = local.create(local.root().handle, b"f", 0o644, THEM, True, False)[0].handle
+    acl = bytes.fromhex("02000000" "01000700ffffffff" "04000700ffffffff" "20000700ffffffff")
+    for kill_sgid, expected in ((False, 0o2777), (True, 0o777)):
+        local.setattr(file, AttributeChanges(mode=0o2755))
+        told = set_xattr(local, file, b"system.posix_acl_access", acl, 0, kill_sgid=kill_sgid)
+        assert stat.S_IMODE(told.mode) == expected
 
 
 def test_birth_time(local: LocalStorage) -> None:

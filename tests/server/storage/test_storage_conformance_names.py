@@ -85,6 +85,28 @@ def test_what_was_created_is_found(storage: Storage) -> None:
         storage.lookup(root, b"absent")
 
 
+def test_the_umask_of_whoever_asks_takes_bits_away(storage: Storage) -> None:
+    root, creds = storage.root().handle, Credentials(ME.uid, ME.gid, 0o027)
+    file, _ = storage.create(root, b"file", 0o666, creds, True, False)
+    fifo = storage.mknod(root, b"fifo", stat.S_IFIFO | 0o622, 0, creds)
+    others = (storage.mkdir(root, b"dir", 0o1777, creds), fifo, storage.symlink(root, b"link", b"x", creds))
+    modes = [stat.S_IMODE(node.attributes.mode) for node in (file, *others)]
+    assert modes == [0o640, 0o1750, 0o600, 0o777]
+    with raises(errno.EINVAL):
+        storage.mkdir(root, b"none", 0o755, Credentials(ME.uid, ME.gid, 0o1000))
+
+
+def test_what_is_made_is_told_to_have_no_extended_attributes(storage: Storage) -> None:
+    """And what may have some is not."""
+    root = storage.root().handle
+    nodes = [storage.mkdir(root, b"dir", 0o755, ME), storage.create(root, b"file", 0o644, ME, True, False)[0]]
+    for node in nodes:
+        if node.bare:
+            assert storage.listxattr(node.handle) == []
+    storage.setxattr(nodes[1].handle, b"user.a", b"1", 0)
+    assert not storage.lookup(root, b"file").bare
+
+
 @pytest.mark.parametrize(
     ("name", "number"),
     [
