@@ -124,7 +124,7 @@ INTERRUPT_IN = Struct("=Q")  # unique of the interrupted request
 LK_IN = Struct("=QQQQIIII")  # fh, owner, start, end, type, pid, lk_flags, padding
 LK_OUT = Struct("=QQII")  # start, end, type, pid
 FALLOCATE_IN = Struct("=QQQII")  # fh, offset, length, mode, padding
-LSEEK_IN = Struct("=QQII")  # fh, offset, whence, padding
+LSEEK_IN = Struct("=QqII")  # fh, offset, whence, padding
 LSEEK_OUT = Struct("=Q")  # offset
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")  # fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
 COPY_FILE_RANGE_OUT = Struct("=Q")  # bytes copied, for COPY_FILE_RANGE_64
