@@ -233,7 +233,7 @@ class _Mount:
             max_background=background,
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )
-        extras = Extras(filesystem, operations.told)
+        extras = Extras(filesystem, operations)
         replies = Replies()
         quick = Quick(filesystem, operations, kernel.own_mount, replies)
         try:

@@ -56,9 +56,9 @@ LATER_OPTIONS: Final = KERNEL_OPTIONS - {
 
 
 def flags_of(options: Iterable[str]) -> int:
-    """The flags of mount(2) for *options* of `KERNEL_OPTIONS`, in their order. What is not named is off, also in
-    a remount, for which mount(8) names everything that stays; but devices and set-user-ID programs have to be
-    asked for, as libfuse has it. (Of access times the kernel keeps what it does, if nothing is said of them.)"""
+    """The flags of mount(2) for *options* of `KERNEL_OPTIONS`, in their order. What is not named is off, also
+    in a remount, for which mount(8) names everything that stays; but devices and set-user-ID programs have to
+    be asked for, as libfuse has it. (If nothing is said of access times the kernel goes on as it does.)"""
     flags = NOSUID | NODEV
     for option in options:
         sets, clears = _SETS_CLEARS[option]

@@ -18,8 +18,8 @@ class RemountFailure(Exception):
 
 
 def remount(source: str, path: str, options: MountOptions) -> None:
-    """Change the mount of *source* on *path* to what *options* say (`flags_of`). What concerns the daemon stays:
-    it was told at its start, and mount(8) repeats all that is in /etc/fstab. Raises RemountFailure."""
+    """Change the mount of *source* on *path* to what *options* say (`flags_of`). What concerns the daemon
+    stays: it was told at its start, and mount(8) repeats all that is in /etc/fstab. Raises RemountFailure."""
     mounted = mounted_at(path)
     if mounted is None or mounted.fstype != FSTYPE:
         raise RemountFailure(f"{path}: not an nfsfuse mount, so there is nothing to change")

@@ -55,7 +55,8 @@ class Operations(pyfuse3.Operations):
             return convert.absent(self._for_good if found.lasting else 0.0)
         return self.told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
-    def _made(self, found: Found) -> pyfuse3.EntryAttributes:
+    def made(self, found: Found) -> pyfuse3.EntryAttributes:
+        """The answer to whatever makes an inode."""
         # create_new_entry and fuse_create_open give fuse_iget no attr_version. Of an inode that is new to the
         # kernel that does no harm: an invalidation waits until it is known (`nfsfuse.engine.distrust`).
         seconds = self._for_good if found.lasting else 0.0
@@ -134,26 +135,26 @@ class Operations(pyfuse3.Operations):
         self, request: Request, parent_inode: Ino, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._made(await self._fs.names.symlink(parent_inode, name, target, creds))
+        return self.made(await self._fs.names.symlink(parent_inode, name, target, creds))
 
     @handler
     async def mknod(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
+        return self.made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
 
     @handler
     async def mkdir(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
+        return self.made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
 
     @handler
     async def link(
         self, request: Request, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._made(await self._fs.names.link(inode, new_parent_inode, new_name))
+        return self.made(await self._fs.names.link(inode, new_parent_inode, new_name))
 
     @handler
     async def unlink(self, request: Request, parent_inode: Ino, name: bytes, ctx: Context) -> None:
@@ -236,7 +237,7 @@ class Operations(pyfuse3.Operations):
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
         await self._drop_privileges(number, request)
-        return self.opened(number), self._made(found)
+        return self.opened(number), self.made(found)
 
     async def _drop_privileges(self, number: int, request: Request) -> None:
         """O_TRUNC is a change by a program that may not leave the file set-user-ID."""

@@ -337,7 +337,7 @@ class RmDir(Request[Done]):
 
 @record(frozen=True, slots=True)
 class Rename(Request[Done]):
-    """renameat2(2); *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    """renameat2(2), with its *flags*."""
 
     parent: InodeHandle
     name: bytes
@@ -415,6 +415,16 @@ class Create(Request[Opened]):
     name: bytes
     mode: int
     flags: int
+    credentials: Credentials
+
+
+@record(frozen=True, slots=True)
+class TmpFile(Request[Opened]):
+    """open(2) with O_TMPFILE in the directory *parent*: makes an inode without a name, and opens it. `Link` may
+    give it one."""
+
+    parent: InodeHandle
+    mode: int
     credentials: Credentials
 
 
@@ -617,6 +627,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
+    TmpFile,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)

@@ -15,7 +15,19 @@ from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_S
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
-from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
+from server.service.calls import (
+    Acquire,
+    Call,
+    Change,
+    GiveBack,
+    Handler,
+    Handling,
+    Hold,
+    Quick,
+    Slow,
+    Unnaming,
+    Use,
+)
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
 
@@ -109,6 +121,20 @@ def _create(call: Call) -> Handling:
     call.storage.pin(node.handle)
     open_id = call.session.opened(node.handle)
     return m.Opened(open_id, node, tuple(tokens), False, (Node(r.parent, above),))
+
+
+def _tmpfile(call: Call) -> Handling:
+    """No change that must not be made twice: what a server that died has made without telling is nobody's, and
+    swept as any orphan."""
+    r: m.TmpFile = call.message
+    node: Node = yield Quick(lambda: call.storage.tmpfile(r.parent, r.mode, r.credentials))
+    tokens: list[Token] = []
+    tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
+    tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
+    yield Unnaming(node.handle)
+    call.storage.pin(node.handle)
+    open_id = call.session.opened(node.handle)
+    return m.Opened(open_id, node, tuple(tokens), False)
 
 
 def _release(call: Call) -> Handling:
@@ -259,6 +285,7 @@ def _get_token(call: Call) -> Handling:
 FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Open: _open,
     m.Create: _create,
+    m.TmpFile: _tmpfile,
     m.Release: _release,
     m.Read: _read,
     m.Write: _write,

@@ -31,7 +31,7 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import Listed, Renamed, Storage
+from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Listed, Renamed, Storage
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,8 @@ def _rmdir(call: Call) -> Handling:
 def _hold_both_names(r: m.Rename) -> Any:
     """Sub-steps: hold a rename's two names, in the order that cannot deadlock."""
     old = hold_name(r.parent, r.name)
-    replaces = r.flags == 0 and name_point(r.name) != name_point(r.new_name)
+    may_replace = not r.flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)
+    replaces = may_replace and name_point(r.name) != name_point(r.new_name)
     new = hold_name(r.new_parent, r.new_name, removes=replaces)
     if r.parent == r.new_parent:
         yield replace(new, also=((old.start, old.end),))

@@ -24,6 +24,7 @@ and nothing can be made with it (EPERM).
 
 from __future__ import annotations
 
+import stat
 from abc import ABC, abstractmethod
 from typing import Final, NamedTuple
 
@@ -42,6 +43,13 @@ RENAME_NOREPLACE: Final = 1
 
 RENAME_EXCHANGE: Final = 2
 """rename: swap the two names, both of which must exist (renameat2(2))."""
+
+RENAME_WHITEOUT: Final = 4
+"""rename: leave a character device 0/0 under the old name, in the same step: what overlayfs hides a name of a
+lower layer with (renameat2(2))."""
+
+WHITEOUT_MODE: Final = stat.S_IFCHR
+"""The mode of what is left then (WHITEOUT_MODE of <linux/fs.h>); its device number is 0."""
 
 
 ORPHANS_NAME: Final = b".nfsfuse-orphans"
@@ -116,8 +124,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        """Creates a regular file that has no name (O_TMPFILE), with the owner, the group and the ACL of one in
+        *parent*. It is an orphan from the beginning, to be pinned by the caller; unlike others it can be given
+        a name, once, by `link`. EOPNOTSUPP where there can be no orphans, or the filesystem has no such
+        files."""
+
+    @abstractmethod
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
-        """EEXIST, EPERM (a directory), EMLINK, ENOENT (no link is left)."""
+        """EEXIST, EPERM (a directory), EMLINK, ENOENT (no link is left, and it is not from `tmpfile`)."""
 
     @abstractmethod
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
@@ -132,8 +147,9 @@ class Storage(ABC):
     def rename(
         self, parent: InodeHandle, name: bytes, new_parent: InodeHandle, new_name: bytes, flags: int
     ) -> Renamed:
-        """*flags*: 0, RENAME_NOREPLACE or RENAME_EXCHANGE. Atomic. ENOENT, EEXIST, EISDIR, ENOTDIR,
-        ENOTEMPTY, EINVAL (into its own subtree; other flags), EBUSY (a filesystem is mounted there)."""
+        """*flags*: RENAME_NOREPLACE or RENAME_EXCHANGE, RENAME_WHITEOUT with neither or the former. Atomic.
+        ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL (into its own subtree; other flags, or such as the
+        filesystem has not), EBUSY (a filesystem is mounted there)."""
 
     @abstractmethod
     def readdir(self, handle: InodeHandle, cookie: int, limit: int) -> tuple[list[Listed], bool]:

@@ -177,6 +177,7 @@ class Metadata:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     entries: Entries | None = None
     orphan: bool = False  # kept without a name
+    nameless: bool = False  # never had one, and may be given one
 
     def copy(self) -> Metadata:
         """An independent image."""

@@ -44,6 +44,12 @@ class NotingStorage(LocalStorage):
             touched.append(node.handle)
             return node, made
 
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        with self._touching(parent) as touched:
+            node = super().tmpfile(parent, mode, creds)
+            touched.append(node.handle)
+            return node
+
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
         with self._touching((parent, name)):
             return super().unlink(parent, name)

@@ -13,7 +13,14 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Credentials, InodeHandle, Node
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Listed, Storage
+from server.storage.interface import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    WHITEOUT_MODE,
+    Listed,
+    Storage,
+)
 
 ME = Credentials(os.geteuid(), os.getegid())
 
@@ -353,6 +360,27 @@ def test_rename_noreplace(storage: Storage) -> None:
     assert names(storage, root) == {b"b", b"c"}
 
 
+@pytest.mark.parametrize("flags", [RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE])
+def test_rename_leaves_a_whiteout(storage: Storage, flags: int) -> None:
+    root = storage.root().handle
+    file, _ = storage.create(root, b"a", 0o644, ME, True, False)
+    victim, _ = storage.create(root, b"b", 0o644, ME, True, False)
+    if flags & RENAME_NOREPLACE:
+        with raises(errno.EEXIST):
+            storage.rename(root, b"a", root, b"b", flags)
+        storage.unlink(root, b"b")
+    done = storage.rename(root, b"a", root, b"b", flags)
+    assert done.moved.handle == file.handle
+    if not flags & RENAME_NOREPLACE:
+        assert done.other is not None
+        assert (done.other.handle, done.other.attributes.nlink) == (victim.handle, 0)
+    left = storage.lookup(root, b"a").attributes
+    assert (left.mode, left.rdev, left.nlink) == (WHITEOUT_MODE, 0, 1)
+    assert storage.lookup(root, b"b").handle == file.handle
+    with raises(errno.EINVAL):
+        storage.rename(root, b"a", root, b"b", RENAME_WHITEOUT | RENAME_EXCHANGE)
+
+
 def test_rename_exchange(storage: Storage) -> None:
     root = storage.root().handle
     directory = storage.mkdir(root, b"d", 0o755, ME)
@@ -368,7 +396,7 @@ def test_rename_exchange(storage: Storage) -> None:
     assert storage.getattr(root).nlink == 4
     assert storage.getattr(directory.handle).nlink == 2
     assert storage.rename(root, b"f", root, b"f", RENAME_EXCHANGE).unchanged
-    for flags in (3, 4, -1):
+    for flags in (3, 6, 8, -1):
         with raises(errno.EINVAL):
             storage.rename(root, b"f", root, b"x", flags)
 
