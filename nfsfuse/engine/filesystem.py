@@ -16,6 +16,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Names
+from nfsfuse.engine.numbers import Numbers
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
@@ -75,7 +76,10 @@ class Filesystem:
         )
         self.changes = NameChanges(remote, kernel)
         self.names = Names(remote, self.inodes, self.holdings, self.write_back, self.changes, kernel)
-        self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
+        self.numbers = Numbers(remote, self.inodes, self.holdings, self.names, root.attributes.ino)
+        self.directories = Directories(
+            remote, self.inodes, self.holdings, self.names, self.numbers, kernel
+        )
         self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
             remote,

@@ -173,6 +173,11 @@ class Names:
 
         def renamed(reply: Message, _: bytes | bytearray) -> None:
             self._done(reply)
+            assert isinstance(reply, m.Done)
+            for node in reply.affected:
+                inode = self._inodes.by_handle(node.handle)
+                if inode is not None:
+                    inode.attributes.above = None
             # The kernel moves its own entries; what they are is asked again when it is needed here.
             old.cache.changed(name, UNKNOWN)
             new.cache.changed(new_name, UNKNOWN)

@@ -34,7 +34,7 @@ class Operations(pyfuse3.Operations):
     """The mount as pyfuse3 sees it; `quick.Quick` goes before it."""
 
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
-    supports_dot_lookup = False
+    supports_dot_lookup = True  # of inodes by their numbers: see `lookup`
 
     def __init__(self, filesystem: Filesystem, root: Attributes, own_mount: OwnMount) -> None:
         super().__init__()
@@ -77,7 +77,16 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, request: Request, parent_inode: Ino, name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        if name in (b".", b".."):  # FUSE_EXPORT_SUPPORT: "parent" is the node id itself
+            return self.found(await self._by_number(request, parent_inode, name))
         return self.found(await self._fs.names.lookup(parent_inode, name))
+
+    async def _by_number(self, request: Request, node_id: int, name: bytes) -> Found:
+        if request.pid in self._own_mount.threads:
+            # The kernel has forgotten what a thread of ours wanted to open: then there is nothing to be done.
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        numbers = self._fs.numbers
+        return await (numbers.lookup(node_id) if name == b"." else numbers.parent(node_id))
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
         for node_id, count in inode_list:
@@ -199,7 +208,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, request: Request, fh: Fh, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         for item in await self._fs.directories.read(fh, start_id):
             if item.inode is None:
-                told = convert.dot_entry(pyfuse3.ROOT_INODE)
+                told = convert.dot_entry(item.number)
             else:
                 assert item.attributes is not None
                 told = self.told(item.inode, item.attributes, self._for_good if item.lasting else 0.0)

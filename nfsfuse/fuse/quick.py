@@ -72,7 +72,10 @@ class Quick:
 
     @at_once
     def lookup(self, request: Request, body: memoryview) -> Answer | None:
-        found = self._fs.names.lookup_at_once(request.nodeid, bytes(body[:-1]))
+        name = bytes(body[:-1])
+        if name in (b".", b".."):
+            return None  # of an inode by its number, which the table may not have
+        found = self._fs.names.lookup_at_once(request.nodeid, name)
         return None if found is None else pack_entry(self._operations.found(found))
 
     @at_once

@@ -137,11 +137,13 @@ class Target(Message):
 @record(frozen=True, slots=True)
 class Listing(Message):
     """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
-    attributes (not spelled out: a listing would be twice as long)."""
+    attributes (not spelled out: a listing would be twice as long). *above*: the number of the directory that it
+    is in, 0 if that is not known (or it is the root)."""
 
     entries: tuple[DirEntry, ...]
     end: bool
     tokens: tuple[Token, ...]
+    above: int = 0
 
 
 @record(frozen=True, slots=True)
@@ -250,6 +252,21 @@ class Lookup(Request[Entry]):
     parent: InodeHandle
     name: bytes
     content: bool = False
+
+
+@record(frozen=True, slots=True)
+class LookupNumber(Request[Entry]):
+    """Find the inode with this *number* (stat(2)'s st_ino), wherever in the export it is: for who has nothing
+    else of it, and is ready to wait for a walk through all names. No node if there is none."""
+
+    number: int
+
+
+@record(frozen=True, slots=True)
+class LookupParent(Request[Entry]):
+    """Find what the directory *handle* is in. Of the root that is the root."""
+
+    handle: InodeHandle
 
 
 @record(frozen=True, slots=True)
@@ -627,7 +644,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
-    TmpFile,
+    TmpFile, LookupNumber, LookupParent,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
@@ -650,6 +667,6 @@ CODES: Final[dict[type[Message], int]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek, GetLock,
+    Seek, GetLock, LookupNumber, LookupParent,
 })  # fmt: skip
 """May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

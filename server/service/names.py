@@ -91,6 +91,25 @@ def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) ->
     return (found, data) if content else found
 
 
+def _lookup_number(call: Call) -> Handling:
+    request: m.LookupNumber = call.message
+    try:
+        node: Node = yield Slow(lambda: call.storage.find(request.number))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return m.Entry(None, ())
+    tokens, attributes = yield from _told(call, node.handle)
+    return m.Entry(Node(node.handle, attributes), tokens)
+
+
+def _lookup_parent(call: Call) -> Handling:
+    request: m.LookupParent = call.message
+    node: Node = yield Quick(lambda: call.storage.parent(request.handle))
+    tokens, attributes = yield from _told(call, node.handle)
+    return m.Entry(Node(node.handle, attributes), tokens)
+
+
 def _getattr(call: Call) -> Handling:
     tokens, attributes = yield from _told(call, call.message.handle)
     return m.Stat(attributes, tokens)
@@ -295,7 +314,8 @@ def _readdir(call: Call) -> Handling:
             yield Acquire(handles[taken], ATTR, SHARED)
             taken += 1
     told: dict[InodeHandle, _Told] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
-    return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens)
+    above = 0 if request.cookie else call.storage.number_above(request.handle)
+    return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens, above)
 
 
 def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> dict[InodeHandle, _Told]:
@@ -366,6 +386,8 @@ def _remove_xattr(call: Call) -> Handling:
 
 NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Lookup: _lookup,
+    m.LookupNumber: _lookup_number,
+    m.LookupParent: _lookup_parent,
     m.GetAttr: _getattr,
     m.SetAttr: _setattr,
     m.ReadLink: _quick(lambda s, r: m.Target(s.readlink(r.handle))),

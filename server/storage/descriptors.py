@@ -53,7 +53,7 @@ class OpenInode:
     """An inode with what is open of it: *path* (O_PATH) always, *reader* and *writer* once they were
     needed."""
 
-    __slots__ = ("handle", "kind", "path", "pins", "reader", "used", "writer")
+    __slots__ = ("above", "handle", "kind", "path", "pins", "reader", "used", "writer")
 
     def __init__(self, handle: InodeHandle, kind: int, path: Descriptor) -> None:
         self.handle = handle
@@ -63,6 +63,7 @@ class OpenInode:
         self.writer: Descriptor | None = None
         self.pins = 0
         self.used = True
+        self.above = 0  # of a directory: the number of the one it is in, when it was last listed
 
     def cost(self) -> int:
         """How many descriptors it holds."""

@@ -160,6 +160,22 @@ class Storage(ABC):
         whatever else changes. ENOENT for a pinned directory that was removed.
         """
 
+    @abstractmethod
+    def number_above(self, handle: InodeHandle) -> int:
+        """The number of the directory that this one, which has just been listed from its beginning, is in; 0 if
+        the listing did not tell, or it is the root. Costs nothing."""
+
+    @abstractmethod
+    def parent(self, handle: InodeHandle) -> Node:
+        """The directory that this one is in; the root of the root. ESTALE for one that was removed, or moved
+        out of the export."""
+
+    @abstractmethod
+    def find(self, number: int) -> Node:
+        """The inode with this number, wherever it is: walks through all names until it is found. ENOENT; also
+        for one that is moved by somebody meanwhile, from where the walk has not been to where it has, or has no
+        name."""
+
     # Attributes. Volatile until `fsync` of the inode.
 
     @abstractmethod

@@ -166,6 +166,25 @@ class MemoryNames(MemoryBase):
         found, eof = entries.after(cookie, limit)
         return [Listed(name, place, self._handle(ino)) for name, place, ino in found], eof
 
+    @operation
+    def number_above(self, handle: InodeHandle) -> int:
+        directory, _ = self._directory(handle)
+        return 0 if directory.ino == ROOT_INO else directory.parent
+
+    @operation
+    def parent(self, handle: InodeHandle) -> Node:
+        directory, _ = self._directory(handle)
+        if directory.meta.nlink == 0:
+            raise FsError(errno.ESTALE)
+        return self._node(self._inodes[directory.parent])
+
+    @operation
+    def find(self, number: int) -> Node:
+        inode = self._inodes.get(number)
+        if inode is None or inode.meta.nlink == 0:
+            raise FsError(errno.ENOENT)
+        return self._node(inode)
+
     def _check_rename(
         self,
         source: MemoryInode,

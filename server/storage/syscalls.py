@@ -79,6 +79,7 @@ class RawEntry(NamedTuple):
 
     name: bytes
     cookie: int  # d_off
+    ino: int
 
 
 def _failure() -> OSError:
@@ -153,9 +154,9 @@ def getdents(fd: int, size: int) -> list[RawEntry]:
     entries = []
     position = 0
     while position < filled:
-        _, cookie, length, _ = _DIRENT.unpack_from(data, position)
+        ino, cookie, length, _ = _DIRENT.unpack_from(data, position)
         start = position + _DIRENT.size
-        entries.append(RawEntry(data[start : data.index(b"\0", start)], cookie))
+        entries.append(RawEntry(data[start : data.index(b"\0", start)], cookie, ino))
         position += length
     return entries
 

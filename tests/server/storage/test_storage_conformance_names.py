@@ -497,3 +497,38 @@ def test_two_listings_of_one_directory_do_not_disturb_each_other(storage: Storag
     for thread in threads:
         thread.join()
     assert results == [expected] * 4
+
+
+def test_inodes_are_found_by_their_numbers(storage: Storage) -> None:
+    root = storage.root()
+    assert storage.find(root.attributes.ino).handle == root.handle
+    made = [storage.mkdir(root.handle, b"d%d" % number, 0o755, ME) for number in range(5)]
+    made += [storage.mkdir(made[3].handle, b"deep", 0o755, ME)]
+    made += [storage.create(made[5].handle, b"file", 0o644, ME, True, False)[0]]
+    made += [storage.symlink(made[5].handle, b"link", b"file", ME)]
+    for node in made:
+        assert storage.find(node.attributes.ino).handle == node.handle
+    nameless = storage.tmpfile(root.handle, 0o600, ME)
+    storage.pin(nameless.handle)
+    for number in (nameless.attributes.ino, 2**63 - 1):
+        with raises(errno.ENOENT):
+            storage.find(number)
+    storage.unpin(nameless.handle)
+
+
+def test_the_directory_above(storage: Storage) -> None:
+    root = storage.root()
+    first = storage.mkdir(root.handle, b"first", 0o755, ME)
+    second = storage.mkdir(first.handle, b"second", 0o755, ME)
+    for below, above in ((second, first), (first, root), (root, root)):
+        assert storage.parent(below.handle).handle == above.handle
+        storage.readdir(below.handle, 0, 1)
+        number = 0 if below is root else above.attributes.ino
+        assert storage.number_above(below.handle) == number
+    with raises(errno.ENOTDIR):
+        storage.parent(storage.create(root.handle, b"file", 0o644, ME, True, False)[0].handle)
+    storage.pin(second.handle)
+    storage.rmdir(first.handle, b"second")
+    with raises(errno.ESTALE):
+        storage.parent(second.handle)
+    storage.unpin(second.handle)
