@@ -13,6 +13,7 @@ from nfsfuse.engine.distrust import distrust_when_known
 from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open_again, purge
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.inode_flags import InodeFlags
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Names
@@ -93,6 +94,9 @@ class Filesystem:
         )
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
+        self.inode_flags = InodeFlags(
+            remote, self.inodes, self.holdings, self.write_back, self.page_protocol
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is done in the background, until cancelled."""

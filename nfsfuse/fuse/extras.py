@@ -92,6 +92,16 @@ class Extras(ExtraOperations):
         await self._fs.names.setxattr(nodeid, name, value, flags)
 
     @translated
+    async def get_flags(self, request: Request, nodeid: int, *, extended: bool) -> tuple[int, ...]:
+        return await self._fs.inode_flags.get(nodeid, extended=extended)
+
+    @translated
+    async def set_flags(
+        self, request: Request, nodeid: int, numbers: tuple[int, ...], *, extended: bool
+    ) -> None:
+        await self._fs.inode_flags.set(nodeid, numbers, extended=extended)
+
+    @translated
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:
         attributes = await self._fs.names.getattr(nodeid)
         entry = self._operations.told(self._fs.inodes[nodeid], attributes, 0.0)

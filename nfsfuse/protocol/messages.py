@@ -173,6 +173,13 @@ class Position(Message):
 
 
 @record(frozen=True, slots=True)
+class InodeFlags(Message):
+    """Answers `GetInodeFlags`."""
+
+    numbers: tuple[int, ...]
+
+
+@record(frozen=True, slots=True)
 class TokenGrant(Message):
     """Answers `GetToken`. *attributes* are given with a token for them."""
 
@@ -407,6 +414,25 @@ class RemoveXattr(Request[Stat]):
 
     handle: InodeHandle
     name: bytes
+
+
+@record(frozen=True, slots=True)
+class GetInodeFlags(Request[InodeFlags]):
+    """ioctl(2) FS_IOC_GETFLAGS, one number; if *extended* FS_IOC_FSGETXATTR, five: flags, size of extents,
+    their number, project, size of extents for copy-on-write. ENOTTY where the server's filesystem has none."""
+
+    handle: InodeHandle
+    extended: bool
+
+
+@record(frozen=True, slots=True)
+class SetInodeFlags(Request[Stat]):
+    """ioctl(2) FS_IOC_SETFLAGS or, if *extended*, FS_IOC_FSSETXATTR, with as many *numbers*. EOPNOTSUPP for a
+    flag that the server's filesystem or this protocol does not have."""
+
+    handle: InodeHandle
+    extended: bool
+    numbers: tuple[int, ...]
 
 
 # --- open files and data ---------------------------------------------------------------------------------
@@ -644,14 +670,14 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
-    TmpFile, LookupNumber, LookupParent,
+    TmpFile, LookupNumber, LookupParent, GetInodeFlags, SetInodeFlags,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled, LockFound, Reclaimed,
+    TokenGrant, Recalled, LockFound, Reclaimed, InodeFlags,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {
@@ -667,6 +693,6 @@ CODES: Final[dict[type[Message], int]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek, GetLock, LookupNumber, LookupParent,
+    Seek, GetLock, LookupNumber, LookupParent, GetInodeFlags,
 })  # fmt: skip
 """May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

@@ -69,6 +69,8 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
             exclusive = (yield Acquire(handle, ATTR, EXCLUSIVE, wait=False)) if writing else None
             tokens += exclusive or (yield Acquire(handle, ATTR, SHARED))
         attributes = yield Quick(lambda: call.storage.getattr(handle))
+        if writing and want:
+            yield Quick(lambda: call.storage.check_open(handle, flags))
     _check_regular(attributes)
     data = None
     if has_data and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:

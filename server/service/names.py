@@ -110,6 +110,17 @@ def _lookup_parent(call: Call) -> Handling:
     return m.Entry(Node(node.handle, attributes), tokens)
 
 
+def _set_inode_flags(call: Call) -> Handling:
+    request: m.SetInodeFlags = call.message
+    # It may become immutable: whoever has written without telling tells before, and asks to open it again.
+    yield Hold(request.handle, Resource.DATA)
+    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    attributes = yield Change(
+        lambda: call.storage.set_flags(request.handle, request.numbers, request.extended)
+    )
+    return m.Stat(attributes, tokens)
+
+
 def _getattr(call: Call) -> Handling:
     tokens, attributes = yield from _told(call, call.message.handle)
     return m.Stat(attributes, tokens)
@@ -388,6 +399,8 @@ NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Lookup: _lookup,
     m.LookupNumber: _lookup_number,
     m.LookupParent: _lookup_parent,
+    m.GetInodeFlags: _quick(lambda s, r: m.InodeFlags(s.get_flags(r.handle, r.extended))),
+    m.SetInodeFlags: _set_inode_flags,
     m.GetAttr: _getattr,
     m.SetAttr: _setattr,
     m.ReadLink: _quick(lambda s, r: m.Target(s.readlink(r.handle))),

@@ -19,7 +19,8 @@ rename                both names lead where they did      the new one leads to
                                                           to something else
 open with O_TRUNC,    it cannot be told, and need not: to do them again makes no   they are done again
 setattr, setxattr,    difference, as nobody has seen the file since or changed it
-removexattr, copy,    (whether the extended attribute was there before is written
+flags, removexattr,
+copy,             (whether the extended attribute was there before is written
 fallocate             down, for XATTR_CREATE and XATTR_REPLACE)
 ... COLLAPSE_RANGE,   the file has its size of before     its size differs by the
 INSERT_RANGE                                              length
@@ -98,6 +99,8 @@ def _repeat(storage: Storage, intent: Intent) -> Message | None:
             return m.Opened(OpenId(0), Node(r.handle, attributes), (), False)
         case m.SetAttr():
             return m.Stat(storage.setattr(r.handle, r.changes), ())
+        case m.SetInodeFlags():
+            return m.Stat(storage.set_flags(r.handle, r.numbers, r.extended), ())
         case m.SetXattr():
             return _xattr_set(storage, r, intent)
         case m.RemoveXattr():

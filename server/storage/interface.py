@@ -192,6 +192,22 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def get_flags(self, handle: InodeHandle, extended: bool) -> tuple[int, ...]:
+        """What FS_IOC_GETFLAGS tells, or if *extended* FS_IOC_FSGETXATTR: one number, or the five of struct
+        fsxattr. ENOTTY or EOPNOTSUPP where the filesystem has none, or for anything but files and directories.
+        """
+
+    @abstractmethod
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        """Sets what `get_flags` tells; the attributes afterwards (ctime). EOPNOTSUPP for what the filesystem
+        has not, and for names in which case does not matter: clients tell names apart by their bytes."""
+
+    @abstractmethod
+    def check_open(self, handle: InodeHandle, flags: int) -> None:
+        """Whether the inode may be opened for writing with *flags* of open(2): EPERM if it is immutable, or
+        append-only and they are not O_APPEND (may_open in fs/namei.c)."""
+
+    @abstractmethod
     def readlink(self, handle: InodeHandle) -> bytes:
         """EINVAL if it is no symbolic link."""
 

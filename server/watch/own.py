@@ -68,6 +68,10 @@ class NotingStorage(LocalStorage):
         with self._touching(handle):
             return super().setattr(handle, changes)
 
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        with self._touching(handle):
+            return super().set_flags(handle, numbers, extended)
+
     def setxattr(self, handle: InodeHandle, name: bytes, value: bytes, flags: int) -> Attributes:
         with self._touching(handle):
             return super().setxattr(handle, name, value, flags)

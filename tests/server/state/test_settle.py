@@ -102,6 +102,7 @@ OPERATIONS: dict[str, Asked] = {
     "truncate": lambda t: m.SetAttr(t.file, AttributeChanges(size=100)),
     "utimens": lambda t: m.SetAttr(t.file, AttributeChanges(atime_ns=1, mtime_ns=2)),
     "open, truncating": lambda t: m.Open(t.file, os.O_WRONLY | os.O_TRUNC, True),
+    "flags": lambda t: m.SetInodeFlags(t.file, False, (0x80040,)),  # ext4's file has the first, and not dumped
     "setxattr": lambda t: (m.SetXattr(t.file, b"user.new", 0), b"value"),
     "setxattr, creating": lambda t: (m.SetXattr(t.file, b"user.new", os.XATTR_CREATE), b"value"),
     "setxattr, replacing": lambda t: (m.SetXattr(t.file, b"user.there", os.XATTR_REPLACE), b"new"),
