@@ -22,6 +22,7 @@ from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.guardian import Guardian, abort
 from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, is_mounted, mounted_at, unmount
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
+from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
@@ -55,9 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"nfsfuse: {exc}", file=sys.stderr)
         return 2
     try:
+        if options.remount:
+            remount(str(address), arguments.mountpoint, options)
+            return 0
         check_mountpoint(arguments.mountpoint)
         check_device()
-    except MountFailure as exc:
+    except (MountFailure, RemountFailure) as exc:
         print(f"nfsfuse: {exc}", file=sys.stderr)
         return 1
     serve = partial(serve_mount, address, os.path.abspath(arguments.mountpoint), options)
@@ -253,7 +257,7 @@ class _Mount:
             max_background=background,
             congestion_threshold=max(1, background * 3 // 4),  # as the kernel's own defaults have it
         )
-        extras = Extras(filesystem, operations.told)
+        extras = Extras(filesystem, operations)
         replies = Replies()
         quick = Quick(filesystem, operations, kernel.own_mount, replies)
         try:
@@ -284,6 +288,7 @@ class _Mount:
                         self._mountpoint,
                     )
                 self._set_read_ahead()
+                await self._apply_later_options()
                 await nursery.start(self._keep_registered, session)
                 if await kernel.has_epochs():
                     operations.trust_names()
@@ -356,6 +361,16 @@ class _Mount:
         except OSError as exc:
             # It only makes reading slower.
             log.warning("%s: read_ahead_kb cannot be set: %s", self._mountpoint, exc)
+
+    async def _apply_later_options(self) -> None:
+        """What libfuse cannot mount with. In a thread: the kernel may have us write something back."""
+        if not self._options.later:
+            return
+        try:
+            await trio.to_thread.run_sync(apply, self._mountpoint, self._options.later)
+        except OSError as exc:
+            options = ",".join(self._options.later)
+            raise MountFailure(f"cannot mount with {options}: {exc.strerror}") from exc
 
     async def _until_unmounted(
         self,

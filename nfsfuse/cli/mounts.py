@@ -85,6 +85,21 @@ def _number_of(device: bytes) -> int:
     return int(major) << 20 | int(minor)
 
 
+def options_of(path: str) -> frozenset[str]:
+    """The options of the mount on *path* and of its filesystem, as the kernel shows them. Raises
+    FileNotFoundError."""
+    target = canonical(path)
+    found = None
+    for line in MOUNT_INFO.read_bytes().split(b"\n")[:-1]:
+        fields = line.split(b" ")
+        if _unescaped(fields[4]) == target:
+            of_the_filesystem = fields[fields.index(b"-") + 3]
+            found = fields[5].split(b",") + of_the_filesystem.split(b",")
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
+    return frozenset(map(_unescaped, found))
+
+
 def is_dead(path: str) -> bool:
     """Whether the mount on *path* has lost its daemon: every access then fails with ENOTCONN. Waits for a
     daemon that is alive and does not answer."""

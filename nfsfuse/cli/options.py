@@ -6,11 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-KERNEL_OPTIONS: Final = frozenset({
-    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "atime", "noatime",
-    "dirsync",
-})  # fmt: skip
-"""Options that mount(2) knows and libfuse passes on."""
+from nfsfuse.cli.mount_flags import KERNEL_OPTIONS, LATER_OPTIONS
 
 OPPOSITES: Final = {
     first: second
@@ -23,9 +19,12 @@ OPPOSITES: Final = {
 """libfuse is given a set, in no order: of two opposites the earlier one is left out."""
 
 IGNORED_OPTIONS: Final = frozenset(
-    {"defaults", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail"}
+    {"defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail"}
 )
 """What /etc/fstab says to others than the filesystem (mount(8), systemd.mount(5))."""
+
+SHOWN_OPTIONS: Final = frozenset({"user_id", "group_id", "max_read", "blksize", "rootmode", "fd"})
+"""What the kernel shows of a FUSE mount with a value, and mount(8) therefore repeats when it is remounted."""
 
 HELP: Final = """\
 mount options (-o, separated by commas; those of mount(8) work too):
@@ -52,8 +51,9 @@ mount options (-o, separated by commas; those of mount(8) work too):
   watchdog=N, nowatchdog
                    the mount of a daemon whose event loop has not turned for N seconds, 1 to 86400, is aborted
                    (default: 60); 0 or nowatchdog: never
-  ro, noexec, nodev, nosuid, noatime, ...
-                   as in mount(8); nodev and nosuid are on unless dev and suid are given"""
+  ro, noexec, nodev, nosuid, noatime, relatime, strictatime, lazytime, ...
+                   as in mount(8); nodev and nosuid are on unless dev and suid are given
+  remount          change those of a mount that is there; what concerns its daemon stays"""
 
 
 READ_AHEAD_KB_MAX: Final = 65536
@@ -94,6 +94,9 @@ class MountOptions:
     dirty_mib: int | None = None
     watchdog_seconds: int = 60
     kernel: tuple[str, ...] = ()
+    refused: frozenset[str] = frozenset()
+    """What was said to be off, although the default may be on."""
+    remount: bool = False
 
     def cache(self) -> tuple[int, int]:
         """The budget of the page cache, and how much of it may be dirty, in bytes."""
@@ -103,18 +106,25 @@ class MountOptions:
     def fuse(self, source: str) -> set[str]:
         """The options for libfuse: mount(8) then shows *source* with type fuse.nfsfuse."""
         escaped = source.replace("\\", "\\\\").replace(",", "\\,")
-        result = {f"fsname={escaped}", "subtype=nfsfuse", *self.kernel}
+        result = {f"fsname={escaped}", "subtype=nfsfuse", *self.kernel} - LATER_OPTIONS
         if self.allow_other:
             result.add("allow_other")
         if self.default_permissions:
             result.add("default_permissions")
         return result
 
+    @property
+    def later(self) -> tuple[str, ...]:
+        """The options for the kernel, if there are any that libfuse refuses: to be applied once the mount is
+        there."""
+        return self.kernel if LATER_OPTIONS.intersection(self.kernel) else ()
+
 
 def parse_options(texts: list[str]) -> MountOptions:
     """The options in all -o together; a later one overrides an earlier one. Raises BadOption."""
-    result = MountOptions()
-    for option in (option for text in texts for option in text.split(",") if option):
+    given = [option for text in texts for option in text.split(",") if option]
+    result = MountOptions(remount="remount" in given)
+    for option in given:
         result = _with(result, option)
     return result
 
@@ -123,9 +133,11 @@ def _with(options: MountOptions, option: str) -> MountOptions:
     name, equals, value = option.partition("=")
     match name, value:
         case (("allow_other" | "noallow_other"), ""):
-            return replace(options, allow_other=name == "allow_other")
+            return _switched(replace(options, allow_other=name == "allow_other"), name)
         case (("default_permissions" | "nodefault_permissions"), ""):
-            return replace(options, default_permissions=name == "default_permissions")
+            return _switched(replace(options, default_permissions=name == "default_permissions"), name)
+        case "remount", "" if not equals:
+            return options
         case "log", value if value:
             return replace(options, log=value)
         case "loglevel", "debug" | "info" | "warning" | "error":
@@ -153,9 +165,15 @@ def _with(options: MountOptions, option: str) -> MountOptions:
     if not equals and name in KERNEL_OPTIONS:
         others = tuple(other for other in options.kernel if other not in (name, OPPOSITES.get(name)))
         return replace(options, kernel=(*others, name))
-    if name in IGNORED_OPTIONS or name.startswith("x-"):
+    if name in IGNORED_OPTIONS or name.startswith("x-") or (options.remount and name in SHOWN_OPTIONS):
         return options
     raise BadOption(f"unknown mount option {option!r}; see nfsfuse mount --help")
+
+
+def _switched(options: MountOptions, name: str) -> MountOptions:
+    off = name.startswith("no")
+    switch = frozenset({name.removeprefix("no")})
+    return replace(options, refused=options.refused | switch if off else options.refused - switch)
 
 
 def _number(option: str, text: str, least: int, most: int) -> int:

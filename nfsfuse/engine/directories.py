@@ -9,6 +9,7 @@ from typing import Final
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.names import Names
+from nfsfuse.engine.numbers import Numbers
 from nfsfuse.machines.directory_cache import Listed
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
@@ -18,7 +19,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.tokens import RANGE_END
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle, Node
 
 # The server's cookies serve as offsets. Those of "." and ".." come from here; they are such as no filesystem
@@ -36,10 +37,12 @@ as ever."""
 
 @record(frozen=True, slots=True)
 class Item:
-    """One entry of a listing. *inode* is None for "." and "..". *lasting* as in `names.Found`."""
+    """One entry of a listing. *inode* is None for "." and "..", which have a *number*, their node id, alone.
+    *lasting* as in `names.Found`."""
 
     name: bytes
     cookie: int
+    number: int = 0
     inode: Inode | None = None
     attributes: Attributes | None = None
     lasting: bool = False
@@ -95,13 +98,20 @@ class Directories:
     """Open directories of a mount. Raises FsError."""
 
     def __init__(
-        self, remote: Remote, inodes: InodeTable, holdings: Holdings, names: Names, kernel: Kernel
+        self,
+        remote: Remote,
+        inodes: InodeTable,
+        holdings: Holdings,
+        names: Names,
+        numbers: Numbers,
+        kernel: Kernel,
     ) -> None:
         self._remote = remote
         self._kernel = kernel
         self._inodes = inodes
         self._holdings = holdings
         self._names = names
+        self._numbers = numbers
         self._open: dict[int, _OpenDirectory] = {}
         self._ids = itertools.count(1)
 
@@ -136,14 +146,15 @@ class Directories:
             if offset == 0:
                 opened.drop()
             cookie = 0 if offset in (_AFTER_DOT, _AFTER_DOT_DOT) else offset
-            dots = [Item(b".", _AFTER_DOT)] if offset == 0 else []
-            dots += [Item(b"..", _AFTER_DOT_DOT)] if offset in (0, _AFTER_DOT) else []
             while True:
                 at_hand = opened.after(cookie)
                 entries = (await self._piece(opened, cookie) if at_hand is None else at_hand)[:ITEMS_MAX]
+                above = await self._numbers.above(directory) if offset in (0, _AFTER_DOT) else 0
                 if any(self._inodes.by_handle(handle) is None for _, _, handle in entries):
                     entries = (await self._ask(opened, cookie))[:ITEMS_MAX]  # the kernel forgot some meanwhile
                 told = await self._attributes(opened, entries)
+                dots = [Item(b".", _AFTER_DOT, directory.inode.node_id)] if offset == 0 else []
+                dots += [Item(b"..", _AFTER_DOT_DOT, above)] if above else []
                 items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
                 if items:
                     directory.unread.add(number)
@@ -177,7 +188,7 @@ class Directories:
         # A piece is shown as it was listed, but what has changed since then is not to be believed.
         cache = opened.directory.cache
         lasting = opened.changes == cache.changes and cache.learned(name, handle)
-        return Item(name, cookie, inode, attributes, lasting)
+        return Item(name, cookie, 0, inode, attributes, lasting)
 
     async def _piece(self, opened: _OpenDirectory, cookie: int) -> tuple[Listed, ...]:
         known = opened.directory.cache.listing(cookie, ITEMS_MAX)
@@ -197,6 +208,9 @@ class Directories:
             nonlocal entries
             assert isinstance(reply, m.Listing)
             self._holdings.apply(reply.tokens)
+            attributes_of_it = opened.directory.inode.attributes
+            if reply.above and attributes_of_it.mode is not TokenMode.NONE:
+                attributes_of_it.above = reply.above
             for entry in reply.entries:
                 if entry.node is not None:
                     self._holdings.listed(entry.node)

@@ -25,7 +25,7 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, Sync
 
@@ -208,9 +208,10 @@ class Files:
         file.wake()
 
     async def create(
-        self, parent: int, name: bytes, mode: int, flags: int, creds: Credentials
+        self, parent: int, name: bytes | None, mode: int, flags: int, creds: Credentials
     ) -> tuple[int, Found]:
-        """Create and open: the open file's number, and what was found or made."""
+        """Create and open: the open file's number, and what was found or made. With None for *name* it gets
+        none (O_TMPFILE)."""
         made: list[Inode] = []
         directory = self._holdings.directory(self._inodes[parent])
 
@@ -223,21 +224,25 @@ class Files:
             file.open_count += 1
             file.open_ids.append(reply.open_id)
             inode.kernel_size.behind = False  # fuse_create_open takes the size that it is answered
-            file.made_here |= bool(reply.affected)  # else it was there already
+            file.made_here |= bool(reply.affected)  # else it was there already, or nobody can read it soon
             if flags & os.O_TRUNC:
                 self._truncated(file, 0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
             file.attributes.told_others(watched=reply.watched)
-            directory.cache.changed(name, inode.handle)
+            if name is not None:
+                directory.cache.changed(name, inode.handle)
             made.append(inode)
 
         def close() -> None:
             self._closed(self._holdings.file(made[0]), is_writing(flags))
             self._holdings.forget(made[0].node_id, 1)  # the kernel is not told of it
 
-        message = m.Create(self._inodes[parent].handle, name, mode, flags, creds)
+        message: Request[m.Opened] = m.TmpFile(directory.inode.handle, mode, creds)
+        if name is not None:
+            message = m.Create(directory.inode.handle, name, mode, flags, creds)
+        places = () if name is None else ((directory, name),)
         with directory.pending():
-            reply = await self._changes.ask(message, created, (directory, name), unwanted=close)
+            reply = await self._changes.ask(message, created, *places, unwanted=close)
         inode = made[0]
         file = self._holdings.file(inode)
         if is_writing(flags):
@@ -246,8 +251,10 @@ class Files:
             except BaseException:
                 close()
                 raise
-        inode.found_as = (directory.inode, name)
-        lasting = directory.cache.find(name) == inode.handle
+        lasting = False
+        if name is not None:
+            inode.found_as = (directory.inode, name)
+            lasting = directory.cache.find(name) == inode.handle
         attributes = inode.attributes.known or reply.node.attributes
         return self._number(file, flags), Found(inode, attributes, lasting, bool(reply.affected))
 

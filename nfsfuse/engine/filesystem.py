@@ -15,10 +15,12 @@ from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.inode_flags import InodeFlags
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.names import Names
+from nfsfuse.engine.numbers import Numbers
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
@@ -93,7 +95,10 @@ class Filesystem:
             remote, self.inodes, self.holdings, self.write_back, self.changes, self.name_drops
         )
         self.acls = Acls(remote, self.inodes, self.names, kernel)
-        self.directories = Directories(remote, self.inodes, self.holdings, self.names, kernel)
+        self.numbers = Numbers(remote, self.inodes, self.holdings, self.names, root.attributes.ino)
+        self.directories = Directories(
+            remote, self.inodes, self.holdings, self.names, self.numbers, kernel
+        )
         self.reader = Reader(remote, self.holdings, kernel)
         self.files = Files(
             remote,
@@ -108,6 +113,9 @@ class Filesystem:
         )
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
+        self.inode_flags = InodeFlags(
+            remote, self.inodes, self.holdings, self.write_back, self.page_protocol
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is done in the background, until cancelled."""

@@ -38,6 +38,7 @@ def is_directory(node: Node) -> bool:
 
 
 RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
+RENAME_WHITEOUT: Final = 4
 
 
 @record(frozen=True, slots=True)
@@ -225,12 +226,17 @@ class Names:
         def renamed(reply: Message, _: bytes | bytearray) -> None:
             self._done(reply)
             assert isinstance(reply, m.Done)
+            for node in reply.affected:
+                inode = self._inodes.by_handle(node.handle)
+                if inode is not None:
+                    inode.attributes.above = None
             moved = reply.affected[0]
             if flags & RENAME_EXCHANGE:
                 old.cache.changed(name, reply.affected[1].handle)
             else:
-                # Two names of one inode are left as they were: then it is to be asked for.
-                old.cache.changed(name, None if moved.attributes.nlink == 1 or is_directory(moved) else UNKNOWN)
+                # Two names of one inode are left as they were: then it is to be asked for. So is a whiteout.
+                gone = moved.attributes.nlink == 1 or is_directory(moved)
+                old.cache.changed(name, None if gone and not flags & RENAME_WHITEOUT else UNKNOWN)
             new.cache.changed(new_name, moved.handle)
 
         with old.pending(), new.pending():

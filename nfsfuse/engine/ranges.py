@@ -83,7 +83,10 @@ class Ranges:
 
     async def seek(self, file: CachedFile, offset: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE; ENXIO. What a program may have stored through a mapping, and
-        only the kernel knows, counts as data."""
+        only the kernel knows, counts as data. Before the beginning there is nothing either: ENXIO, as ext4 and
+        XFS have it (iomap_seek_data in fs/iomap/seek.c)."""
+        if offset < 0:
+            raise FsError(errno.ENXIO)
         await self._write_back.write_back(file)
         at = offset
         while True:

@@ -35,6 +35,7 @@ class Opcode(IntEnum):
     SETLKW = 33
     CREATE = 35
     INTERRUPT = 36
+    IOCTL = 39
     FALLOCATE = 43
     LSEEK = 46
     COPY_FILE_RANGE = 47
@@ -116,6 +117,15 @@ FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_NONSEEKABLE: Final = 1 << 2
 FOPEN_CACHE_DIR: Final = 1 << 3
 
+FS_IOC_GETFLAGS: Final = 0x80086601
+FS_IOC_SETFLAGS: Final = 0x40086602
+FS_IOC_FSGETXATTR: Final = 0x801C581F
+FS_IOC_FSSETXATTR: Final = 0x401C5820
+"""ioctl(2) commands that the kernel itself asks with, for whoever asks it (fuse_fileattr_get and
+fuse_fileattr_set in fs/fuse/ioctl.c)."""
+FLAGS = Struct("=I")  # of the first two, whatever size their numbers say
+FSXATTR = Struct("=IIIII8x")  # struct fsxattr: xflags, extsize, nextents, projid, cowextsize
+
 OUT_HEADER = Struct("=IiQ")  # len, error, unique
 INIT_IN = Struct("=IIIII44x")  # major, minor, max_readahead, flags, flags2
 INIT_OUT = Struct("=IIIIHHIIHHI28x")
@@ -125,8 +135,10 @@ INTERRUPT_IN = Struct("=Q")  # unique of the interrupted request
 LK_IN = Struct("=QQQQIIII")  # fh, owner, start, end, type, pid, lk_flags, padding
 LK_OUT = Struct("=QQII")  # start, end, type, pid
 FALLOCATE_IN = Struct("=QQQII")  # fh, offset, length, mode, padding
-LSEEK_IN = Struct("=QQII")  # fh, offset, whence, padding
+LSEEK_IN = Struct("=QqII")  # fh, offset, whence, padding
 LSEEK_OUT = Struct("=Q")  # offset
+IOCTL_IN = Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size; data of in_size bytes follow
+IOCTL_OUT = Struct("=iIII")  # result, flags, in_iovs, out_iovs; data follow
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")  # fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
 COPY_FILE_RANGE_OUT = Struct("=Q")  # bytes copied, for COPY_FILE_RANGE_64
 WRITE_OUT = Struct("=II")  # size, padding; also the reply to the 32-bit COPY_FILE_RANGE

@@ -1,5 +1,5 @@
-"""The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, statx, tmpfile, plain readdir,
-and setxattr with all of its flags.
+"""The operations that pyfuse3 lacks: locks, fallocate, lseek, copy_file_range, ioctl, statx, tmpfile, plain
+readdir, and setxattr with all of its flags.
 
 Their messages do not reach libfuse. Each runs as a task of its own, in a nursery and not in a pyfuse3 worker,
 so that any number of programs can wait for locks; we write the raw reply.
@@ -114,6 +114,17 @@ class ExtraOperations:
         what pyfuse3 says of the request after that wait may be another one's."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
+    async def get_flags(self, request: Request, nodeid: int, *, extended: bool) -> tuple[int, ...]:
+        """ioctl(2) FS_IOC_GETFLAGS, one number; if *extended* FS_IOC_FSGETXATTR, the five of `abi.FSXATTR`.
+        """
+        raise pyfuse3.FUSEError(errno.ENOTTY)
+
+    async def set_flags(
+        self, request: Request, nodeid: int, numbers: tuple[int, ...], *, extended: bool
+    ) -> None:
+        """ioctl(2) FS_IOC_SETFLAGS or FS_IOC_FSSETXATTR."""
+        raise pyfuse3.FUSEError(errno.ENOTTY)
+
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:
         """statx(2) with more in *mask* than STATX_BASIC_STATS, that is STATX_BTIME; else getattr is asked."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
@@ -189,6 +200,26 @@ async def _setxattr(operations: ExtraOperations, request: Request, body: bytes) 
     return b""
 
 
+async def _ioctl(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
+    _fh, _flags, command, _arg, _in_size, out_size = abi.IOCTL_IN.unpack_from(body)
+    data = body[abi.IOCTL_IN.size :]
+    told = b""
+    match command:
+        case abi.FS_IOC_GETFLAGS | abi.FS_IOC_FSGETXATTR:
+            extended = command == abi.FS_IOC_FSGETXATTR
+            numbers = await operations.get_flags(request, request.nodeid, extended=extended)
+            told = (abi.FSXATTR if extended else abi.FLAGS).pack(*numbers)
+        case abi.FS_IOC_SETFLAGS | abi.FS_IOC_FSSETXATTR:
+            extended = command == abi.FS_IOC_FSSETXATTR
+            numbers = (abi.FSXATTR if extended else abi.FLAGS).unpack(data)
+            await operations.set_flags(request, request.nodeid, numbers, extended=extended)
+        case _:
+            raise pyfuse3.FUSEError(errno.ENOTTY)
+    if len(told) != out_size:
+        raise ValueError(f"an answer of {len(told)} bytes, not {out_size}, to ioctl {command:#x}")
+    return abi.IOCTL_OUT.pack(0, 0, 0, 0) + told
+
+
 async def _statx(operations: ExtraOperations, request: Request, body: bytes) -> bytes:
     getattr_flags, _, fh, flags, mask = abi.STATX_IN.unpack_from(body)
     known_fh = fh if getattr_flags & abi.GETATTR_FH else None
@@ -210,6 +241,7 @@ CALLS: Final[dict[Opcode, tuple[str, Call]]] = {
     Opcode.GETLK: ("getlk", _getlk),
     Opcode.SETLK: ("setlk", _setlk),
     Opcode.SETLKW: ("setlk", _setlk),
+    Opcode.IOCTL: ("get_flags", _ioctl),
     Opcode.FALLOCATE: ("fallocate", _fallocate),
     Opcode.LSEEK: ("lseek", _lseek),
     Opcode.COPY_FILE_RANGE: ("copy_file_range", _copy_file_range),

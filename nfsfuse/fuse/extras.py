@@ -1,13 +1,10 @@
-"""The operations that pyfuse3 lacks, as the mount has them: each translates, asks the engine, translates back.
-
-O_TMPFILE is not among them: the server's storage cannot make an inode without a name that may still be given
-one (linkat(2) of an unlinked file is ENOENT), so programs are told EOPNOTSUPP and fall back to a named file.
+"""The operations that pyfuse3 lacks, as the mount has them: each translates, asks the engine, and translates
+back.
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
 from typing import Final
 
 from nfsfuse.engine.cached_file import CachedFile
@@ -16,10 +13,10 @@ from nfsfuse.engine.locks import LockRequest
 from nfsfuse.fuse.binding import Request, pyfuse3
 from nfsfuse.fuse.boundary import translated
 from nfsfuse.fuse.extra import ExtraOperations, FileLock
+from nfsfuse.fuse.operations import Operations
 from nfsfuse.fuse.replies import StatxReply
-from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
-from nfsfuse.protocol.types import Attributes, LockOwner
+from nfsfuse.protocol.types import Credentials, LockOwner
 
 _MODES: Final = {
     fcntl.F_RDLCK: LockMode.READ,
@@ -27,9 +24,6 @@ _MODES: Final = {
     fcntl.F_UNLCK: LockMode.UNLOCK,
 }
 _TYPES: Final = {mode: kind for kind, mode in _MODES.items()}
-
-Told = Callable[[Inode, Attributes, float], pyfuse3.EntryAttributes]
-"""`Operations.told`: attributes as the kernel is told them."""
 
 
 def _request(
@@ -40,11 +34,12 @@ def _request(
 
 
 class Extras(ExtraOperations):
-    """The mount's locks, ranges, extended attributes and birth times."""
+    """The mount's locks, ranges, extended attributes, birth times and files without a name. *operations* tell
+    the kernel what it is told by both."""
 
-    def __init__(self, filesystem: Filesystem, told: Told) -> None:
+    def __init__(self, filesystem: Filesystem, operations: Operations) -> None:
         self._fs = filesystem
-        self._told = told
+        self._operations = operations
 
     @translated
     async def getlk(
@@ -110,7 +105,26 @@ class Extras(ExtraOperations):
         await self._fs.names.setxattr(nodeid, name, value, flags, kill_sgid=kill_sgid)
 
     @translated
+    async def get_flags(self, request: Request, nodeid: int, *, extended: bool) -> tuple[int, ...]:
+        return await self._fs.inode_flags.get(nodeid, extended=extended)
+
+    @translated
+    async def set_flags(
+        self, request: Request, nodeid: int, numbers: tuple[int, ...], *, extended: bool
+    ) -> None:
+        await self._fs.inode_flags.set(nodeid, numbers, extended=extended)
+
+    @translated
     async def statx(self, request: Request, nodeid: int, fh: int | None, flags: int, mask: int) -> StatxReply:
         attributes = await self._fs.names.getattr(nodeid)
-        entry = self._told(self._fs.inodes[nodeid], attributes, 0.0)
+        entry = self._operations.told(self._fs.inodes[nodeid], attributes, 0.0)
         return StatxReply(entry, attributes.btime_ns or None)
+
+    @translated
+    async def tmpfile(
+        self, request: Request, parent: int, mode: int, flags: int, umask: int
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        # The kernel has applied the umask (fuse_create_open).
+        creds = Credentials(request.uid, request.gid)
+        number, found = await self._fs.files.create(parent, None, mode, flags, creds)
+        return self._operations.opened(number), self._operations.made(found)

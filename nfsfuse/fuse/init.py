@@ -19,6 +19,7 @@ ON: Final = (
     InitFlag.ASYNC_READ
     | InitFlag.ATOMIC_O_TRUNC
     | InitFlag.BIG_WRITES
+    | InitFlag.EXPORT_SUPPORT  # file handles outlive the kernel's inodes: see `nfsfuse.engine.numbers`
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.DO_READDIRPLUS
     | InitFlag.MAX_PAGES

@@ -35,7 +35,7 @@ class Operations(pyfuse3.Operations):
     """The mount as pyfuse3 sees it; `quick.Quick` goes before it."""
 
     enable_writeback_cache = False  # it would ignore the server's size and mtime for ever
-    supports_dot_lookup = False
+    supports_dot_lookup = True  # of inodes by their numbers: see `lookup`
 
     def __init__(self, filesystem: Filesystem, root: Attributes, own_mount: OwnMount) -> None:
         super().__init__()
@@ -56,7 +56,8 @@ class Operations(pyfuse3.Operations):
             return convert.absent(self._for_good if found.lasting else 0.0)
         return self.told(found.inode, found.attributes, self._for_good if found.lasting else 0.0)
 
-    def _made(self, found: Found) -> pyfuse3.EntryAttributes:
+    def made(self, found: Found) -> pyfuse3.EntryAttributes:
+        """The answer to whatever makes an inode."""
         # create_new_entry and fuse_create_open give fuse_iget no attr_version. Of an inode that is new to the
         # kernel that does no harm: an invalidation waits until it is known (`nfsfuse.engine.distrust`).
         seconds = self._for_good if found.lasting else 0.0
@@ -80,6 +81,8 @@ class Operations(pyfuse3.Operations):
         look = self._own_mount.looks.get(request.pid)
         if look is not None:
             return self._looked(look)
+        if name in (b".", b".."):  # FUSE_EXPORT_SUPPORT: "parent" is the node id itself
+            return self.found(await self._by_number(request, parent_inode, name))
         return self.found(await self._fs.names.lookup(parent_inode, name, request.pid))
 
     def _looked(self, look: Look) -> pyfuse3.EntryAttributes:
@@ -89,6 +92,13 @@ class Operations(pyfuse3.Operations):
             return convert.absent(0.0)
         inode.lookups += 1
         return convert.entry(inode, look.attributes, 0.0, 0.0)
+
+    async def _by_number(self, request: Request, node_id: int, name: bytes) -> Found:
+        if request.pid in self._own_mount.threads:
+            # The kernel has forgotten what a thread of ours wanted to open: then there is nothing to be done.
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        numbers = self._fs.numbers
+        return await (numbers.lookup(node_id) if name == b"." else numbers.parent(node_id))
 
     async def forget(self, inode_list: Sequence[tuple[Ino, int]]) -> None:
         for node_id, count in inode_list:
@@ -158,26 +168,26 @@ class Operations(pyfuse3.Operations):
         self, request: Request, parent_inode: Ino, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._made(await self._fs.names.symlink(parent_inode, name, target, creds))
+        return self.made(await self._fs.names.symlink(parent_inode, name, target, creds))
 
     @handler
     async def mknod(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         creds = convert.credentials(ctx)
-        return self._made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
+        return self.made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
 
     @handler
     async def mkdir(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
+        return self.made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
 
     @handler
     async def link(
         self, request: Request, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        return self._made(await self._fs.names.link(inode, new_parent_inode, new_name))
+        return self.made(await self._fs.names.link(inode, new_parent_inode, new_name))
 
     @handler
     async def unlink(self, request: Request, parent_inode: Ino, name: bytes, ctx: Context) -> None:
@@ -229,7 +239,7 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, request: Request, fh: Fh, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         for item in await self._fs.directories.read(fh, start_id):
             if item.inode is None:
-                told = convert.dot_entry(pyfuse3.ROOT_INODE)
+                told = convert.dot_entry(item.number)
             else:
                 assert item.attributes is not None
                 told = self.told(item.inode, item.attributes, self._for_good if item.lasting else 0.0)
@@ -268,7 +278,7 @@ class Operations(pyfuse3.Operations):
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
         if not found.made:
             await self._drop_privileges(number, request)
-        return self.opened(number), self._made(found)
+        return self.opened(number), self.made(found)
 
     async def _drop_privileges(self, number: int, request: Request) -> None:
         """O_TRUNC is a change by a program that may not leave the file set-user-ID."""

@@ -10,6 +10,7 @@ answered where they arrive (`nfsfuse.fuse.later`).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -38,6 +39,12 @@ LARGE_BYTES_MIN: Final = 128 << 10
 """What glibc would map by itself (M_MMAP_THRESHOLD): see `nfsfuse.rpc.memory`."""
 
 
+IOCTLS: Final = frozenset(
+    (abi.FS_IOC_GETFLAGS, abi.FS_IOC_SETFLAGS, abi.FS_IOC_FSGETXATTR, abi.FS_IOC_FSSETXATTR)
+)
+"""Commands of ioctl(2) that there are: see `extra`."""
+
+
 class Quick:
     """The quick answers of a mount: `loop.QuickAnswers`."""
 
@@ -60,6 +67,7 @@ class Quick:
             Opcode.RELEASE: self.release,
             Opcode.OPENDIR: self.opendir,
             Opcode.RELEASEDIR: self.releasedir,
+            Opcode.IOCTL: self.ioctl,
         }
         self.opcodes = frozenset(map(Opcode, self._answers))
         self._transfers_much = False
@@ -74,7 +82,10 @@ class Quick:
     def lookup(self, request: Request, body: memoryview) -> Answer | None:
         if request.pid in self._own_mount.looks:
             return None
-        found = self._fs.names.lookup_at_once(request.nodeid, bytes(body[:-1]), request.pid)
+        name = bytes(body[:-1])
+        if name in (b".", b".."):
+            return None  # of an inode by its number, which the table may not have
+        found = self._fs.names.lookup_at_once(request.nodeid, name, request.pid)
         return None if found is None else pack_entry(self._operations.found(found))
 
     @at_once
@@ -160,6 +171,12 @@ class Quick:
         self._fs.locks.release(request.nodeid, request.fh, owner)
         self._fs.files.release(request.fh)
         return b""
+
+    @at_once
+    def ioctl(self, request: Request, body: memoryview) -> Answer | None:
+        """Whether a file is a terminal is asked of each that stdio opens."""
+        _, _, command, *_ = abi.IOCTL_IN.unpack_from(body)
+        return None if command in IOCTLS else errno.ENOTTY
 
     # --- directories ---
 

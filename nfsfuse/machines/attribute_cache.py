@@ -38,6 +38,7 @@ class AttributeCache:
         "_told_meanwhile",
         "_written_back",
         "_xattrs",
+        "above",
         "changed_here",
         "distrusting",
         "doubted",
@@ -69,6 +70,8 @@ class AttributeCache:
         """Held EXCLUSIVE: others may have the file open, and are told when it becomes longer."""
         self._xattrs: Mapping[bytes, bytes | None] | None = None
         self.xattr_changes = 0
+        self.above: int | None = None
+        """Of a directory: the number of the one it is in, on the server. Its renames change the attributes."""
         self.distrusting = 0
         """Invalidations of them in the kernel that are under way."""
         self.kernel_trusts = False
@@ -204,7 +207,7 @@ class AttributeCache:
         assert not self.changed_here or mode is TokenMode.EXCLUSIVE, "changes were not written back"
         self.mode = min(self.mode, mode)
         if self.mode is TokenMode.NONE:
-            self.known = None
+            self.known = self.above = None
             self.forget_xattrs()
             self.kernel_is_told()
 

@@ -2,12 +2,15 @@
 
 A node id is the inode's number on the server, so that ``st_ino`` is the same on all clients and after a
 remount; the root is 1 (FUSE_ROOT_ID). A filesystem gives a number to another inode once the first is gone:
-the generation then differs, and the kernel tells them apart (``fuse_stale_inode`` in fs/fuse/inode.c).
+the generation then differs, and the kernel tells them apart (``fuse_stale_inode`` in fs/fuse/inode.c). It is a
+hash of the server's handle, so that it, too, is the same everywhere: the two are the kernel's own file handle
+(``fuse_encode_fh``), which NFS clients of a mount keep for ever.
 """
 
 from __future__ import annotations
 
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NewType
@@ -22,6 +25,15 @@ PATH_DEPTH_MAX: Final = 40
 """Names in a path that is shown. Directories that were moved into one another may look like a circle."""
 
 ROOT: Final = NodeId(1)
+
+FORGOTTEN_MAX: Final = 65536
+"""Inodes of which the handle is remembered when the kernel has forgotten them: some 13 MiB. Others have to be
+searched for by the server."""
+
+
+def generation_of(handle: InodeHandle) -> int:
+    """32 bits: an inode that gets another's number has the same once in four thousand millions."""
+    return zlib.crc32(handle)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +68,7 @@ class InodeTable:
     def __init__(self, root: Node) -> None:
         self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, 1, is_directory=True)}
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
+        self._forgotten: dict[NodeId, InodeHandle] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -82,11 +95,14 @@ class InodeTable:
             node_id = NodeId(node.attributes.ino)
             assert node_id != ROOT, "only the root may have the root's node id"
             former = self._inodes.get(node_id)
-            inode = Inode(node_id, 0, node.handle, is_directory=stat.S_ISDIR(node.attributes.mode))
+            generation = generation_of(node.handle)
+            inode = Inode(node_id, generation, node.handle, is_directory=stat.S_ISDIR(node.attributes.mode))
+            self._forgotten.pop(node_id, None)
             if former is not None:
                 # The number is in use again. The kernel will still forget the former inode by this number:
                 # the counts add up, and the entry stays until both are forgotten.
-                inode.generation = former.generation + 1
+                if inode.generation == former.generation:
+                    inode.generation ^= 1
                 inode.lookups = former.lookups
                 del self._by_handle[former.handle]
             self._inodes[node_id] = inode
@@ -102,7 +118,14 @@ class InodeTable:
             return None
         del self._inodes[inode.node_id]
         del self._by_handle[inode.handle]
+        self._forgotten[inode.node_id] = inode.handle
+        if len(self._forgotten) > FORGOTTEN_MAX:
+            del self._forgotten[next(iter(self._forgotten))]
         return inode
+
+    def forgotten(self, node_id: int) -> InodeHandle | None:
+        """The handle of an inode that the kernel has forgotten, if that is remembered."""
+        return self._forgotten.get(NodeId(node_id))
 
     def drop(self, inode: Inode) -> None:
         """Forget an inode of which the kernel was never told."""

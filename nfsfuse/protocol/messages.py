@@ -135,11 +135,13 @@ class Target(Message):
 @message(48)
 class Listing(Message):
     """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
-    attributes (not spelled out: a listing would be twice as long)."""
+    attributes (not spelled out: a listing would be twice as long). *above*: the number of the directory that it
+    is in, 0 if that is not known (or it is the root)."""
 
     entries: tuple[DirEntry, ...]
     end: bool
     tokens: tuple[Token, ...]
+    above: int = 0
 
 
 @message(49)
@@ -166,6 +168,13 @@ class Position(Message):
     """An offset, or a number of bytes done."""
 
     offset: int
+
+
+@message(64)
+class InodeFlags(Message):
+    """Answers `GetInodeFlags`."""
+
+    numbers: tuple[int, ...]
 
 
 @message(53)
@@ -264,6 +273,21 @@ class Lookup(Request[Entry]):
     content: bool = False
 
 
+@message(65)
+class LookupNumber(Request[Entry]):
+    """Find the inode with this *number* (stat(2)'s st_ino), wherever in the export it is: for who has nothing
+    else of it, and is ready to wait for a walk through all names. No node if there is none."""
+
+    number: int
+
+
+@message(66)
+class LookupParent(Request[Entry]):
+    """Find what the directory *handle* is in. Of the root that is the root."""
+
+    handle: InodeHandle
+
+
 @message(6)
 class GetAttr(Request[Stat]):
     """stat(2). ESTALE if the inode is gone."""
@@ -349,7 +373,7 @@ class RmDir(Request[Done]):
 
 @message(15)
 class Rename(Request[Done]):
-    """renameat2(2); *flags* is 0, RENAME_NOREPLACE or RENAME_EXCHANGE."""
+    """renameat2(2), with its *flags*."""
 
     parent: InodeHandle
     name: bytes
@@ -406,6 +430,25 @@ class RemoveXattr(Request[Stat]):
     name: bytes
 
 
+@message(68)
+class GetInodeFlags(Request[InodeFlags]):
+    """ioctl(2) FS_IOC_GETFLAGS, one number; if *extended* FS_IOC_FSGETXATTR, five: flags, size of extents,
+    their number, project, size of extents for copy-on-write. ENOTTY where the server's filesystem has none."""
+
+    handle: InodeHandle
+    extended: bool
+
+
+@message(69)
+class SetInodeFlags(Request[Stat]):
+    """ioctl(2) FS_IOC_SETFLAGS or, if *extended*, FS_IOC_FSSETXATTR, with as many *numbers*. EOPNOTSUPP for a
+    flag that the server's filesystem or this protocol does not have."""
+
+    handle: InodeHandle
+    extended: bool
+    numbers: tuple[int, ...]
+
+
 # --- open files and data ---------------------------------------------------------------------------------
 
 
@@ -429,6 +472,16 @@ class Create(Request[Opened]):
     name: bytes
     mode: int
     flags: int
+    credentials: Credentials
+
+
+@message(67)
+class TmpFile(Request[Opened]):
+    """open(2) with O_TMPFILE in the directory *parent*: makes an inode without a name, and opens it. `Link` may
+    give it one."""
+
+    parent: InodeHandle
+    mode: int
     credentials: Credentials
 
 
@@ -681,6 +734,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
     WriteExtents, Grown,
+    TmpFile, LookupNumber, LookupParent, GetInodeFlags, SetInodeFlags,
 )  # fmt: skip
 
 WRITES: Final = (Write, WriteExtents)
@@ -690,7 +744,7 @@ SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall, Gone, Move
 
 REPLIES: Final[tuple[type[Message], ...]] = (
     Done, Welcome, Entry, Stat, Opened, Data, Written, Target, Listing, Statistics, Value, Names, Position,
-    TokenGrant, Recalled, LockFound, Reclaimed, Watched,
+    TokenGrant, Recalled, LockFound, Reclaimed, Watched, InodeFlags,
 )  # fmt: skip
 
 REPLY_OF: Final[dict[type[Message], type[Message]]] = {
@@ -701,6 +755,6 @@ REPLY_OF: Final[dict[type[Message], type[Message]]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek, GetLock,
+    Seek, GetLock, LookupNumber, LookupParent, GetInodeFlags,
 })  # fmt: skip
 """May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

@@ -36,6 +36,7 @@ from server.service.calls import (
     Quick,
     Slow,
     TellOthers,
+    Unnaming,
     Use,
 )
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name, node_of
@@ -85,6 +86,8 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
             node = yield Quick(lambda: node_of(call.storage, handle))
         else:
             node = Node(handle, (yield Quick(lambda: call.storage.getattr(handle))))
+        if writing and want:
+            yield Quick(lambda: call.storage.check_open(handle, flags))
     attributes = node.attributes
     _check_regular(attributes)
     data = None
@@ -139,6 +142,20 @@ def _create(call: Call) -> Handling:
     yield Quick(lambda: call.storage.pin(node.handle))
     open_id = call.session.opened(node.handle)
     return m.Opened(open_id, node, tuple(tokens), False, (Node(r.parent, above),))
+
+
+def _tmpfile(call: Call) -> Handling:
+    """No change that must not be made twice: what a server that died has made without telling is nobody's, and
+    swept as any orphan."""
+    r: m.TmpFile = call.message
+    node: Node = yield Quick(lambda: call.storage.tmpfile(r.parent, r.mode, r.credentials))
+    tokens: list[Token] = []
+    tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
+    tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
+    yield Unnaming(node.handle)
+    yield Quick(lambda: call.storage.pin(node.handle))
+    open_id = call.session.opened(node.handle)
+    return m.Opened(open_id, node, tuple(tokens), False)
 
 
 def _release(call: Call) -> Handling:
@@ -352,6 +369,7 @@ def _grown(call: Call) -> Handling:
 FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Open: _open,
     m.Create: _create,
+    m.TmpFile: _tmpfile,
     m.Release: _release,
     m.Read: _read,
     m.Write: _write,

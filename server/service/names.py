@@ -33,13 +33,12 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import Listed, Renamed, Storage, set_xattr
+from server.storage.interface import RENAME_EXCHANGE, Listed, Renamed, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 
 ATTR: Final = Resource.ATTR
 DIR: Final = Resource.DIR
-RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
 SHARED: Final = TokenMode.SHARED
 EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
@@ -92,6 +91,36 @@ def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) ->
     content = data is not None and len(data) == size
     found = replace(found, tokens=found.tokens + tokens, content=content)
     return (found, data) if content else found
+
+
+def _lookup_number(call: Call) -> Handling:
+    request: m.LookupNumber = call.message
+    try:
+        node: Node = yield Slow(lambda: call.storage.find(request.number))
+    except FsError as exc:
+        if exc.errno != errno.ENOENT:
+            raise
+        return m.Entry(None, ())
+    tokens, told = yield from _told(call, node.handle)
+    return m.Entry(told, tokens)
+
+
+def _lookup_parent(call: Call) -> Handling:
+    request: m.LookupParent = call.message
+    node: Node = yield Quick(lambda: call.storage.parent(request.handle))
+    tokens, told = yield from _told(call, node.handle)
+    return m.Entry(told, tokens)
+
+
+def _set_inode_flags(call: Call) -> Handling:
+    request: m.SetInodeFlags = call.message
+    # It may become immutable: whoever has written without telling tells before, and asks to open it again.
+    yield Hold(request.handle, Resource.DATA)
+    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
+    attributes = yield Change(
+        lambda: call.storage.set_flags(request.handle, request.numbers, request.extended)
+    )
+    return m.Stat(attributes, tokens)
 
 
 def _getattr(call: Call) -> Handling:
@@ -318,7 +347,8 @@ def _readdir(call: Call) -> Handling:
             yield Acquire(handles[taken], ATTR, SHARED)
             taken += 1
     told: dict[InodeHandle, Node] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
-    return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens)
+    above = 0 if request.cookie else call.storage.number_above(request.handle)
+    return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens, above)
 
 
 def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> dict[InodeHandle, Node]:
@@ -388,6 +418,10 @@ def _remove_xattr(call: Call) -> Handling:
 
 NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Lookup: _lookup,
+    m.LookupNumber: _lookup_number,
+    m.LookupParent: _lookup_parent,
+    m.GetInodeFlags: _quick(lambda s, r: m.InodeFlags(s.get_flags(r.handle, r.extended))),
+    m.SetInodeFlags: _set_inode_flags,
     m.GetAttr: _getattr,
     m.SetAttr: _setattr,
     m.ReadLink: _quick(lambda s, r: m.Target(s.readlink(r.handle))),

@@ -14,9 +14,13 @@ rename                both names lead where they did      the new one leads to
                                                           nowhere
 ... RENAME_EXCHANGE   both names lead where they did      each leads to the
                                                           other's inode
+... RENAME_WHITEOUT   both names lead where they did      the new one leads to
+                                                          the inode, the old one
+                                                          to something else
 open with O_TRUNC,    it cannot be told, and need not: to do them again makes no   they are done again
 setattr, setxattr,    difference, as nobody has seen the file since or changed it
-removexattr, copy,    (whether the extended attribute was there before is written
+flags, removexattr,
+copy,             (whether the extended attribute was there before is written
 fallocate             down, for XATTR_CREATE and XATTR_REPLACE)
 ... COLLAPSE_RANGE,   the file has its size of before     its size differs by the
 INSERT_RANGE                                              length
@@ -42,7 +46,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node, OpenId
 from server.state.records import Intent, Named, Outcome
-from server.storage.interface import RENAME_EXCHANGE, Storage, set_xattr
+from server.storage.interface import RENAME_EXCHANGE, RENAME_WHITEOUT, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +99,8 @@ def _repeat(storage: Storage, intent: Intent) -> Message | None:
             return m.Opened(OpenId(0), Node(r.handle, attributes), (), False)
         case m.SetAttr():
             return m.Stat(storage.setattr(r.handle, r.changes), ())
+        case m.SetInodeFlags():
+            return m.Stat(storage.set_flags(r.handle, r.numbers, r.extended), ())
         case m.SetXattr():
             return _xattr_set(storage, r, intent)
         case m.RemoveXattr():
@@ -203,6 +209,8 @@ def _renamed(storage: Storage, r: m.Rename, names: tuple[Named, ...]) -> Message
     now = (_leads(storage, old), _leads(storage, new))
     if now == before:
         return None
+    if r.flags & RENAME_WHITEOUT and now[0] != old.handle:
+        after = (now[0], old.handle)
     if now != after:
         _unknown(r)
         return None

@@ -7,7 +7,12 @@ from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import NAME_SIZE_MAX, OFFSET_MAX, AttributeChanges, Credentials
-from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE
+from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+
+RENAME_FLAGS: Final = frozenset(
+    (0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE)
+)
+"""What renameat2(2) takes together (do_renameat2 in fs/namei.c)."""
 
 ID_MAX: Final = 2**32 - 2
 """The largest uid or gid: (uid_t)-1 means "leave as it is" to chown(2)."""
@@ -60,8 +65,8 @@ def check_write(offset: int, size: int) -> None:
 
 
 def check_rename_flags(flags: int) -> None:
-    """EINVAL for all flags but the two this protocol has; RENAME_WHITEOUT is for overlay filesystems."""
-    if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+    """EINVAL for what is none of `RENAME_FLAGS`."""
+    if flags not in RENAME_FLAGS:
         raise FsError(errno.EINVAL, "rename flags")
 
 

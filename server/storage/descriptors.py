@@ -63,7 +63,7 @@ class OpenInode:
     another way, another object takes its place in the cache.
     """
 
-    __slots__ = ("handle", "kind", "path", "reader", "used", "writer")
+    __slots__ = ("above", "handle", "kind", "path", "reader", "used", "writer")
 
     def __init__(
         self, handle: InodeHandle, kind: int, path: Descriptor, *, reads: bool = False, writes: bool = False
@@ -74,6 +74,7 @@ class OpenInode:
         self.reader = path if reads else None
         self.writer = path if writes else None
         self.used = True
+        self.above = 0  # of a directory: the number of the one it is in, when it was last listed
 
 
 class DescriptorCache:

@@ -156,6 +156,10 @@ class Locator(ABC):
             return inode
         return self.adopt(Descriptor(os.open(name, _OPEN_PATH, dir_fd=dir_fd)))
 
+    def check_place(self, path: Descriptor) -> None:
+        """EXDEV if the inode that *path* is of is on another filesystem, or under another mount."""
+        self._identify(path)
+
     def _identify(self, path: Descriptor) -> Identity:
         identity = identity_of(path.number)
         if self._place_of(identity) != self._place:

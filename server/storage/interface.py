@@ -46,6 +46,13 @@ RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 """rename: swap the two names, both of which must exist (renameat2(2))."""
 
+RENAME_WHITEOUT: Final = 4
+"""rename: leave a character device 0/0 under the old name, in the same step: what overlayfs hides a name of a
+lower layer with (renameat2(2))."""
+
+WHITEOUT_MODE: Final = stat.S_IFCHR
+"""The mode of what is left then (WHITEOUT_MODE of <linux/fs.h>); its device number is 0."""
+
 
 ORPHANS_NAME: Final = b".nfsfuse-orphans"
 """Reserved in the export's root, in every storage alike; a directory of the server's there holds orphans."""
@@ -127,8 +134,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        """Creates a regular file that has no name (O_TMPFILE), with the owner, the group and the ACL of one in
+        *parent*. It is an orphan from the beginning, to be pinned by the caller; unlike others it can be given
+        a name, once, by `link`. EOPNOTSUPP where there can be no orphans, or the filesystem has no such
+        files."""
+
+    @abstractmethod
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
-        """EEXIST, EPERM (a directory), EMLINK, ENOENT (no link is left)."""
+        """EEXIST, EPERM (a directory), EMLINK, ENOENT (no link is left, and it is not from `tmpfile`)."""
 
     @abstractmethod
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
@@ -143,8 +157,9 @@ class Storage(ABC):
     def rename(
         self, parent: InodeHandle, name: bytes, new_parent: InodeHandle, new_name: bytes, flags: int
     ) -> Renamed:
-        """*flags*: 0, RENAME_NOREPLACE or RENAME_EXCHANGE. Atomic. ENOENT, EEXIST, EISDIR, ENOTDIR,
-        ENOTEMPTY, EINVAL (into its own subtree; other flags), EBUSY (a filesystem is mounted there)."""
+        """*flags*: RENAME_NOREPLACE or RENAME_EXCHANGE, RENAME_WHITEOUT with neither or the former. Atomic.
+        ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL (into its own subtree; other flags, or such as the
+        filesystem has not), EBUSY (a filesystem is mounted there)."""
 
     @abstractmethod
     def readdir(self, handle: InodeHandle, cookie: int, limit: int) -> tuple[list[Listed], bool]:
@@ -154,6 +169,22 @@ class Storage(ABC):
         "." and ".." are left out. A name that exists from the first call to the last is listed exactly once,
         whatever else changes. ENOENT for a pinned directory that was removed.
         """
+
+    @abstractmethod
+    def number_above(self, handle: InodeHandle) -> int:
+        """The number of the directory that this one, which has just been listed from its beginning, is in; 0 if
+        the listing did not tell, or it is the root. Costs nothing."""
+
+    @abstractmethod
+    def parent(self, handle: InodeHandle) -> Node:
+        """The directory that this one is in; the root of the root. ESTALE for one that was removed, or moved
+        out of the export."""
+
+    @abstractmethod
+    def find(self, number: int) -> Node:
+        """The inode with this number, wherever it is: walks through all names until it is found. ENOENT; also
+        for one that is moved by somebody meanwhile, from where the walk has not been to where it has, or has no
+        name."""
 
     # Attributes. Volatile until `fsync` of the inode.
 
@@ -169,6 +200,22 @@ class Storage(ABC):
         `setattr_should_drop_sgid`). A mode for a symbolic link is EOPNOTSUPP, a size is EISDIR for a
         directory and EINVAL for all but regular files. When one step fails, those before it have been done.
         """
+
+    @abstractmethod
+    def get_flags(self, handle: InodeHandle, extended: bool) -> tuple[int, ...]:
+        """What FS_IOC_GETFLAGS tells, or if *extended* FS_IOC_FSGETXATTR: one number, or the five of struct
+        fsxattr. ENOTTY or EOPNOTSUPP where the filesystem has none, or for anything but files and directories.
+        """
+
+    @abstractmethod
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        """Sets what `get_flags` tells; the attributes afterwards (ctime). EOPNOTSUPP for what the filesystem
+        has not, and for names in which case does not matter: clients tell names apart by their bytes."""
+
+    @abstractmethod
+    def check_open(self, handle: InodeHandle, flags: int) -> None:
+        """Whether the inode may be opened for writing with *flags* of open(2): EPERM if it is immutable, or
+        append-only and they are not O_APPEND (may_open in fs/namei.c)."""
 
     @abstractmethod
     def readlink(self, handle: InodeHandle) -> bytes:

@@ -1,7 +1,8 @@
 """A directory of the server's own filesystem as storage: the default.
 
 The pieces: names (local_names.py), attributes (local_attributes.py), data (local_data.py), listings
-(local_listing.py), over handles (handles.py) and open descriptors (descriptors.py).
+(local_listing.py), searches by number (local_search.py), over handles (handles.py) and open descriptors
+(descriptors.py).
 
 A client never reaches outside the exported directory: handles are signed or numbered, names are single
 components, no symbolic link is ever followed, no mount crossed, and only regular files and directories are
@@ -22,9 +23,10 @@ from server.storage.local_attributes import LocalAttributes
 from server.storage.local_data import LocalData
 from server.storage.local_listing import LocalListing
 from server.storage.local_names import LocalNames
+from server.storage.local_search import LocalSearch
 
 
-class LocalStorage(LocalNames, LocalListing, LocalAttributes, LocalData, Storage):
+class LocalStorage(LocalNames, LocalListing, LocalSearch, LocalAttributes, LocalData, Storage):
     """Exports *path*, handles signed with *secret* (`handles.load_or_create_secret`).
 
     *secret* None chooses volatile handles: for a server without CAP_DAC_READ_SEARCH, or a filesystem without

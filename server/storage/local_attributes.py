@@ -12,9 +12,9 @@ import stat
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Attributes, FilesystemStatistics, InodeHandle
-from server.storage import syscalls
+from server.storage import inode_flags, syscalls
 from server.storage.checks import check_changes, check_xattr_name
-from server.storage.descriptors import OpenInode, by_proc
+from server.storage.descriptors import Descriptor, OpenInode, by_proc
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import UTIME_NOW, UTIME_OMIT, attributes_of
 
@@ -61,6 +61,30 @@ class LocalAttributes(LocalBase):
         if atime[1] != UTIME_OMIT or mtime[1] != UTIME_OMIT:
             syscalls.utimens(by_proc(path), atime, mtime)
         return self._told(inode)
+
+    @translated
+    def get_flags(self, handle: InodeHandle, extended: bool) -> tuple[int, ...]:
+        return inode_flags.get_flags(self._for_ioctl(handle).number, extended)
+
+    @translated
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        inode_flags.check_flags(numbers, extended)
+        inode_flags.set_flags(self._for_ioctl(handle).number, numbers, extended)
+        return self._told(self._inode(handle))
+
+    @translated
+    def check_open(self, handle: InodeHandle, flags: int) -> None:
+        path = self._inode(handle).path
+        inode_flags.check_protected(flags, syscalls.protection_of(path.number))
+
+    def _for_ioctl(self, handle: InodeHandle) -> Descriptor:
+        inode = self._inode(handle)
+        match inode.kind:
+            case stat.S_IFDIR:
+                return self._lister(inode)
+            case stat.S_IFREG:
+                return self._reader(inode)
+        raise FsError(errno.ENOTTY)
 
     @translated
     def readlink(self, handle: InodeHandle) -> bytes:

@@ -10,6 +10,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, Attributes, InodeHandle
 from server.storage import syscalls
 from server.storage.checks import check_read, check_write
+from server.storage.descriptors import Descriptor, OpenInode, by_proc
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import attributes_of
 
@@ -91,12 +92,27 @@ class LocalData(LocalBase):
         size = len(data) if isinstance(data, bytes) else data.nbytes
         check_write(offset, size)
         inode = self._inode(handle)
-        file = self._writer(inode)
+        try:
+            file = self._writer(inode)
+        except PermissionError:
+            return self._add_at_end(inode, offset, data)
         done = os.pwrite(file.number, data, offset) if size else 0
         if done < size:
             rest = memoryview(data).cast("B")
             while done < size:
                 done += os.pwrite(file.number, rest[done:], offset + done)
+        return self._told(inode, file)
+
+    def _add_at_end(self, inode: OpenInode, offset: int, data: bytes | memoryview) -> Attributes:
+        """A write to a file that the server's kernel opens for appending only. EPERM unless it is one: anywhere
+        but at the end, or if the file is immutable."""
+        file = Descriptor(os.open(by_proc(inode.path), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+        rest = memoryview(data).cast("B")
+        with self._lock(inode):
+            if attributes_of(file.number).size != offset:
+                raise FsError(errno.EPERM, "append-only")
+            while rest:
+                rest = rest[os.write(file.number, rest) :]
         return self._told(inode, file)
 
     @translated

@@ -37,7 +37,11 @@ class LocalListing(LocalBase):
             raise FsError(errno.EINVAL, "readdir")
         directory = self._directory(handle)
         found, eof = self._names(directory, cookie, limit)
-        return [Listed(name, after, self._handle(directory, name)) for name, after in found], eof
+        return [Listed(name, after, self._handle(directory, name)) for name, after, _ in found], eof
+
+    @translated
+    def number_above(self, handle: InodeHandle) -> int:
+        return 0 if handle == self._root.handle else self._directory(handle).above
 
     def _names(self, directory: OpenInode, cookie: int, limit: int) -> tuple[list[RawEntry], bool]:
         file = self._lister(directory)
@@ -50,7 +54,11 @@ class LocalListing(LocalBase):
                 entries = getdents(file.number, size)
                 if not entries:
                     return found, True
-                found += [entry for entry in entries if entry.name not in hidden]
+                for entry in entries:
+                    if entry.name not in hidden:
+                        found.append(entry)
+                    elif entry.name == b"..":
+                        directory.above = entry.ino
         return found[:limit], False
 
     def _handle(self, directory: OpenInode, name: bytes) -> InodeHandle | None:

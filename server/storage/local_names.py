@@ -24,7 +24,7 @@ from server.storage.checks import (
     check_target,
 )
 from server.storage.descriptors import Descriptor, OpenInode, by_proc
-from server.storage.interface import Renamed
+from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Renamed
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import attributes_of
 
@@ -101,14 +101,28 @@ class LocalNames(LocalBase):
         raise FsError(errno.EBUSY, "a program on the server keeps removing it")
 
     @translated
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        check_credentials(creds)
+        directory = self._directory(parent)
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+        writer = Descriptor(os.open(b".", flags, mode & 0o777, dir_fd=directory.path.number))
+        path = Descriptor(os.open(by_proc(writer), os.O_PATH | os.O_CLOEXEC))
+        self._own(path, directory, attributes_of(path.number), stat.S_IFREG | mode & 0o7777, creds)
+        inode = self._orphans.begin(path, self._locator.adopt)
+        self._cache.attach(inode, writer, writable=True)
+        return self._node(inode)
+
+    @translated
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
         self._check_name(parent, name, errno.EPERM)
         inode, directory = self._inode(handle), self._directory(parent)
         with self._lock(directory), self._link_lock(handle):
-            if handle in self._orphans and self._told(inode).nlink == 0:
+            kept = handle in self._orphans and self._told(inode).nlink == 0
+            if kept and not self._orphans.may_be_named(handle):
                 raise FsError(errno.ENOENT, "no link is left")
             # By /proc, since linkat(AT_EMPTY_PATH) takes CAP_DAC_READ_SEARCH.
             os.link(by_proc(inode.path), name, dst_dir_fd=directory.path.number)
+            self._orphans.named(handle)
         return self._node(inode)
 
     @translated
@@ -145,7 +159,8 @@ class LocalNames(LocalBase):
             change = partial(
                 syscalls.renameat2, source.path.number, name, target.path.number, new_name, flags
             )
-            if other is not None and other.handle != moved.handle and flags == 0:
+            replaces = not flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)
+            if other is not None and other.handle != moved.handle and replaces:
                 overwritten = self._unname(other, change)
                 return Renamed(self._node(moved), overwritten)
             change()

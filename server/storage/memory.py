@@ -23,6 +23,13 @@ from nfsfuse.protocol.types import (
     InodeHandle,
 )
 from server.storage.checks import check_changes, check_read, check_write, check_xattr_name
+from server.storage.inode_flags import (
+    check_flags,
+    check_protected,
+    flags_of,
+    flags_of_protection,
+    xflags_of,
+)
 from server.storage.interface import Storage
 from server.storage.memory_base import Clock, Fault, no_fault, operation
 from server.storage.memory_inode import MemoryInode
@@ -81,6 +88,32 @@ class MemoryStorage(MemoryNames, Storage):
         if changes.mtime_now or changes.mtime_ns is not None:
             meta.mtime_ns = self._clock() if changes.mtime_now else changes.mtime_ns or 0
         return inode.attributes()
+
+    @operation
+    def get_flags(self, handle: InodeHandle, extended: bool) -> tuple[int, ...]:
+        meta = self._flagged(handle).meta
+        return (xflags_of(meta.flags), 0, 0, meta.project, 0) if extended else (meta.flags,)
+
+    @operation
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        check_flags(numbers, extended)
+        inode = self._flagged(handle)
+        if extended:
+            inode.meta.flags, inode.meta.project = flags_of(numbers[0]), numbers[3]
+        else:
+            inode.meta.flags = numbers[0]
+        self._touch(inode)
+        return inode.attributes()
+
+    @operation
+    def check_open(self, handle: InodeHandle, flags: int) -> None:
+        check_protected(flags, flags_of_protection(self._get(handle).meta.flags))
+
+    def _flagged(self, handle: InodeHandle) -> MemoryInode:
+        inode = self._get(handle)
+        if inode.kind not in (stat.S_IFREG, stat.S_IFDIR):
+            raise FsError(errno.ENOTTY)
+        return inode
 
     @operation
     def readlink(self, handle: InodeHandle) -> bytes:

@@ -177,6 +177,9 @@ class Metadata:
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     entries: Entries | None = None
     orphan: bool = False  # kept without a name
+    flags: int = 0  # FS_IOC_GETFLAGS
+    project: int = 0
+    nameless: bool = False  # never had one, and may be given one
 
     def copy(self) -> Metadata:
         """An independent image."""

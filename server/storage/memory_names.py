@@ -8,7 +8,14 @@ import stat
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, Credentials, InodeHandle, Node
 from server.storage.checks import check_credentials, check_rename_flags, check_target
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Listed, Renamed
+from server.storage.interface import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    WHITEOUT_MODE,
+    Listed,
+    Renamed,
+)
 from server.storage.memory_base import ROOT_INO, MemoryBase, operation
 from server.storage.memory_inode import Entries, MemoryInode
 
@@ -70,6 +77,17 @@ class MemoryNames(MemoryBase):
         return self._node(inode), False
 
     @operation
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        check_credentials(creds)
+        directory, _ = self._directory(parent)
+        if directory.meta.nlink == 0:
+            raise FsError(errno.ENOENT)
+        gid = directory.meta.gid if directory.meta.mode & stat.S_ISGID else creds.gid
+        inode = self._new_inode(stat.S_IFREG | mode & 0o7777, creds.uid, gid)
+        inode.meta.orphan = inode.meta.nameless = True
+        return self._node(inode)
+
+    @operation
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
         self._check_name(parent, name, errno.EPERM)
         inode = self._get(handle)
@@ -80,9 +98,10 @@ class MemoryNames(MemoryBase):
             raise FsError(errno.ENOENT)
         if inode.kind == stat.S_IFDIR:
             raise FsError(errno.EPERM)
-        if inode.meta.nlink == 0:
+        if inode.meta.nlink == 0 and not inode.meta.nameless:
             raise FsError(errno.ENOENT)
         self._attach(directory, entries, name, inode)
+        inode.meta.orphan = inode.meta.nameless = False
         self._touch(inode)
         return self._node(inode)
 
@@ -127,6 +146,8 @@ class MemoryNames(MemoryBase):
         if other is not None:
             self._detach(target, target_entries, new_name, other, keep_place=True)
         self._attach(target, target_entries, new_name, moved)
+        if flags & RENAME_WHITEOUT:
+            self._attach(source, source_entries, name, self._new_inode(WHITEOUT_MODE, 0, 0))
         if other is not None and flags == RENAME_EXCHANGE:
             self._attach(source, source_entries, name, other)
             self._touch(other)
@@ -145,6 +166,25 @@ class MemoryNames(MemoryBase):
         found, eof = entries.after(cookie, limit)
         return [Listed(name, place, self._handle(ino)) for name, place, ino in found], eof
 
+    @operation
+    def number_above(self, handle: InodeHandle) -> int:
+        directory, _ = self._directory(handle)
+        return 0 if directory.ino == ROOT_INO else directory.parent
+
+    @operation
+    def parent(self, handle: InodeHandle) -> Node:
+        directory, _ = self._directory(handle)
+        if directory.meta.nlink == 0:
+            raise FsError(errno.ESTALE)
+        return self._node(self._inodes[directory.parent])
+
+    @operation
+    def find(self, number: int) -> Node:
+        inode = self._inodes.get(number)
+        if inode is None or inode.meta.nlink == 0:
+            raise FsError(errno.ENOENT)
+        return self._node(inode)
+
     def _check_rename(
         self,
         source: MemoryInode,
@@ -153,7 +193,7 @@ class MemoryNames(MemoryBase):
         other: MemoryInode | None,
         flags: int,
     ) -> None:
-        if other is not None and flags == RENAME_NOREPLACE:
+        if other is not None and flags & RENAME_NOREPLACE:
             raise FsError(errno.EEXIST)
         if other is None and flags == RENAME_EXCHANGE:
             raise FsError(errno.ENOENT)

@@ -8,6 +8,9 @@ has to be linked first all the same.)
 
 Clients never see the directory, nor count its links: `told`.
 
+A file that never had a name (O_TMPFILE) is an orphan from the beginning. Until it has been given one its link
+here is called by the number after a NAMELESS, so that a later server knows that it may be.
+
 Where it cannot be had, or an inode not be linked into it, pins keep what they always keep, an open
 descriptor, and the log says that a restart loses the inode: on a filesystem that is read-only, full, or
 without hard links; a project quota that ends at the directory (EXDEV); another user's file and a server
@@ -33,6 +36,9 @@ from server.storage.interface import ORPHANS_NAME
 from server.storage.syscalls import attributes_of
 
 log = logging.getLogger(__name__)
+
+NAMELESS = b"t"
+"""No hexadecimal digit."""
 
 _NO_FOLLOW = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -101,6 +107,47 @@ class Orphans:
                 )  # fmt: skip
                 return False
         return False
+
+    def begin(self, path: Descriptor, adopt: Callable[[Descriptor], OpenInode]) -> OpenInode:
+        """Gives the inode that *path* is of, which was made without a name, its link here; the inode as *adopt*
+        makes it of *path*. OSError, with EOPNOTSUPP if there is no directory."""
+        name = NAMELESS + b"%x" % attributes_of(path.number).ino
+        with self._lock:
+            try:
+                directory = self._directory = self._directory or self._open()
+            except OSError as exc:
+                raise OSError(errno.EOPNOTSUPP, "no directory for files without a name") from exc
+            try:
+                os.link(by_proc(path), name, dst_dir_fd=directory.number)
+            except FileNotFoundError:  # the administrator has removed the directory
+                directory = self._directory = self._open()
+                os.link(by_proc(path), name, dst_dir_fd=directory.number)
+            try:
+                inode = adopt(path)
+            except BaseException:
+                os.unlink(name, dir_fd=directory.number)
+                raise
+            self._names[inode.handle] = name
+            return inode
+
+    def may_be_named(self, handle: InodeHandle) -> bool:
+        """Whether an orphan never had a name."""
+        return self._names[handle].startswith(NAMELESS)
+
+    def named(self, handle: InodeHandle) -> None:
+        """An inode that may have been without a name has one: from now on it is as any other orphan."""
+        name = self._names.get(handle)
+        directory = self._directory
+        if name is None or directory is None or not name.startswith(NAMELESS):
+            return
+        with self._lock:
+            new_name = name.removeprefix(NAMELESS)
+            try:
+                os.rename(name, new_name, src_dir_fd=directory.number, dst_dir_fd=directory.number)
+            except OSError as exc:
+                log.warning("the orphan %s keeps its name: %s", name.decode(), exc.strerror)
+                return
+            self._names[handle] = new_name
 
     def discard(self, handle: InodeHandle) -> None:
         """Takes the link away, if there is one: with the last descriptor the inode goes, unless it has a

@@ -26,6 +26,9 @@ HANDLE_SIZE_MAX: Final = 128
 STATX_BASIC_STATS: Final = 0x7FF
 STATX_BTIME: Final = 0x800
 STATX_MNT_ID: Final = 0x1000
+STATX_ATTRIBUTES_AT: Final = 8
+STATX_ATTR_IMMUTABLE: Final = 0x10
+STATX_ATTR_APPEND: Final = 0x20
 _STATX_WANTED: Final = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID
 _STATX_SIZE: Final = 256
 
@@ -79,6 +82,7 @@ class RawEntry(NamedTuple):
 
     name: bytes
     cookie: int  # d_off
+    ino: int
 
 
 def _failure() -> OSError:
@@ -89,6 +93,15 @@ def _failure() -> OSError:
 def attributes_of(fd: int) -> Attributes:
     """statx(2) of an open descriptor (O_PATH too)."""
     return _attributes(_statx_fields(fd))
+
+
+def protection_of(fd: int) -> int:
+    """Of STATX_ATTR_IMMUTABLE and STATX_ATTR_APPEND what the inode has."""
+    buffer = _StatxBuffer()
+    if _statx(fd, b"", AT_EMPTY_PATH, 0, buffer) < 0:
+        raise _failure()
+    (attributes,) = struct.unpack_from("=Q", buffer, STATX_ATTRIBUTES_AT)
+    return int(attributes) & (STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND)
 
 
 def identity_of(fd: int) -> Identity:
@@ -153,9 +166,9 @@ def getdents(fd: int, size: int) -> list[RawEntry]:
     entries = []
     position = 0
     while position < filled:
-        _, cookie, length, _ = _DIRENT.unpack_from(data, position)
+        ino, cookie, length, _ = _DIRENT.unpack_from(data, position)
         start = position + _DIRENT.size
-        entries.append(RawEntry(data[start : data.index(b"\0", start)], cookie))
+        entries.append(RawEntry(data[start : data.index(b"\0", start)], cookie, ino))
         position += length
     return entries
 

@@ -44,6 +44,12 @@ class NotingStorage(LocalStorage):
             touched.append(node.handle)
             return node, made
 
+    def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
+        with self._touching(parent) as touched:
+            node = super().tmpfile(parent, mode, creds)
+            touched.append(node.handle)
+            return node
+
     def unlink(self, parent: InodeHandle, name: bytes) -> Node:
         with self._touching((parent, name)):
             return super().unlink(parent, name)
@@ -61,6 +67,10 @@ class NotingStorage(LocalStorage):
     def setattr(self, handle: InodeHandle, changes: AttributeChanges) -> Attributes:
         with self._touching(handle):
             return super().setattr(handle, changes)
+
+    def set_flags(self, handle: InodeHandle, numbers: tuple[int, ...], extended: bool) -> Attributes:
+        with self._touching(handle):
+            return super().set_flags(handle, numbers, extended)
 
     def setxattr(self, handle: InodeHandle, name: bytes, value: bytes, flags: int) -> Attributes:
         with self._touching(handle):

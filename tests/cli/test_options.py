@@ -6,7 +6,18 @@ import os
 
 import pytest
 
-from nfsfuse.cli.options import IGNORED_OPTIONS, KERNEL_OPTIONS, BadOption, MountOptions, parse_options
+from nfsfuse.cli.mount_flags import (
+    KERNEL_OPTIONS,
+    NOATIME,
+    NODEV,
+    NOEXEC,
+    NOSUID,
+    RDONLY,
+    RELATIME,
+    STRICTATIME,
+    flags_of,
+)
+from nfsfuse.cli.options import IGNORED_OPTIONS, BadOption, MountOptions, parse_options
 
 DEFAULT = MountOptions()
 
@@ -15,10 +26,16 @@ GOOD = (
     ([""], DEFAULT),
     (["defaults,_netdev,nofail,x-systemd.automount,x-mount.mkdir=0755"], DEFAULT),
     (["allow_other"], MountOptions(allow_other=True)),
-    (["noallow_other"], MountOptions(allow_other=False)),
+    (["noallow_other"], MountOptions(allow_other=False, refused=frozenset({"allow_other"}))),
     (["noallow_other", "allow_other"], MountOptions(allow_other=True)),
-    (["allow_other,noallow_other"], MountOptions(allow_other=False)),
-    (["nodefault_permissions"], MountOptions(default_permissions=False)),
+    (
+        ["allow_other,noallow_other"],
+        MountOptions(allow_other=False, refused=frozenset({"allow_other"})),
+    ),
+    (
+        ["nodefault_permissions"],
+        MountOptions(default_permissions=False, refused=frozenset({"default_permissions"})),
+    ),
     (["noacl"], MountOptions(acl=False)),
     (["noacl,acl"], MountOptions(acl=True)),
     (["log=/var/log/a=b"], MountOptions(log="/var/log/a=b")),
@@ -32,6 +49,9 @@ GOOD = (
     (["nowatchdog"], MountOptions(watchdog_seconds=0)),
     (["ro,rw"], MountOptions(kernel=("rw",))),
     (["rw,noatime,ro,ro"], MountOptions(kernel=("noatime", "ro"))),
+    (["relatime,nodiratime"], MountOptions(kernel=("relatime", "nodiratime"))),
+    (["ro,remount,user_id=0,group_id=0"], MountOptions(kernel=("ro",), remount=True)),
+    (["noallow_other,allow_other"], MountOptions(allow_other=True)),
 )
 
 
@@ -44,7 +64,7 @@ def test_understood(texts: list[str], expected: MountOptions) -> None:
     "text",
     [
         *("nonsense", "soft=1", "timeo", "allow_other=1", "ro=1", "log", "log=", "loglevel", "loglevel=loud"),
-        *("loglevel=", "=", "RO"),
+        *("loglevel=", "=", "RO", "remount=1", "remount=", "user_id=0", "relatime=1"),
     ],
 )
 def test_refused_by_its_name(text: str) -> None:
@@ -70,6 +90,30 @@ def test_what_libfuse_is_given() -> None:
     }  # fmt: skip
     options = parse_options(["noallow_other,nodefault_permissions"])
     assert options.fuse("unix:/a,b\\c") == {"fsname=unix:/a\\,b\\\\c", "subtype=nfsfuse"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), NOSUID | NODEV),
+        (("suid", "dev", "ro", "noexec"), RDONLY | NOEXEC),
+        (("ro", "rw", "nosuid"), NOSUID | NODEV),
+        (("noatime", "relatime"), NOSUID | NODEV | RELATIME),
+        (("relatime", "strictatime", "atime"), NOSUID | NODEV | STRICTATIME),
+        (("strictatime", "noatime"), NOSUID | NODEV | NOATIME),
+        (("relatime", "norelatime"), NOSUID | NODEV),
+    ],
+)
+def test_the_flags_of_mount_2(options: tuple[str, ...], expected: int) -> None:
+    assert flags_of(options) == expected
+
+
+def test_what_libfuse_refuses_comes_later_and_with_all_the_rest() -> None:
+    options = parse_options(["noexec,strictatime"])
+    assert "strictatime" not in options.fuse("host:1")
+    assert "noexec" in options.fuse("host:1")
+    assert options.later == ("noexec", "strictatime")
+    assert parse_options(["noexec"]).later == ()
 
 
 @pytest.mark.parametrize("text", ["timeo=0", "timeo=1.5", "timeo=-1", "timeo=86401"])

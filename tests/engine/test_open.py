@@ -429,6 +429,7 @@ async def test_a_new_file_that_others_want_already_is_not_shared_at_its_close() 
 
 async def test_what_the_server_refuses_of_a_new_file_is_not_shared() -> None:
     """K3: it stays dirty until it is given up."""
+
     def full(operation: str, handle: InodeHandle | None) -> None:
         if operation == "write":
             raise FsError(errno.ENOSPC)
@@ -516,3 +517,34 @@ async def test_what_is_no_small_file_has_no_content_to_come_ahead() -> None:
             client.fs.holdings.opens_ahead.opened()
             node = await client.node(name)
             assert client.fs.holdings.existing_file(client.fs.inodes[node].handle) is None
+
+
+async def test_a_file_without_a_name_is_open_alone_and_can_be_given_one() -> None:
+    async with rig(2) as world:
+        one, two = world.clients
+        with one.asks("TmpFile"):
+            number, found = await one.fs.files.create(ROOT, None, 0o600, os.O_RDWR, ME)
+            assert found.attributes.nlink == 0
+            await one.write(number, 0, b"content")
+        assert isinstance(await two.fs.names.lookup(ROOT, b"name"), Absent)
+        await one.fs.names.link(found.inode.node_id, ROOT, b"name")
+        other = await two.open(b"name")
+        assert await two.read(other, 0, P) == b"content"
+        await two.close(other)
+        await one.close(number)
+        world.check()
+        assert world.content(b"name") == b"content"
+
+
+async def test_a_file_without_a_name_is_gone_with_its_last_close() -> None:
+    async with rig() as world:
+        client = world.clients[0]
+        number, found = await client.fs.files.create(ROOT, None, 0o600, os.O_RDWR, ME)
+        again = await client.fs.files.open(found.inode.node_id, os.O_RDONLY)
+        await client.close(number)
+        assert await client.read(again, 0, P) == b""
+        await client.close(again)
+        client.fs.names.forget(found.inode.node_id, found.inode.lookups)
+        await trio.sleep(2 * RELEASE_SECONDS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.storage.orphans() == []

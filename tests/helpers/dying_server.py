@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 CHANGING = frozenset({
     "create", "mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename",
-    "setattr", "setxattr", "removexattr", "fallocate", "copy_range",
+    "setattr", "set_flags", "setxattr", "removexattr", "fallocate", "copy_range",
 })  # fmt: skip
 
 CLIENT = KnownSession(SessionId(b"session"), ClientId(b"client"), "client", Epoch(1))

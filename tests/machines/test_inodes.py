@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfsfuse.machines.inodes import ROOT, InodeTable
+from nfsfuse.machines.inodes import FORGOTTEN_MAX, ROOT, InodeTable, generation_of
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
 
 
@@ -59,12 +59,30 @@ def test_a_number_used_again_has_another_generation_and_takes_the_lookups_over(t
     former.lookups = 2
     inode = table.known(node(5, b"second"))
     assert inode is not former
-    assert (inode.generation, inode.lookups) == (1, 2)
+    assert inode.generation != former.generation
+    assert inode.lookups == 2
     assert table.by_handle(InodeHandle(b"first")) is None
     inode.lookups += 1
     assert table.forget(5, 2) is None, "the kernel forgets the former by the same number"
     assert table.forget(5, 1) is inode
     table.check()
+
+
+def test_as_many_handles_are_remembered_as_there_is_room_for() -> None:
+    table = InodeTable(node(2, b"root"))
+    for number in range(10, FORGOTTEN_MAX + 11):
+        table.known(node(number, b"%d" % number)).lookups = 1
+        table.forget(number, 1)
+    assert table.forgotten(10) is None
+    assert table.forgotten(11) == b"11"
+    table.known(node(11, b"another"))
+    assert table.forgotten(11) is None
+
+
+def test_a_generation_is_the_same_in_every_table() -> None:
+    inode = InodeTable(node(2, b"root")).known(node(10, b"handle"))
+    assert inode.generation == generation_of(InodeHandle(b"handle"))
+    assert 0 <= inode.generation < 2**32
 
 
 steps = st.lists(st.tuples(st.booleans(), st.integers(2, 4), st.integers(0, 2), st.integers(1, 3)), max_size=40)

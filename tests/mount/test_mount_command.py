@@ -209,6 +209,75 @@ def test_mount_8_and_fstab(rig: Rig) -> None:
     assert content == "by mount"
 
 
+REMOUNTS = """
+mount -t tmpfs none /usr/local/bin
+ln -s "$NFSFUSE" /usr/local/bin/nfsfuse
+change() { mount -o "remount,$1" "$MOUNTPOINT"; grep " $MOUNTPOINT " /proc/self/mounts | cut -d' ' -f4; }
+cp /bin/true "$MOUNTPOINT/program"
+change ro
+! touch "$MOUNTPOINT/file"
+! mknod "$MOUNTPOINT/device" c 1 3
+change rw,noexec
+touch "$MOUNTPOINT/file"
+! "$MOUNTPOINT/program"
+change exec,strictatime
+"$MOUNTPOINT/program"
+change relatime,nodiratime
+change lazytime
+exec 5>> "$MOUNTPOINT/file"
+! change ro
+exec 5>&-
+! mount -o remount,noallow_other "$MOUNTPOINT"
+"""
+
+
+def test_a_remount_changes_the_mount_that_is_there(rig: Rig) -> None:
+    server = rig.server()
+    mountpoint = rig.mount(server)
+    daemon = rig.daemon_of(mountpoint)
+    rig.environment |= {"NFSFUSE": str(BIN / "nfsfuse"), "MOUNTPOINT": str(mountpoint)}
+    ran = rig.command("unshare", "--mount", "sh", "-exc", REMOUNTS).succeeded()
+    told = [set(line.split(",")) for line in ran.output.splitlines()]
+    names = {"ro", "rw", "noexec", "nosuid", "nodev", "relatime", "noatime", "nodiratime", "lazytime"}
+    assert [options & names for options in told[:5]] == [
+        {"ro", "nosuid", "nodev", "relatime"},
+        {"rw", "nosuid", "nodev", "relatime", "noexec"},
+        {"rw", "nosuid", "nodev"},  # strictatime is what is shown as nothing
+        {"rw", "nosuid", "nodev", "relatime", "nodiratime"},
+        {"rw", "nosuid", "nodev", "relatime", "nodiratime", "lazytime"},
+    ]
+    assert rig.daemon_of(mountpoint) == daemon
+    assert "Device or resource busy" in ran.errors
+    assert "allow_other cannot be changed by a remount" in ran.errors
+
+
+def test_a_remount_of_what_is_no_mount(rig: Rig) -> None:
+    server = rig.server()
+    said = rig.command("nfsfuse", "mount", server.address, rig.mountpoint(), "-o", "remount,ro")
+    assert said.status == 1
+    assert "not an nfsfuse mount" in said.errors
+    mountpoint = rig.mount(server)
+    said = rig.command("nfsfuse", "mount", "127.0.0.1:1", mountpoint, "-o", "remount,ro")
+    assert said.status == 1
+    assert f"mounted from {server.address}" in said.errors
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("strictatime", {"rw", "nosuid", "nodev"}),
+        ("relatime,nodiratime,dev", {"rw", "nosuid", "relatime", "nodiratime"}),
+        ("lazytime,noexec,noatime", {"rw", "nosuid", "nodev", "noexec", "noatime", "lazytime"}),
+    ],
+)
+def test_mounting_with_options_that_libfuse_does_not_know(rig: Rig, options: str, expected: set[str]) -> None:
+    mountpoint = rig.mount(rig.server(), options)
+    told = set(shown(mountpoint)[2].split(","))
+    assert expected == told - {"user_id=0", "group_id=0", "default_permissions", "allow_other"}
+    (mountpoint / "file").write_bytes(b"content")
+    assert (mountpoint / "file").read_bytes() == b"content"
+
+
 def test_mount_8_with_the_commands_path(rig: Rig) -> None:
     """Where nfsfuse is not installed for the system: its path, as mount.fuse(8) allows."""
     server = rig.server()

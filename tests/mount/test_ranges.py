@@ -168,3 +168,17 @@ def test_a_write_by_another_user_takes_the_set_user_id_bit(
         )
         for seen in (pair.export, mount, other):
             assert stat.S_IMODE((seen / name).stat().st_mode) == after, seen
+
+
+@pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
+@pytest.mark.parametrize("offset", [-1, -(2**63)])
+def test_there_is_nothing_before_a_files_beginning(pair: Pair, whence: int, offset: int) -> None:
+    """On the server's own filesystem as through the mount."""
+    (pair.export / "file").write_bytes(b"content")
+    for place in (pair.export, pair.one):
+        descriptor = os.open(place / "file", os.O_RDONLY)
+        try:
+            with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
+                os.lseek(descriptor, offset, whence)
+        finally:
+            os.close(descriptor)

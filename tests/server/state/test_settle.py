@@ -23,7 +23,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, InodeHandle, Node, RequestId
 from server.state.records import Outcome, lasting
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Storage
+from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Storage
 from server.storage.local import LocalStorage
 from server.storage.local_names import LocalNames
 from server.storage.memory import MemoryStorage
@@ -92,12 +92,17 @@ OPERATIONS: dict[str, Asked] = {
     "rename over the last": lambda t: m.Rename(t.root, b"other", t.root, b"file", 0),
     "rename to another link": lambda t: m.Rename(t.root, b"other", t.directory, b"another", 0),
     "rename of a directory": lambda t: m.Rename(t.root, b"directory", t.root, b"moved", 0),
+    "rename, leaving a whiteout": lambda t: m.Rename(t.root, b"file", t.directory, b"new", RENAME_WHITEOUT),
+    "rename over another, leaving one": lambda t: m.Rename(
+        t.root, b"file", t.directory, b"another", RENAME_WHITEOUT
+    ),
     "exchange": lambda t: m.Rename(t.root, b"file", t.directory, b"another", RENAME_EXCHANGE),
     "chmod": lambda t: m.SetAttr(t.file, AttributeChanges(mode=0o600)),
     "chown": lambda t: m.SetAttr(t.file, AttributeChanges(uid=7, gid=8, mode=0o4711)),
     "truncate": lambda t: m.SetAttr(t.file, AttributeChanges(size=100)),
     "utimens": lambda t: m.SetAttr(t.file, AttributeChanges(atime_ns=1, mtime_ns=2)),
     "open, truncating": lambda t: m.Open(t.file, os.O_WRONLY | os.O_TRUNC, True),
+    "flags": lambda t: m.SetInodeFlags(t.file, False, (0x80040,)),  # ext4's file has the first, and not dumped
     "setxattr": lambda t: (m.SetXattr(t.file, b"user.new", 0), b"value"),
     "setxattr, creating": lambda t: (m.SetXattr(t.file, b"user.new", os.XATTR_CREATE), b"value"),
     "setxattr, replacing": lambda t: (m.SetXattr(t.file, b"user.there", os.XATTR_REPLACE), b"new"),

@@ -510,3 +510,23 @@ def test_without_privilege_there_are_volatile_handles(tmp_path: Path, as_root: N
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert run.stdout == "fine\n", run.stderr
+
+
+def test_nothing_outside_the_export_is_found_by_number_or_above(tmp_path: Path, as_root: None) -> None:
+    """Also not from a directory that a program on the server has moved out of it."""
+    export, outside = tmp_path / "export", tmp_path / "outside"
+    (export / "directory" / "below").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (export / "link").symlink_to(outside)
+    storage = LocalStorage(export, bytes(32))
+    below = storage.lookup(storage.lookup(storage.root().handle, b"directory").handle, b"below")
+    for path in (outside, outside / "secret", tmp_path):
+        with pytest.raises(FsError) as caught:
+            storage.find(path.stat().st_ino)
+        assert caught.value.errno == errno.ENOENT
+    (export / "directory").rename(outside / "directory")
+    with pytest.raises(FsError) as caught:
+        storage.parent(below.handle)
+    assert caught.value.errno == errno.ESTALE
+    storage.close()

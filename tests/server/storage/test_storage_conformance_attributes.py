@@ -12,7 +12,14 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
+from server.storage.inode_flags import (
+    FS_APPEND_FL,
+    FS_CASEFOLD_FL,
+    FS_IMMUTABLE_FL,
+    FS_XFLAG_IMMUTABLE,
+)
 from server.storage.interface import Storage
+from server.storage.local import LocalStorage
 
 ME = Credentials(os.geteuid(), os.getegid())
 SECOND = 1_000_000_000
@@ -218,3 +225,49 @@ def test_pins_of_a_linked_inode_come_and_go(storage: Storage, file: InodeHandle)
     assert storage.read(file, 0, 1) == b"x"
     with pytest.raises(AssertionError, match="unpin"):
         storage.unpin(file)
+
+
+def test_flags_of_an_inode(storage: Storage) -> None:
+    root = storage.root().handle
+    file = storage.create(root, b"flagged", 0o644, ME, True, False)[0].handle
+    link = storage.symlink(root, b"link", b"target", ME).handle
+    (before,) = storage.get_flags(file, False)
+    assert before & FS_IMMUTABLE_FL == 0
+    storage.check_open(file, os.O_RDWR)
+    storage.set_flags(file, (before | FS_APPEND_FL,), False)
+    assert storage.get_flags(file, False) == (before | FS_APPEND_FL,)
+    with raises(errno.EPERM):
+        storage.check_open(file, os.O_RDWR)
+    storage.check_open(file, os.O_WRONLY | os.O_APPEND)
+    assert storage.write(file, 0, b"content").size == 7
+    storage.set_flags(file, (before | FS_IMMUTABLE_FL,), False)
+    assert storage.get_flags(file, True)[0] & FS_XFLAG_IMMUTABLE
+    with raises(errno.EPERM):
+        storage.check_open(file, os.O_WRONLY | os.O_APPEND)
+    storage.set_flags(file, (before,), False)
+    storage.check_open(file, os.O_RDWR)
+    with raises(errno.EOPNOTSUPP):
+        storage.set_flags(file, (before | FS_CASEFOLD_FL,), False)
+    for numbers, extended in (((1, 2), False), ((1,), True), ((2**32,), False)):
+        with raises(errno.EINVAL):
+            storage.set_flags(file, numbers, extended)
+    with raises(errno.ENOTTY):
+        storage.get_flags(link, False)
+    assert storage.get_flags(root, False)
+
+
+def test_an_append_only_file_takes_what_is_added_at_its_end(local: LocalStorage) -> None:
+    file = local.create(local.root().handle, b"log", 0o644, ME, True, False)[0].handle
+    local.write(file, 0, b"one")
+    (before,) = local.get_flags(file, False)
+    local.pin(file)
+    local.unpin(file)  # closes what is open for writing
+    local.set_flags(file, (before | FS_APPEND_FL,), False)
+    try:
+        assert local.write(file, 3, b"two").size == 6
+        for offset in (0, 7):
+            with raises(errno.EPERM):
+                local.write(file, offset, b"no")
+        assert local.read(file, 0, 100) == b"onetwo"
+    finally:
+        local.set_flags(file, (before,), False)

@@ -13,7 +13,14 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Credentials, InodeHandle, Node
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Listed, Storage
+from server.storage.interface import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    WHITEOUT_MODE,
+    Listed,
+    Storage,
+)
 
 ME = Credentials(os.geteuid(), os.getegid())
 
@@ -375,6 +382,27 @@ def test_rename_noreplace(storage: Storage) -> None:
     assert names(storage, root) == {b"b", b"c"}
 
 
+@pytest.mark.parametrize("flags", [RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE])
+def test_rename_leaves_a_whiteout(storage: Storage, flags: int) -> None:
+    root = storage.root().handle
+    file, _ = storage.create(root, b"a", 0o644, ME, True, False)
+    victim, _ = storage.create(root, b"b", 0o644, ME, True, False)
+    if flags & RENAME_NOREPLACE:
+        with raises(errno.EEXIST):
+            storage.rename(root, b"a", root, b"b", flags)
+        storage.unlink(root, b"b")
+    done = storage.rename(root, b"a", root, b"b", flags)
+    assert done.moved.handle == file.handle
+    if not flags & RENAME_NOREPLACE:
+        assert done.other is not None
+        assert (done.other.handle, done.other.attributes.nlink) == (victim.handle, 0)
+    left = storage.lookup(root, b"a").attributes
+    assert (left.mode, left.rdev, left.nlink) == (WHITEOUT_MODE, 0, 1)
+    assert storage.lookup(root, b"b").handle == file.handle
+    with raises(errno.EINVAL):
+        storage.rename(root, b"a", root, b"b", RENAME_WHITEOUT | RENAME_EXCHANGE)
+
+
 def test_rename_exchange(storage: Storage) -> None:
     root = storage.root().handle
     directory = storage.mkdir(root, b"d", 0o755, ME)
@@ -390,7 +418,7 @@ def test_rename_exchange(storage: Storage) -> None:
     assert storage.getattr(root).nlink == 4
     assert storage.getattr(directory.handle).nlink == 2
     assert storage.rename(root, b"f", root, b"f", RENAME_EXCHANGE).unchanged
-    for flags in (3, 4, -1):
+    for flags in (3, 6, 8, -1):
         with raises(errno.EINVAL):
             storage.rename(root, b"f", root, b"x", flags)
 
@@ -491,3 +519,38 @@ def test_two_listings_of_one_directory_do_not_disturb_each_other(storage: Storag
     for thread in threads:
         thread.join()
     assert results == [expected] * 4
+
+
+def test_inodes_are_found_by_their_numbers(storage: Storage) -> None:
+    root = storage.root()
+    assert storage.find(root.attributes.ino).handle == root.handle
+    made = [storage.mkdir(root.handle, b"d%d" % number, 0o755, ME) for number in range(5)]
+    made += [storage.mkdir(made[3].handle, b"deep", 0o755, ME)]
+    made += [storage.create(made[5].handle, b"file", 0o644, ME, True, False)[0]]
+    made += [storage.symlink(made[5].handle, b"link", b"file", ME)]
+    for node in made:
+        assert storage.find(node.attributes.ino).handle == node.handle
+    nameless = storage.tmpfile(root.handle, 0o600, ME)
+    storage.pin(nameless.handle)
+    for number in (nameless.attributes.ino, 2**63 - 1):
+        with raises(errno.ENOENT):
+            storage.find(number)
+    storage.unpin(nameless.handle)
+
+
+def test_the_directory_above(storage: Storage) -> None:
+    root = storage.root()
+    first = storage.mkdir(root.handle, b"first", 0o755, ME)
+    second = storage.mkdir(first.handle, b"second", 0o755, ME)
+    for below, above in ((second, first), (first, root), (root, root)):
+        assert storage.parent(below.handle).handle == above.handle
+        storage.readdir(below.handle, 0, 1)
+        number = 0 if below is root else above.attributes.ino
+        assert storage.number_above(below.handle) == number
+    with raises(errno.ENOTDIR):
+        storage.parent(storage.create(root.handle, b"file", 0o644, ME, True, False)[0].handle)
+    storage.pin(second.handle)
+    storage.rmdir(first.handle, b"second")
+    with raises(errno.ESTALE):
+        storage.parent(second.handle)
+    storage.unpin(second.handle)

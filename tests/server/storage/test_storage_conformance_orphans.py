@@ -195,3 +195,65 @@ def test_orphans_do_not_show_in_listings_or_link_counts(server: Restartable) -> 
     assert len(storage.orphans()) == 3
     assert names(storage) == set()
     assert storage.getattr(root.handle).nlink == root.attributes.nlink
+
+
+def test_a_file_without_a_name_can_be_given_one_once(storage: Storage) -> None:
+    root = storage.root().handle
+    node = storage.tmpfile(root, 0o640, ME)
+    file = node.handle
+    storage.pin(file)
+    assert (node.attributes.nlink, node.attributes.mode) == (0, 0o100640)
+    assert names(storage) == set()
+    assert storage.orphans() == [file]
+    storage.write(file, 0, b"content")
+    storage.link(file, root, b"file")
+    assert storage.lookup(root, b"file").handle == file
+    assert storage.getattr(file).nlink == 1
+    storage.unlink(root, b"file")
+    with raises(errno.ENOENT):
+        storage.link(file, root, b"again")
+    assert storage.read(file, 0, 100) == b"content"
+    storage.unpin(file)
+    assert storage.orphans() == []
+    with raises(errno.ESTALE):
+        storage.getattr(file)
+
+
+def test_a_name_that_it_was_given_stays_when_it_is_closed(storage: Storage) -> None:
+    root = storage.root().handle
+    file = storage.tmpfile(root, 0o600, ME).handle
+    storage.pin(file)
+    storage.link(file, root, b"file")
+    storage.unpin(file)
+    assert storage.orphans() == []
+    assert storage.lookup(root, b"file").handle == file
+    assert storage.getattr(file).nlink == 1
+
+
+def test_a_file_without_a_name_outlives_the_server_and_can_then_be_named(server: Restartable) -> None:
+    root = server.storage.root().handle
+    claimed, lost = (server.storage.tmpfile(root, 0o600, ME).handle for _ in range(2))
+    for file in (claimed, lost):
+        server.storage.pin(file)
+        server.storage.write(file, 0, b"content")
+    storage = server.restart()
+    storage.pin(claimed)
+    storage.sweep()
+    assert storage.orphans() == [claimed]
+    with raises(errno.ESTALE):
+        storage.getattr(lost)
+    storage.link(claimed, root, b"file")
+    storage = server.restart()
+    storage.sweep()
+    assert storage.orphans() == []
+    assert storage.read(storage.lookup(root, b"file").handle, 0, 100) == b"content"
+    assert storage.getattr(claimed).nlink == 1
+
+
+def test_a_file_without_a_name_belongs_where_it_was_made(storage: Storage) -> None:
+    root = storage.root().handle
+    directory = storage.mkdir(root, b"d", 0o755, ME).handle
+    storage.setattr(directory, AttributeChanges(mode=0o2755))
+    assert storage.tmpfile(directory, 0o600, ME).attributes.gid == storage.getattr(directory).gid
+    with raises(errno.ENOTDIR):
+        storage.tmpfile(make(storage, b"file"), 0o600, ME)
