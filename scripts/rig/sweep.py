@@ -7,9 +7,11 @@ daemons that left for the background and what they start in turn.
 from __future__ import annotations
 
 import os
+import queue
 import select
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 from scripts.rig.kernel import abort_below, detach, fuse_mounts_below, memory_disks_below
@@ -21,20 +23,34 @@ DEATH_SECONDS_MAX = 10.0
 """How long a killed process may take to end: it has nothing left to wait for."""
 
 
+LOOK_SECONDS_MAX = 1.0
+"""For one look at a process, on a machine that is busy with something else."""
+
+
 def marked(directory: Path) -> list[int]:
-    """The processes that the rig in *directory* started, but not this one."""
+    """The processes that the rig in *directory* started, but not this one. Nor one that cannot be looked at: it
+    is in execve(2), and waits for a mount that hangs. Of the rig's own mounts abort those first."""
     mark = os.fsencode(f"{MARK}={directory}")
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) != os.getpid()]
+    return [pid for pid in pids if mark in _environment(pid).split(b"\0")]
+
+
+def _environment(pid: int) -> bytes:
+    """Empty if it cannot be had: the process has ended meanwhile, is another user's, or holds exec_update_lock,
+    for which the look waits in a thread that is left behind (see docs/coherence.md)."""
+    answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def look() -> None:
         try:
-            environment = Path("/proc", entry, "environ").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended meanwhile, or is another user's: not ours
-        if mark in environment.split(b"\0"):
-            found.append(int(entry))
-    return found
+            answer.put(Path("/proc", str(pid), "environ").read_bytes())
+        except OSError:
+            answer.put(b"")
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        return answer.get(timeout=LOOK_SECONDS_MAX)
+    except queue.Empty:
+        return b""
 
 
 def has_ended(pid: int) -> bool:

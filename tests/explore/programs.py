@@ -138,6 +138,15 @@ def read_ahead(pages: int) -> Act:
     return read_ahead
 
 
+def run_another() -> Act:
+    """execve(2): what is mapped goes, what is open is closed."""
+
+    async def run_another(process: Process) -> None:
+        await process.client.kernel.exec(process.opened, process.mapping if process.mapped else None)
+
+    return run_another
+
+
 def leave() -> Act:
     """munmap(2) and close(2)."""
 

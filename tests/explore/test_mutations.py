@@ -37,6 +37,7 @@ def told(mutation: Mutation, exc: Violation) -> str:
         (the.rule_4_notifications_on_the_event_loop, STORE_AND_LOAD),
         (the.the_lease_never_runs_out, SMALL["a client with a dirty page that is cut off, and a load"]),
         (the.rule_5_shared_tokens_while_open_for_writing, TWO_STORES),
+        (the.the_daemon_looks_at_who_waits_for_it, SMALL["a store and an execve, and a load"]),
     ],
 )
 def test_a_deliberate_bug_is_found(

@@ -18,6 +18,7 @@ from tests.explore.programs import (
     open_again,
     read,
     read_ahead,
+    run_another,
     store,
     truncate,
     write,
@@ -84,6 +85,7 @@ SMALL = {
     "a store and a load, and a load": SmallWorld((Script(0, (store(1), load())), READER)),
     "a store and a truncation, and a load": SmallWorld((Script(0, (store(1), truncate(8))), READER)),
     "a store and a close, and a load": SmallWorld((Script(0, (store(1), leave())), READER)),
+    "a store and an execve, and a load": SmallWorld((Script(0, (store(1), run_another())), READER)),
     "a new file that is closed and written once more, and a pread": CLOSED,
     "a store beside the flusher, and a load": SmallWorld(
         (Script(0, (store(1),)), Script(0, (flush(),), mapped=False), READER)

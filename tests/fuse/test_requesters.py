@@ -17,13 +17,12 @@ from pathlib import Path
 import pytest
 
 from nfsfuse.fuse.requesters import is_dying
-from tests.fuse.toymount import ROOT, Daemon, Mounter, Program, environment
+from scripts.rig.sweep import MARK, marked
+from tests.fuse.toymount import Daemon, Mounter, Program, environment
 
 LOOK_SECONDS_MAX = 5.0
 WAITS_SECONDS = 0.5
 """A look that has not returned by then waits."""
-
-SOURCES = Path(ROOT / "tests" / "programs")
 
 ALLOWED = ("status", "schedstat")
 """Of a thread that has memory; see `nfsfuse.fuse.requesters` and `_notifications.c`."""
@@ -87,6 +86,18 @@ def test_what_is_allowed_does_not_wait_for_a_program_in_execve(toy: Mounter, nam
     assert read(program.process.pid, "environ") is None, "it holds exec_update_lock"
     assert read(program.process.pid, name)
     assert look(sys.executable, "-c", IS_DYING, str(program.process.pid)) == "False\n"
+    daemon.ask("open", operation="flush")
+    program.finish()
+
+
+def test_the_sweep_of_a_test_rig_does_not_wait_for_a_program_in_execve(toy: Mounter, tmp_path: Path) -> None:
+    """Whosever it is: it looks at the environment of all processes."""
+    daemon = toy()
+    program = in_exec(daemon)
+    sleeps = {**environment(), MARK: str(tmp_path)}
+    with subprocess.Popen(["sleep", "60"], env=sleeps) as marked_one:
+        assert marked(tmp_path) == [marked_one.pid]
+        marked_one.kill()
     daemon.ask("open", operation="flush")
     program.finish()
 

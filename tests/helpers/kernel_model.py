@@ -60,6 +60,7 @@ class Descriptor:
     flags: int
     direct: bool  # FOPEN_DIRECT_IO: read(2) and write(2) go past the page cache, mappings use it
     users: int = 1
+    in_exec: bool = False  # execve(2) is closing it: whose it is holds exec_update_lock
 
     @property
     def writing(self) -> bool:
@@ -120,6 +121,7 @@ class KernelModel:
     thread then."""
     _processor_times: int = 0
     _gone_on: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _executed: trio.lowlevel.ParkingLot = field(default_factory=lambda: trio.lowlevel.ParkingLot())
     _version: int = 1  # fc->attr_version
 
     async def _pause(self) -> None:
@@ -409,9 +411,30 @@ class KernelModel:
         try:
             await self._write_and_wait(opened.inode)
             await self._pause()
-            await self.fs.files.flush(opened.handle)
+            await self.answer_flush(opened)
         finally:
             self._put(opened)
+
+    async def answer_flush(self, opened: Descriptor) -> None:
+        """What the daemon does at FUSE_FLUSH."""
+        await self.fs.files.flush(opened.handle)
+
+    async def exec(self, opened: Descriptor, mapping: Mapping | None = None) -> None:
+        """execve(2) of a program whose descriptor is close-on-exec: begin_new_exec (fs/exec.c) takes
+        exec_update_lock, has the old memory go, and closes."""
+        opened.in_exec = True
+        try:
+            if mapping is not None:
+                await self.unmap(mapping)
+            await self.close(opened)
+        finally:
+            opened.in_exec = False
+            self._executed.unpark_all()
+
+    async def look_at_who_closes(self, opened: Descriptor) -> None:
+        """A read of /proc/PID/stat, or another file of that directory that takes exec_update_lock."""
+        while opened.in_exec:
+            await self._executed.park()
 
     def _put(self, opened: Descriptor) -> None:
         opened.users -= 1

@@ -47,7 +47,7 @@ from server.service.growths import Growths as ServerGrowths
 from server.state.journal import Journal
 from tests.helpers import kernel_pages
 from tests.helpers.dentries import DentryKernel
-from tests.helpers.kernel_model import KernelModel
+from tests.helpers.kernel_model import Descriptor, KernelModel
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
@@ -384,6 +384,17 @@ class _Forgetful(Channel):
                 case ReplyEnvelope(id=number) | FailureEnvelope(id=number):
                     forgotten.append(number)
         return forgotten
+
+
+def the_daemon_looks_at_who_waits_for_it(patch: pytest.MonkeyPatch) -> None:
+    """Before it answers a FLUSH: which may come of an execve(2), that holds what the look needs until then."""
+    answer = KernelModel.answer_flush
+
+    async def look_first(self: KernelModel, opened: Descriptor) -> None:
+        await self.look_at_who_closes(opened)
+        await answer(self, opened)
+
+    patch.setattr(KernelModel, "answer_flush", look_first)
 
 
 # --- names: found by the simulators in tests/engine, which have the kernel's dentries and locks ---

@@ -57,6 +57,7 @@ class Program:
     log: Growth
     cached_writes: bool
     _sizes_left: list[int]
+    _closed: int = 0
 
     @property
     def _rng(self) -> Random:
@@ -86,13 +87,18 @@ class Program:
 
     # --- words ---
 
+    async def _close(self, opened: Descriptor) -> None:
+        """By close(2) and execve(2) in turn."""
+        self._closed += 1
+        await (self.client.kernel.exec(opened) if self._closed % 2 else self.client.kernel.close(opened))
+
     async def _map_words(self) -> None:
         writing = self._rng.random() < 0.7
         opened = await self.client.kernel.open(b"words", os.O_RDWR if writing else os.O_RDONLY)
         mapping = await self.client.kernel.map(opened)
         closes_early = self._rng.random() < 0.5
         if closes_early:
-            await self.client.kernel.close(opened)
+            await self._close(opened)
         with suppress(Killed):  # its end closes and unmaps as well
             for _ in range(self._burst(12)):
                 if writing and self._rng.random() < 0.5:
@@ -102,7 +108,7 @@ class Program:
                 if self._rng.random() < 0.3:
                     await self._idle()
         if not closes_early:
-            await self.client.kernel.close(opened)
+            await self._close(opened)
         await self.client.kernel.unmap(mapping)
 
     async def _load(self, mapping: Mapping, offset: int) -> None:
@@ -137,7 +143,7 @@ class Program:
         with suppress(Killed):
             for _ in range(self._burst(6)):
                 await self._one_call(opened, "words", WORDS_SIZE)
-        await self.client.kernel.close(opened)
+        await self._close(opened)
 
     async def _one_call(self, opened: Descriptor, file: str, limit: int) -> None:
         draw = self._rng.random()
@@ -220,7 +226,7 @@ class Program:
                 self.grow.begun = max(self.grow.begun, offset + size)
                 await self._pwrite(opened, "grow", offset, size)
                 self.grow.done = max(self.grow.done, offset + size)
-        await self.client.kernel.close(opened)
+        await self._close(opened)
 
     async def _append(self) -> None:
         opened = await self.client.kernel.open(b"log", os.O_RDWR | os.O_APPEND)
@@ -238,7 +244,7 @@ class Program:
                 await self.client.kernel.write(opened, 0, value.to_bytes(WORD_SIZE))
                 self.log.done += WORD_SIZE
                 self._note(opened, f"append {value:#x} is done")
-        await self.client.kernel.close(opened)
+        await self._close(opened)
 
     # --- a file that is cut ---
 
@@ -267,7 +273,7 @@ class Program:
                     # Beside a truncation of its own a kernel believes no size that it is told
                     # (FUSE_I_SIZE_UNSTABLE), so a read(2) sees the one from before: nothing a daemon can help.
                     history.read(self.client.name, where, size, begin)
-        await self.client.kernel.close(opened)
+        await self._close(opened)
 
     def _note(self, opened: Descriptor, text: str) -> None:
         self.world.note(self.name, opened.inode.node_id, text)

@@ -94,6 +94,7 @@ STALE: Final = "P8|at once"
     [
         (the.ack_before_write_back, _options, RandomPrograms(30), "saw|sees|at once|records"),
         (the.who_was_killed_is_entitled, _with_kills, RandomPrograms(30), "have not ended"),
+        (the.the_daemon_looks_at_who_waits_for_it, _options, RandomPrograms(30), "have not ended"),
         (the.the_lease_never_runs_out, partitioned, Partitioned(), STALE),
         (the.the_lease_never_runs_out, _judged_by_reads, Partitioned(), "at once|before"),
         (the.the_lease_is_counted_from_the_answer, partitioned, Partitioned(), STALE),
