@@ -377,11 +377,15 @@ class Files:
 
     async def setattr(self, inode: Inode, changes: AttributeChanges) -> Attributes:
         """chmod, chown, truncate, utimensat of any inode. What is dirty goes first, or its write-back would
-        change the times again and undo the truncation."""
+        change the times again and undo the truncation. Before a time is set that is also what is dirty in
+        mapped pages, as Linux's FUSE does with its writeback cache (`fuse_do_setattr`); the server has other
+        clients do the same."""
         file = self._holdings.existing_file(inode.handle)
         if file is not None and changes.size is not None:
             await self._write_back.before_truncation(file, changes.size)
         elif file is not None:
+            if changes.sets_mtime():
+                await self._page_protocol.take_stores(file)
             await self._write_back.write_back(file)
 
         def changed(reply: Message, _: bytes | bytearray) -> None:

@@ -83,7 +83,7 @@ class Filesystem:
             self.holdings,
             self.page_protocol,
             self.reader,
-            Writer(remote, self.holdings, self.write_back, self.page_protocol, wall_clock),
+            Writer(remote, self.holdings, self.write_back, self.page_protocol),
             self.write_back,
             self.changes,
         )
@@ -99,13 +99,14 @@ class Filesystem:
             task_status.started()
         self.changes.nursery = None
 
-    def attributes_at_once(self, inode: Inode) -> Attributes | None:
-        """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting."""
-        return attributes_at_once(self.names, inode)
+    def attributes_at_once(self, inode: Inode, *, size_only: bool = False) -> Attributes | None:
+        """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting. *size_only*: the kernel
+        asks for itself, and no program sees the times."""
+        return attributes_at_once(self.names, inode, size_only=size_only)
 
-    async def attributes_for_kernel(self, inode: Inode) -> Attributes:
-        """The answer to FUSE_GETATTR."""
-        return await attributes_for_kernel(self.names, self._kernel, inode)
+    async def attributes_for_kernel(self, inode: Inode, *, size_only: bool = False) -> Attributes:
+        """The answer to FUSE_GETATTR, as `attributes_at_once`."""
+        return await attributes_for_kernel(self.names, self._kernel, inode, size_only=size_only)
 
     def _attributes_changed(self, file: CachedFile) -> None:
         if file.attributes.has_to_be_told():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from errno import EIO
@@ -34,6 +33,7 @@ class _Obstacle(Enum):
     END_HELD = "of its pages only the last one is held"
     TOKENS = "something is not held"
     WRITE_BACK = "the extent is on its way to the server, and must not change"
+    TELLING = "the times of what is dirty are about to be told, which this would change"
     OVERFLOW = "there is no memory for a page beside what the server refuses"
     REFUSED = "the server refuses data of this file"
     ROOM = "too much is dirty"
@@ -62,7 +62,7 @@ class _Write:
 
 
 class Writer:
-    """Writes of a mount. *wall_clock* gives nanoseconds since the epoch, for mtime."""
+    """Writes of a mount."""
 
     def __init__(
         self,
@@ -70,13 +70,11 @@ class Writer:
         holdings: Holdings,
         write_back: WriteBack,
         page_protocol: PageProtocol,
-        wall_clock: Callable[[], int],
     ) -> None:
         self._remote = remote
         self._holdings = holdings
         self._write_back = write_back
         self._page_protocol = page_protocol
-        self._wall_clock = wall_clock
 
     def write_at_once(
         self, file: CachedFile, offset: int, data: Bytes, *, append: bool, direct: bool, page: bool
@@ -107,7 +105,7 @@ class Writer:
                         entitled = file.entitle(write.start_page, write.end_page, attr=write.extends)
                     if await self._write_past_kernel(file, write, entitled):
                         return size
-                elif obstacle is _Obstacle.WRITE_BACK:
+                elif obstacle in (_Obstacle.WRITE_BACK, _Obstacle.TELLING):
                     await file.changed()
                 elif obstacle is _Obstacle.ROOM:
                     await self._write_back.room()
@@ -144,6 +142,8 @@ class Writer:
             return _Obstacle.TOKENS
         if file.pages.writing.overlaps(write.offset, end) and not self._may_write_over(write):
             return _Obstacle.WRITE_BACK
+        if file.telling_times and not page:
+            return _Obstacle.TELLING
         if page:
             if self._write_back.overflows(file):
                 return _Obstacle.OVERFLOW
@@ -268,9 +268,9 @@ class Writer:
         file.changes(offset, end)
         file.pages.write(offset, write.data, trio.current_time(), over=self._may_write_over(write))
         if file.attributes.may_change_here():
-            file.attributes.written(end, self._wall_clock())
+            file.attributes.written(end)
         else:
-            file.attributes.forget_value()
+            file.attributes.written_beside_others()
         if not (write.direct or write.page):
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE

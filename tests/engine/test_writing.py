@@ -131,7 +131,7 @@ def writer_of_a_file(
     file.tokens.granted(0, pages * PAGE_SIZE, TokenMode.EXCLUSIVE)
     inode.attributes.granted(TokenMode.EXCLUSIVE)
     inode.attributes.learned(replace(node(b"file", 2).attributes, size=pages * PAGE_SIZE))
-    return Writer(remote or Silent(), holdings, write_back, PageProtocol(kernel, write_back), lambda: 1), file
+    return Writer(remote or Silent(), holdings, write_back, PageProtocol(kernel, write_back)), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:

@@ -97,7 +97,7 @@ def test_times(storage: Storage, file: InodeHandle, directory: InodeHandle, syml
         before = found.ctime_ns
         assert storage.setattr(handle, AttributeChanges(mtime_now=True)).ctime_ns >= before
     with raises(errno.EINVAL):
-        storage.setattr(file, AttributeChanges(atime_ns=2**63))
+        storage.setattr(file, AttributeChanges(atime_ns=2**64))
 
 
 def test_size(storage: Storage, file: InodeHandle, directory: InodeHandle, symlink: InodeHandle) -> None:
