@@ -20,6 +20,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Answered, ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Bytes, Writer
+from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -31,6 +32,10 @@ from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, Sy
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def _unheeded(*_: object) -> None:
+    """Whether the server has kept a time of access is not waited for."""
 
 
 def is_writing(flags: int) -> bool:
@@ -73,8 +78,13 @@ class Files:
         writer: Writer,
         write_back: WriteBack,
         changes: NameChanges,
+        wall_clock: Callable[[], int],
     ) -> None:
         self._changes = changes
+        self._wall_clock = wall_clock
+        self.access_times = AccessTimes.RELATIVE
+        """What the mount does about the times of the last access; nothing is done that the server would not
+        keep."""
         self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
@@ -90,6 +100,10 @@ class Files:
         learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6): without, only
         O_APPEND goes past the cache, as the daemon alone knows the true end, and O_DIRECT."""
         self._ids = itertools.count(1)
+
+    def limit_sizes(self, file_size_max: int) -> None:
+        """No file may be written beyond so many bytes."""
+        self._writer.file_size_max = file_size_max
 
     def __getitem__(self, number: int) -> OpenFile:
         """The open file with this number."""
@@ -110,6 +124,8 @@ class Files:
         if file.came_ahead:
             file.came_ahead = False
             self._holdings.opens_ahead.opened()
+        if file.tokens.in_kernel and not writing:
+            self._read_from_kernel(file, flags)
         return self._number(file, flags)
 
     async def open(self, node_id: int, flags: int) -> int:
@@ -296,13 +312,21 @@ class Files:
 
     def read_at_once(self, number: int, offset: int, size: int, *, cached: bool) -> ReadData | None:
         """As `read`, if that takes neither a round trip nor waiting; else None."""
-        return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
+        opened = self._usable(number)
+        data = self._reader.read_at_once(opened.file, offset, size, cached=cached)
+        if data is not None:
+            self._accessed(opened.file, opened.flags, offset)
+        return data
 
     def read_later(
         self, number: int, offset: int, size: int, thread: int, answered: Answered
     ) -> Callable[[], None] | None:
         """As `read` of pages for the kernel's cache, but for that no task waits: see `Reader.read_later`."""
-        return self._reader.read_later(self._usable(number).file, offset, size, thread, answered)
+        opened = self._usable(number)
+        give_up = self._reader.read_later(opened.file, offset, size, thread, answered)
+        if give_up is not None:
+            self._accessed(opened.file, opened.flags, offset, by_server=True)
+        return give_up
 
     async def read(
         self, number: int, offset: int, size: int, *, cached: bool | None = None, thread: int = 0
@@ -311,7 +335,28 @@ class Files:
         a fault in a mapping of a file that is read directly is cached all the same). *thread* waits for it."""
         opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
-        return await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
+        data = await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
+        self._accessed(opened.file, opened.flags, offset, by_server=True)  # else it would be read at once
+        return data
+
+    def _accessed(self, file: CachedFile, flags: int, offset: int, *, by_server: bool = False) -> bool:
+        """A program reads at *offset*; whether that changes the time of the last access. The server's
+        filesystem keeps it, and does so for what the server reads: so it is made to read a byte, unless it has
+        read just that, and nobody waits for it."""
+        by_server, file.read_at_server = by_server or file.read_at_server, False
+        if flags & os.O_NOATIME or not file.attributes.accessed(self.access_times, self._wall_clock()):
+            return False
+        size = file.size()
+        if not by_server and size is not None and offset < size and self._remote.has_room():
+            message = m.Read(file.inode.handle, offset, 1, TokenMode.NONE)
+            self._remote.ask(message, b"", _unheeded, _unheeded)
+        return True
+
+    def _read_from_kernel(self, file: CachedFile, flags: int) -> None:
+        """A file is opened of which the kernel has pages: what is read of those nobody hears of. The open
+        counts for it, and the kernel is to ask for the time."""
+        if self._accessed(file, flags, file.tokens.in_kernel.intervals()[0][0]):
+            self._holdings.distrust(file.inode)
 
     def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
         """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""

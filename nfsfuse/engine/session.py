@@ -112,6 +112,9 @@ class Session:
         reclaimed."""
         self.on_refused: Callable[[m.Reclaimed], None] = _nothing_of
         """Of what was reclaimed, this is not held any more."""
+        self.on_welcome: Callable[[m.Welcome], None] = _nothing_of
+        """The server has greeted: this connection's *welcome*."""
+        self.welcome: m.Welcome | None = None
         self.requests: Counter[str] = Counter()
         """Requests to the server so far, by message."""
         self.session_id = NO_SESSION
@@ -181,6 +184,8 @@ class Session:
     def _begin(self, link: Link, welcome: m.Welcome, sent_at: float) -> None:
         """Go on over *link*. Raises ProtocolError, and then the session is to be given up."""
         self._replaces = NO_SESSION
+        self.welcome = welcome
+        self.on_welcome(welcome)
         if welcome.resumed:
             assert self._lease is not None
             self.channel.attach(link, welcome.frames_received)

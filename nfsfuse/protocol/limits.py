@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised whenever an old peer could misunderstand a new one; there is no negotiation below it."""
 
 MAGIC: Final = b"nfsfuse\n"

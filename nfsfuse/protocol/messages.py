@@ -63,7 +63,8 @@ class Welcome(Message):
     *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
     the one asked for, the session is known from the last epoch and may be reclaimed (`Reclaim`): its frames are
     counted anew. Otherwise it is a new one. *rebooted*: the server's machine was started since the last epoch,
-    so what was not fsynced may be lost."""
+    so what was not fsynced may be lost. Of the server's filesystem: *file_size_max*, in bytes, and whether it
+    *keeps_access_times*."""
 
     session_id: SessionId
     epoch: Epoch
@@ -73,6 +74,8 @@ class Welcome(Message):
     lease_ms: int
     server_version: str
     root: Node
+    file_size_max: int
+    keeps_access_times: bool
 
 
 @record(frozen=True, slots=True)

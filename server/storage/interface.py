@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import (
+    OFFSET_MAX,
     AttributeChanges,
     Attributes,
     Credentials,
@@ -78,6 +79,13 @@ class Renamed:
 
 class Storage(ABC):
     """One exported tree. See the module's text for threads, errors and durability."""
+
+    file_size_max: int = OFFSET_MAX
+    """Bytes: the largest file that the filesystem holds, so that who writes beyond is told at once (EFBIG); the
+    largest offset there is, where that is not known."""
+
+    keeps_access_times: bool = True
+    """Whether reading changes the time of the last access at all (mount(8), noatime)."""
 
     # Names. `name` is 1 to 255 bytes without NUL and "/", and neither "." nor ".." (EINVAL, ENAMETOOLONG).
     # A parent that is no directory: ENOTDIR. All of them are volatile until `fsync_dir` of the parent(s).
