@@ -48,8 +48,6 @@ class CachedFile:
         """This client has made it, and not closed it since."""
         self.came_ahead = False
         """Its content came when its name was looked up, and it was not opened since."""
-        self.read_at_server = False
-        """The server has read of it since it was last read, or written, here: it knows of that access."""
         self.purging = 0
         """The kernel may still have pages of a session that is over: what it writes back is refused."""
         self.telling_times = 0
@@ -111,7 +109,6 @@ class CachedFile:
 
     def has_content(self, content: bytes | bytearray) -> None:
         """The server told all that is in it. It counts if all of it is held: else it may have changed since."""
-        self.read_at_server = True
         if self.tokens.holds(0, -(-len(content) // PAGE_SIZE) * PAGE_SIZE, TokenMode.SHARED):
             self.pages.fill(0, content, IntervalSet())
 

@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _unheeded(*_: object) -> None:
-    """Whether the server has kept a time of access is not waited for."""
-
-
 def is_writing(flags: int) -> bool:
     """Whether a file that is opened with *flags* may be written, also through a mapping."""
     return flags & os.O_ACCMODE != os.O_RDONLY
@@ -124,9 +120,11 @@ class Files:
         if file.came_ahead:
             file.came_ahead = False
             self._holdings.opens_ahead.opened()
-        if file.tokens.in_kernel and not writing:
-            self._read_from_kernel(file, flags)
-        return self._number(file, flags)
+        number = self._number(file, flags)
+        # What is read of pages that the kernel has, nobody hears of: the open counts for it.
+        if not writing and file.tokens.in_kernel and self._accessed(self._open[number]):
+            self._holdings.distrust(file.inode)
+        return number
 
     async def open(self, node_id: int, flags: int) -> int:
         """Open; the open file's number. Under tokens that suffice it needs no round trip."""
@@ -315,7 +313,7 @@ class Files:
         opened = self._usable(number)
         data = self._reader.read_at_once(opened.file, offset, size, cached=cached)
         if data is not None:
-            self._accessed(opened.file, opened.flags, offset)
+            self._accessed(opened)
         return data
 
     def read_later(
@@ -325,7 +323,7 @@ class Files:
         opened = self._usable(number)
         give_up = self._reader.read_later(opened.file, offset, size, thread, answered)
         if give_up is not None:
-            self._accessed(opened.file, opened.flags, offset, by_server=True)
+            self._accessed(opened)
         return give_up
 
     async def read(
@@ -336,27 +334,19 @@ class Files:
         opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
         data = await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
-        self._accessed(opened.file, opened.flags, offset, by_server=True)  # else it would be read at once
+        self._accessed(opened)
         return data
 
-    def _accessed(self, file: CachedFile, flags: int, offset: int, *, by_server: bool = False) -> bool:
-        """A program reads at *offset*; whether that changes the time of the last access. The server's
-        filesystem keeps it, and does so for what the server reads: so it is made to read a byte, unless it has
-        read just that, and nobody waits for it."""
-        by_server, file.read_at_server = by_server or file.read_at_server, False
-        if flags & os.O_NOATIME or not file.attributes.accessed(self.access_times, self._wall_clock()):
+    def _accessed(self, opened: OpenFile) -> bool:
+        """A program reads it; whether that changes the time of the last access, of which the server is told.
+        A file that was written, and is read before that is written back, is not accessed: its mtime is about
+        to be later."""
+        if opened.flags & os.O_NOATIME:
             return False
-        size = file.size()
-        if not by_server and size is not None and offset < size and self._remote.has_room():
-            message = m.Read(file.inode.handle, offset, 1, TokenMode.NONE)
-            self._remote.ask(message, b"", _unheeded, _unheeded)
+        if not opened.file.attributes.accessed(self.access_times, self._wall_clock()):
+            return False
+        self._remote.accessed(opened.file.inode.handle)
         return True
-
-    def _read_from_kernel(self, file: CachedFile, flags: int) -> None:
-        """A file is opened of which the kernel has pages: what is read of those nobody hears of. The open
-        counts for it, and the kernel is to ask for the time."""
-        if self._accessed(file, flags, file.tokens.in_kernel.intervals()[0][0]):
-            self._holdings.distrust(file.inode)
 
     def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
         """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""

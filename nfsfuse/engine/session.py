@@ -24,7 +24,7 @@ from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION, REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import IDEMPOTENT, SERVER_REQUESTS, Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Epoch, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Epoch, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Asked, Channel
 from nfsfuse.rpc.exchange import Answering, Exchange, Payload, RequestArrived
 from nfsfuse.rpc.greeting import greet
@@ -138,7 +138,9 @@ class Session:
         self.channel = Channel(
             Exchange(frozenset(SERVER_REQUESTS)), self._called, self._abandoned, self._acknowledged, clock
         )
-        self.closes = Closes(lambda closed: self.post(m.Release(closed)))
+        self.closes = Closes(
+            lambda closed: self.post(m.Release(closed)), lambda handles: self.post(m.Accessed(handles))
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[m.Welcome] = trio.TASK_STATUS_IGNORED) -> None:
         """Greet the server, then keep the session until `goodbye`, over as many connections as it takes.
@@ -425,6 +427,9 @@ class Session:
         self.closes.add(m.Closed(open_id, tokens, self.channel.frames_received if tokens else 0))
         if at_once:
             self.closes.send()
+
+    def accessed(self, handle: InodeHandle) -> None:
+        self.closes.accessed(handle)
 
     @property
     def requests_sent(self) -> int:

@@ -284,7 +284,6 @@ class Writer:
         offset, end = write.offset, write.offset + len(write.data)
         assert file.tokens.holds(write.start_page, write.end_page, TokenMode.EXCLUSIVE), "K3"
         file.changes(offset, end)
-        file.read_at_server = False
         file.pages.write(offset, write.data, trio.current_time(), over=self._may_write_over(write))
         if file.attributes.may_change_here():
             file.attributes.written(end)

@@ -227,6 +227,12 @@ class Storage(ABC):
         """As `read`, but None where that would have to wait for the disk."""
 
     @abstractmethod
+    def accessed(self, handle: InodeHandle) -> None:
+        """A regular file was read by somebody: its time of the last access changes, as the filesystem is
+        mounted (relatime, noatime, ...), and no other time. Neither `read` nor `read_nowait` does that, where
+        the server may keep them from it (as root, or of its own files). Volatile."""
+
+    @abstractmethod
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:
         """Writes all of *data*; the attributes afterwards. Volatile until `fsync`. After an error (ENOSPC,
         EFBIG, ...) any part may have been written, from its start on."""

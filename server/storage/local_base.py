@@ -142,7 +142,12 @@ class LocalBase:
             raise FsError(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL)
 
     def _open(self, inode: OpenInode, flags: int) -> Descriptor:
-        descriptor = Descriptor(os.open(by_proc(inode.path), flags | os.O_CLOEXEC))
+        path, opened = by_proc(inode.path), flags | os.O_CLOEXEC
+        try:
+            # What is read ahead is no access: see `LocalData.accessed`.
+            descriptor = Descriptor(os.open(path, opened | os.O_NOATIME))
+        except PermissionError:  # for a server that is not root: another user's file
+            descriptor = Descriptor(os.open(path, opened))
         return self._cache.attach(inode, descriptor, flags == os.O_RDWR)
 
     def _lock(self, inode: OpenInode) -> threading.RLock:
