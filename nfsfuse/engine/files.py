@@ -422,6 +422,8 @@ class Files:
             if changes.sets_mtime():
                 await self._page_protocol.take_stores(file)
             await self._write_back.write_back(file)
+        if changes.atime_ns is not None or changes.atime_now:
+            self._remote.tell_pending()  # of an access before this one, which would set it again
 
         def changed(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)

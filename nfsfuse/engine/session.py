@@ -431,6 +431,9 @@ class Session:
     def accessed(self, handle: InodeHandle) -> None:
         self.closes.accessed(handle)
 
+    def tell_pending(self) -> None:
+        self.closes.send()
+
     @property
     def requests_sent(self) -> int:
         """Frames since the session began."""

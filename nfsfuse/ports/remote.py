@@ -59,6 +59,9 @@ class Remote(Protocol):
     def accessed(self, handle: InodeHandle) -> None:
         """Tell the server that a file's time of access has changed, a little later, together with others."""
 
+    def tell_pending(self) -> None:
+        """Tell it now of the closes and accesses that wait for others: before whatever is asked next."""
+
     def leased(self, *, finishing: bool = False) -> bool:
         """Whether what is held may be believed at this very instant: the lease runs. Asked right where an
         answer is given from a cache, or new dirty data are taken in. *finishing*: also while caches are being

@@ -138,6 +138,9 @@ class RecordingRemote:
     def accessed(self, handle: InodeHandle) -> None:
         self.session.accessed(handle)
 
+    def tell_pending(self) -> None:
+        self.session.tell_pending()
+
     def leased(self, *, finishing: bool = False) -> bool:
         return self.session.leased(finishing=finishing)
 
