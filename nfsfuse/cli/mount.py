@@ -26,6 +26,7 @@ from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
+from nfsfuse.machines.access_times import access_times
 from nfsfuse.machines.watchdog import BEAT_SECONDS
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
@@ -244,6 +245,7 @@ class _Mount:
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
+        filesystem.files.access_times = access_times(self._options.kernel)
         filesystem.follow(session)
         filesystem.acls.refused = not self._options.acl
         session.on_unreachable = INTERRUPTS.fail

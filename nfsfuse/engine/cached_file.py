@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -48,6 +50,8 @@ class CachedFile:
         """Its content came when its name was looked up, and it was not opened since."""
         self.purging = 0
         """The kernel may still have pages of a session that is over: what it writes back is refused."""
+        self.telling_times = 0
+        """Programs that wait to be told the times: see `Names.getattr`."""
         self._waiting = trio.lowlevel.ParkingLot()
 
     def now_known_as(self, inode: Inode) -> None:
@@ -73,6 +77,17 @@ class CachedFile:
         """Something has changed."""
         if self._waiting:
             self._waiting.unpark_all()
+
+    @contextmanager
+    def times_wanted(self) -> Iterator[None]:
+        """While what is dirty is written back to learn the times, write(2) waits: they are to be those of all
+        that was written before they were told, and somebody who writes on and on must not put that off."""
+        self.telling_times += 1
+        try:
+            yield
+        finally:
+            self.telling_times -= 1
+            self.wake()
 
     def size(self) -> int | None:
         """The file's size, if this client may know it."""

@@ -31,6 +31,7 @@ from nfsfuse.engine.sizes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
@@ -106,10 +107,11 @@ class Filesystem:
             self.holdings,
             self.page_protocol,
             self.reader,
-            Writer(remote, self.holdings, self.write_back, self.page_protocol, self.growths, wall_clock),
+            Writer(remote, self.holdings, self.write_back, self.page_protocol, self.growths),
             self.write_back,
             self.changes,
             self.growths,
+            wall_clock,
         )
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
@@ -126,13 +128,14 @@ class Filesystem:
             task_status.started()
         self.changes.nursery = None
 
-    def attributes_at_once(self, inode: Inode) -> Attributes | None:
-        """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting."""
-        return attributes_at_once(self.names, inode)
+    def attributes_at_once(self, inode: Inode, *, size_only: bool = False) -> Attributes | None:
+        """The answer to FUSE_GETATTR, if it takes neither a round trip nor waiting. *size_only*: the kernel
+        asks for itself, and no program sees the times."""
+        return attributes_at_once(self.names, inode, size_only=size_only)
 
-    async def attributes_for_kernel(self, inode: Inode) -> Attributes:
-        """The answer to FUSE_GETATTR."""
-        return await attributes_for_kernel(self.names, self._kernel, inode)
+    async def attributes_for_kernel(self, inode: Inode, *, size_only: bool = False) -> Attributes:
+        """The answer to FUSE_GETATTR, as `attributes_at_once`."""
+        return await attributes_for_kernel(self.names, self._kernel, inode, size_only=size_only)
 
     def _attributes_changed(self, file: CachedFile) -> None:
         if file.attributes.has_to_be_told():
@@ -158,6 +161,15 @@ class Filesystem:
         session.on_fenced = self.fenced
         session.on_new_epoch = self.new_epoch
         session.on_refused = self.refused
+        session.on_welcome = self.welcomed
+        assert session.welcome is not None
+        self.welcomed(session.welcome)
+
+    def welcomed(self, welcome: m.Welcome) -> None:
+        """What the server, perhaps a new one, says of its filesystem."""
+        self.files.limit_sizes(welcome.file_size_max)
+        if not welcome.keeps_access_times:
+            self.files.access_times = AccessTimes.NONE
 
     # --- the lease ---
 

@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from nfsfuse.engine.cached_directory import CachedDirectory
+from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.name_drops import NameDrops
@@ -23,6 +24,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
+from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import CAPABILITY, Attributes, Credentials, FilesystemStatistics, Node
 
 log = logging.getLogger(__name__)
@@ -258,30 +260,64 @@ class Names:
 
     # --- attributes ---
 
-    def getattr_at_once(self, node_id: int) -> Attributes | None:
-        """The attributes, if there is a token for them; None if that takes a round trip, or waiting."""
+    def getattr_at_once(self, node_id: int, *, size_only: bool = False) -> Attributes | None:
+        """The attributes, if there is a token for them, and nothing was written since the server told the
+        times; None if that takes a round trip, or waiting. *size_only*: times do not matter."""
         attributes = self._inodes[node_id].attributes
         if attributes.revoking or attributes.purging or not self._remote.leased():
             return None
-        return attributes.known
+        return attributes.known if size_only or attributes.times_are_known() else None
 
-    async def getattr(self, node_id: int) -> Attributes:
-        """The attributes; without a round trip under a token for them."""
+    async def getattr(self, node_id: int, *, size_only: bool = False) -> Attributes:
+        """The attributes; without a round trip under a token for them, if nothing is dirty or times do not
+        matter (*size_only*).
+
+        What is dirty is written back first, and the server's times are told, as Linux's NFS does
+        (`nfs_getattr`): what stat(2) has once told of a write, mtime and ctime, it tells ever after and
+        everywhere. Who writes, asks and closes makes no more round trips by that: the close finds nothing to
+        be written back."""
         await self._remote.until_leased()
         await self._name_drops.until_purged(self._inodes[node_id])
-        known = self.getattr_at_once(node_id)
+        known = self.getattr_at_once(node_id, size_only=size_only)
         if known is not None:
             return known
         inode = self._inodes[node_id]
         file = self._holdings.existing_file(inode.handle)
         if file is not None and file.pages.dirty:
+            if file.pages.refused and (known := self.getattr_at_once(node_id, size_only=True)) is not None:
+                return known  # nobody can say what the times will be; the size is ours
             try:
-                await self._write_back.write_back(file)  # or our own writes would not show in the times
+                with file.times_wanted():
+                    await self._write_back.write_back(file)
             except FsError as exc:
-                # stat(2) is not the one to tell it: fsync and close are. It gets what the server has.
+                # stat(2) is not the one to tell it: fsync and close are. It gets what is known.
                 log.debug("%s: its attributes are asked for without its data: %s", inode, exc)
+                known = self.getattr_at_once(node_id, size_only=True)
+            else:
+                known = self.getattr_at_once(node_id)
+            if known is not None:
+                return known
 
+        if file is not None and inode.attributes.wrote_beside_others and not size_only:
+            return await self._getattr_alone(file)
         reply, _ = await self._remote.call(m.GetAttr(inode.handle), b"", partial(self._stat, inode))
+        return inode.attributes.known or reply.attributes
+
+    async def _getattr_alone(self, file: CachedFile) -> Attributes:
+        """The attributes, when no other client believes any: a program here must not be told new times while
+        one elsewhere is told the old ones. The reply's own are as good, if they are recalled at once."""
+        inode = file.inode
+
+        def told(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.TokenGrant)
+            assert reply.attributes is not None
+            self._holdings.apply(reply.tokens)
+            inode.attributes.wrote_beside_others = bool(file.pages.dirty)
+            self._holdings.learn(inode, reply.attributes)
+
+        message = m.GetToken(inode.handle, TokenMode.NONE, 0, 0, TokenMode.EXCLUSIVE)
+        reply, _ = await self._remote.call(message, b"", told)
+        assert reply.attributes is not None
         return inode.attributes.known or reply.attributes
 
     async def readlink(self, node_id: int) -> bytes:

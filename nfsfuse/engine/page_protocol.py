@@ -27,7 +27,7 @@ from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
-from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,19 @@ class PageProtocol:
         await self.lock_page(file, revocation)
         await self.gather_all_mmap_users(file, revocation)
         return revocation
+
+    async def take_stores(self, file: CachedFile) -> None:
+        """What programs have stored through mappings until now is this daemon's dirty data when this returns,
+        and the next store is a fault again. Waits for the kernel. Not to be asked for while a change of the
+        size is unanswered: the kernel writes no page back then (fuse_set_nowrite). Cancelled, it is as if it
+        had not been asked for."""
+        if not file.tokens.may_have_dirty_pages():
+            return
+        revocation = file.tokens.revoke(0, RANGE_END, TokenMode.EXCLUSIVE)
+        await file.begun(revocation)
+        with trio.CancelScope(shield=True):  # not to be left half-way; it waits for the kernel only
+            await self.gather_all_mmap_users(file, revocation)
+        self.unlock_page(file, revocation)
 
     async def drop_untaken(self, file: CachedFile) -> None:
         """Mapped pages were refused. Their kernel takes them for clean, and programs would go on finding there

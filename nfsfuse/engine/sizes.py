@@ -16,9 +16,10 @@ from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.types import Attributes
 
 
-def attributes_at_once(names: Names, inode: Inode) -> Attributes | None:
-    """The attributes, if they are known here, and the kernel knows the file's size or need not."""
-    attributes = names.getattr_at_once(inode.node_id)
+def attributes_at_once(names: Names, inode: Inode, *, size_only: bool) -> Attributes | None:
+    """The attributes, if they are known here, and the kernel knows the file's size or need not. *size_only*:
+    as for `Names.getattr`."""
+    attributes = names.getattr_at_once(inode.node_id, size_only=size_only)
     return attributes if attributes is None or _is_known(inode, attributes) else None
 
 
@@ -26,11 +27,13 @@ def _is_known(inode: Inode, attributes: Attributes) -> bool:
     return not stat.S_ISREG(attributes.mode) or inode.kernel_size.suffices(attributes.size)
 
 
-async def attributes_for_kernel(names: Names, kernel: Kernel, inode: Inode) -> Attributes:
+async def attributes_for_kernel(
+    names: Names, kernel: Kernel, inode: Inode, *, size_only: bool
+) -> Attributes:
     """The attributes. If they show that a file has grown elsewhere, the kernel knows its size already. No
     recall waits for this (K6)."""
     while True:
-        attributes = await names.getattr(inode.node_id)
+        attributes = await names.getattr(inode.node_id, size_only=size_only)
         if _is_known(inode, attributes):
             return attributes
         with inode.kernel_size.asking(attributes.size) as question:

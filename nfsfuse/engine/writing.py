@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from errno import EIO, ENODATA, EOPNOTSUPP
+from errno import EFBIG, EIO, ENODATA, EOPNOTSUPP
 
 import trio
 
@@ -21,7 +20,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import CAPABILITY, PAGE_SIZE
+from nfsfuse.protocol.types import CAPABILITY, OFFSET_MAX, PAGE_SIZE
 
 Bytes = bytes | memoryview
 
@@ -36,6 +35,7 @@ class _Obstacle(Enum):
     TOKENS = "something is not held"
     CAPABILITIES = "the file may have capabilities, which a write takes away"
     WRITE_BACK = "the extent is on its way to the server, and must not change"
+    TELLING = "the times of what is dirty are about to be told, which this would change"
     OVERFLOW = "there is no memory for a page beside what the server refuses"
     REFUSED = "the server refuses data of this file"
     ROOM = "too much is dirty"
@@ -57,6 +57,8 @@ class _Write:
     end_page: int = 0
     extends: bool = False
     capabilities_taken: bool = False
+    beyond: int = 0
+    """Bytes that were cut off, as they would be beyond the largest file."""
 
     @property
     def cached(self) -> bool:
@@ -65,7 +67,7 @@ class _Write:
 
 
 class Writer:
-    """Writes of a mount. *wall_clock* gives nanoseconds since the epoch, for mtime."""
+    """Writes of a mount."""
 
     def __init__(
         self,
@@ -74,14 +76,15 @@ class Writer:
         write_back: WriteBack,
         page_protocol: PageProtocol,
         growths: Growths,
-        wall_clock: Callable[[], int],
     ) -> None:
         self._remote = remote
         self._growths = growths
         self._holdings = holdings
         self._write_back = write_back
         self._page_protocol = page_protocol
-        self._wall_clock = wall_clock
+        self.file_size_max = OFFSET_MAX
+        """Bytes: what the server's filesystem holds. Who writes beyond is told at once, as by a local one, and
+        not by the write-back."""
 
     def write_at_once(
         self, file: CachedFile, offset: int, data: Bytes, *, append: bool, direct: bool, page: bool
@@ -93,13 +96,14 @@ class Writer:
         if write.offset != offset:
             return None  # the kernel does not know where the file ends
         self._absorb(file, write)
-        return len(data)
+        return len(data) - write.beyond
 
     async def write(
         self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
     ) -> int:
-        """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
-        the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page.
+        """Take *data* in; the bytes taken, which are all unless the largest possible file ends there. *append*:
+        at the true end, wherever that is. *direct*: the kernel does not keep what it wrote. *page*: it is the
+        write-back of a mapped page.
 
         Raises FsError. Data of the file that the server has refused are tried first: a program that never asks
         by fsync learns of a full disk here, and nothing is taken in that may not find room either. If it makes
@@ -114,7 +118,7 @@ class Writer:
         if append and write.offset != offset:
             # It takes the data to be where it believed the file to end.
             await self._growths.tell_kernel_when_known(file.inode, end)
-        return size
+        return size - write.beyond
 
     async def _take_in(self, file: CachedFile, write: _Write) -> None:
         """Overcome what is in the way of *write*, and absorb it."""
@@ -126,7 +130,7 @@ class Writer:
                         entitled = file.entitle(write.start_page, write.end_page, attr=write.extends)
                     if await self._write_past_kernel(file, write, entitled):
                         return
-                elif obstacle is _Obstacle.WRITE_BACK:
+                elif obstacle in (_Obstacle.WRITE_BACK, _Obstacle.TELLING):
                     await file.changed()
                 elif obstacle is _Obstacle.ROOM:
                     await self._write_back.room()
@@ -149,6 +153,8 @@ class Writer:
         known = file.size()
         if write.append and known is not None:
             write.offset = known
+        if not write.page and not (write.append and known is None):
+            self._fit(write)
         end = write.offset + len(write.data)
         start_page, end_page = write.start_page, write.end_page = pages_of(write.offset, len(write.data))
         page = write.page
@@ -169,6 +175,8 @@ class Writer:
             return _Obstacle.CAPABILITIES
         if file.pages.writing.overlaps(write.offset, end) and not self._may_write_over(write):
             return _Obstacle.WRITE_BACK
+        if file.telling_times and not page:
+            return _Obstacle.TELLING
         if page:
             if self._write_back.overflows(file):
                 return _Obstacle.OVERFLOW
@@ -177,6 +185,16 @@ class Writer:
         elif not self._write_back.has_room():
             return _Obstacle.ROOM
         return None if self._lacking(file, write) is None else _Obstacle.KERNEL_PAGES
+
+    def _fit(self, write: _Write) -> None:
+        """Keep *write* within the largest file: what is before its end is written (generic_write_checks_count).
+        Raises FsError (EFBIG) if nothing is."""
+        room = self.file_size_max - write.offset
+        if len(write.data) > room:
+            if room <= 0:
+                raise FsError(EFBIG, "beyond the largest file of the server's filesystem")
+            write.beyond += len(write.data) - room
+            write.data = write.data[:room]
 
     async def _overcome(self, file: CachedFile, write: _Write, obstacle: _Obstacle) -> int | None:
         """Wait for what is in the way, entitled to nothing; the number under which *write* is entitled then."""
@@ -326,9 +344,9 @@ class Writer:
         file.changes(offset, end)
         file.pages.write(offset, write.data, trio.current_time(), over=self._may_write_over(write))
         if file.attributes.may_change_here():
-            file.attributes.written(end, self._wall_clock())
+            file.attributes.written(end)
         else:
-            file.attributes.forget_value()
+            file.attributes.written_beside_others()
         if not (write.direct or write.page):
             # The kernel has whole pages up to date already; of others it knows what it knew.
             first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE

@@ -108,6 +108,10 @@ RELEASE_FLUSH: Final = 1 << 0
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 FSYNC_FDATASYNC: Final = 1 << 0
 GETATTR_FH: Final = 1 << 0
+"""Set where the kernel asks for itself, to learn a regular file's size: before a read(2) near its end, for
+lseek(2) (`fuse_update_attributes`). For stat(2) and fstat(2) it is not (`fuse_getattr` passes no file)."""
+FATTR_ATIME_NOW: Final = 1 << 7
+FATTR_MTIME_NOW: Final = 1 << 8
 LK_FLOCK: Final = 1 << 0
 EXPIRE_ONLY: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from nfsfuse.fuse import abi
 from nfsfuse.fuse.binding import pyfuse3
 from nfsfuse.machines.inodes import Inode
 from nfsfuse.protocol.types import (
@@ -12,6 +13,7 @@ from nfsfuse.protocol.types import (
     Credentials,
     FilesystemStatistics,
     Sync,
+    nearest_time,
 )
 
 BLOCK_SIZE = 128 * 1024
@@ -67,15 +69,21 @@ def sync(flags: int) -> Sync:
     return Sync.ALL if flags & os.O_SYNC == os.O_SYNC else Sync.DATA
 
 
-def changes(attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChanges:
-    """What setattr asks for. pyfuse3 has already turned UTIME_NOW into a time of this machine's clock."""
+def changes(
+    attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, valid: int
+) -> AttributeChanges:
+    """What setattr asks for; *valid* as the kernel sent it. For UTIME_NOW pyfuse3 has a time of this machine's
+    clock: it is the server's that counts, as for what is written."""
+    atime_now, mtime_now = bool(valid & abi.FATTR_ATIME_NOW), bool(valid & abi.FATTR_MTIME_NOW)
     return AttributeChanges(
         mode=attributes.st_mode & 0o7777 if fields.update_mode else None,
         uid=attributes.st_uid if fields.update_uid else None,
         gid=attributes.st_gid if fields.update_gid else None,
         size=attributes.st_size if fields.update_size else None,
-        atime_ns=attributes.st_atime_ns if fields.update_atime else None,
-        mtime_ns=attributes.st_mtime_ns if fields.update_mtime else None,
+        atime_ns=nearest_time(attributes.st_atime_ns) if fields.update_atime and not atime_now else None,
+        mtime_ns=nearest_time(attributes.st_mtime_ns) if fields.update_mtime and not mtime_now else None,
+        atime_now=atime_now,
+        mtime_now=mtime_now,
     )
 
 

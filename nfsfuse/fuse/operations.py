@@ -13,7 +13,7 @@ from typing import cast
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.names import Absent, Found
 from nfsfuse.engine.ranges import without_privileges
-from nfsfuse.fuse import convert
+from nfsfuse.fuse import abi, convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.interrupt import INTERRUPTS, waiting
@@ -114,7 +114,9 @@ class Operations(pyfuse3.Operations):
             if look is not None and look.parent == inode:
                 return self._told_looking(look, known)
             return self._told_at_once(known)
-        return self.told_attributes(known, await self._fs.attributes_for_kernel(known))
+        size_only = bool(request.operation_flags & abi.GETATTR_FH)
+        attributes = await self._fs.attributes_for_kernel(known, size_only=size_only)
+        return self.told_attributes(known, attributes)
 
     def told_attributes(self, inode: Inode, attributes: Attributes) -> pyfuse3.EntryAttributes:
         """The answer to a getattr."""
@@ -152,7 +154,7 @@ class Operations(pyfuse3.Operations):
         ctx: Context,
     ) -> pyfuse3.EntryAttributes:
         known = self._fs.inodes[inode]
-        changes = convert.changes(attr, fields)
+        changes = convert.changes(attr, fields, request.valid)
         if request.kill_suidgid and changes.size is not None and changes.mode is None:
             mode = without_privileges(await self._fs.names.getattr(inode), request.gid)
             changes = replace(changes, mode=mode)

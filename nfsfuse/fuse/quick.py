@@ -93,7 +93,8 @@ class Quick:
         if request.pid in self._own_mount.threads:
             return None
         inode = self._fs.inodes[request.nodeid]
-        attributes = self._fs.attributes_at_once(inode)
+        size_only = bool(request.operation_flags & abi.GETATTR_FH)
+        attributes = self._fs.attributes_at_once(inode, size_only=size_only)
         if attributes is None:
             return None
         return pack_getattr(self._operations.told_attributes(inode, attributes))

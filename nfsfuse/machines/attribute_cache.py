@@ -1,7 +1,10 @@
 """What a client knows of one inode's attributes, under its ATTR token: a pure machine.
 
-SHARED: they are as on the server. EXCLUSIVE: this client's are the true ones; writes change size and times
-here, and the server learns of it by the write-back. Without a token nothing is known.
+SHARED: they are as on the server. EXCLUSIVE: this client's are the true ones; writes change the size here,
+and the server learns of it by the write-back. Times are the server's, always: what a write has made of them is
+known with the answer to its write-back, and told to nobody before. Told by this client's clock they would
+change once more although nothing was written, and a ctime cannot be set at all. Without a token nothing is
+known.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from nfsfuse.machines.access_times import AccessTimes, after_access
 from nfsfuse.machines.tellings import Age
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
@@ -51,6 +55,7 @@ class AttributeCache:
         "recalls",
         "unsettled",
         "watched",
+        "wrote_beside_others",
         "xattr_changes",
     )
 
@@ -58,7 +63,12 @@ class AttributeCache:
         self.mode = TokenMode.NONE
         self.known: Attributes | None = None
         self.changed_here = False
-        """Size or times differ from the server's: data are still to be written back."""
+        """Data are still to be written back: the size may differ from the server's, and the times are not
+        known."""
+        self.wrote_beside_others = False
+        """Data were written here under no EXCLUSIVE token, and the times were not told since. The server asks
+        the others to forget them when it has the data, without waiting: so they may still believe the older
+        ones, until this client has that token."""
         self.recalls = 0
         """Recalls in progress. There may be two: one client wants to read them, the next to change them."""
         self.doubted = 0
@@ -105,8 +115,8 @@ class AttributeCache:
 
     def learned(self, attributes: Attributes) -> bool:
         """The server told them, and nothing newer (`nfsfuse.machines.tellings`). Whether they are kept, and
-        differ from what was known. While data are to be written back, this client knows size and times
-        better."""
+        differ from what was known. While data are to be written back, this client knows the size better,
+        and times are the business of that."""
         if self.mode is TokenMode.NONE:
             return False
         was = self.known
@@ -122,13 +132,13 @@ class AttributeCache:
         return was is not None and attributes != was
 
     def may_change_here(self) -> bool:
-        """Whether size and times may be changed without telling the server."""
+        """Whether the size may be changed without telling the server."""
         return self.mode is TokenMode.EXCLUSIVE and not self.revoking and self.known is not None
 
     def may_be_trusted(self, attributes: Attributes) -> bool:
         """Whether the kernel may believe *attributes* until it is told otherwise: not while they change here,
-        as the write-back replaces the times by the server's."""
-        return self.known is attributes and not (self.changed_here or self.revoking or self.doubted)
+        as the write-back brings the times."""
+        return self.known is attributes and self.times_are_known() and not (self.revoking or self.doubted)
 
     def told(self, attributes: Attributes) -> bool:
         """The kernel is told *attributes*; whether it may believe them until it is told otherwise."""
@@ -160,24 +170,45 @@ class AttributeCache:
         tells it all the same, as it cannot know whether the answer has been taken in yet."""
         self.kernel_forgets = self.kernel_trusts
 
+    def accessed(self, kept: AccessTimes, now_ns: int) -> bool:
+        """The file is read; whether that changes the time of the last access. What the server has made of that
+        is told with the next attributes."""
+        known = self.known
+        if known is None or not self.times_are_known():
+            return False  # whoever has written it has a later mtime in a moment
+        atime_ns = after_access(kept, known, now_ns)
+        if atime_ns is None:
+            return False
+        self.known = replace(known, atime_ns=atime_ns)
+        return True
+
     def changed_by_kernel(self) -> None:
         """The kernel has changed something in this directory. It forgets the attributes by itself, but may take
         in an older answer after that, so it has to be told if it believes any: which takes longer than to be
         asked some more. While it goes on changing the directory it is given none to believe."""
         self.unsettled = UNSETTLED_TELLINGS
 
+    def times_are_known(self) -> bool:
+        """Whether what is `known` has the times in it that what was written here has been given."""
+        return self.known is not None and not (self.changed_here or self.wrote_beside_others)
+
     def size(self) -> int | None:
         """The file's size, None if it is not known."""
         return None if self.known is None else self.known.size
 
-    def written(self, end: int, now_ns: int) -> None:
+    def written(self, end: int) -> None:
         """Data were written up to *end*, under EXCLUSIVE."""
         assert self.may_change_here()
         assert self.known is not None
         size = max(self.known.size, end)
         blocks = max(self.known.blocks, (size + 511) // 512 if end == size else self.known.blocks)
-        self.known = replace(self.known, size=size, blocks=blocks, mtime_ns=now_ns, ctime_ns=now_ns)
+        self.known = replace(self.known, size=size, blocks=blocks)
         self.changed_here = True
+
+    def written_beside_others(self) -> None:
+        """Data were written within the file, under no EXCLUSIVE token for its attributes."""
+        self.forget_value()
+        self.wrote_beside_others = True
 
     def written_back(self, attributes: Attributes, age: Age, *, all_of_it: bool) -> bool:
         """The server has data that were written here (*all_of_it*: nothing is left); whether what was known
@@ -198,7 +229,7 @@ class AttributeCache:
         # Of this answer the age is known. An earlier one may have been overtaken since; it is believed for what
         # was written here, if nothing else has been told meanwhile.
         overtaken = age is not Age.NEWEST if newest is attributes else told_meanwhile or not was_changed
-        differs = overtaken or self.known != newest  # the server's clock and ours may differ: it has the times
+        differs = overtaken or self.known != newest  # it has the times
         self.known = None if overtaken else newest
         return differs
 
@@ -263,7 +294,7 @@ class AttributeCache:
 
     def lost(self) -> None:
         """The session is over: no token is held."""
-        self.changed_here = self._told_meanwhile = False
+        self.changed_here = self.wrote_beside_others = self._told_meanwhile = False
         self.reduced(TokenMode.NONE)
 
     def forget_value(self) -> None:

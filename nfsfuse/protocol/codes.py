@@ -22,7 +22,7 @@ class Message:
 CODES: Final[dict[type[Message], int]] = {}
 """Of every message, by `message`."""
 
-RETIRED: Final[frozenset[int]] = frozenset({39})
+RETIRED: Final[frozenset[int]] = frozenset({39, 48})
 """Codes of messages that there were once: never given again."""
 
 _M = TypeVar("_M", bound=Message)

@@ -59,6 +59,9 @@ RELEASES_MAX: Final = 64
 millisecond or two, in which it serves nobody else. 64 x (two tokens with HANDLE_SIZE_MAX each) stay well below
 HEADER_SIZE_MAX."""
 
+ACCESSES_MAX: Final = 64
+"""Files in one Accessed, for the same reasons."""
+
 SMALL_FILE_SIZE_MAX: Final = 65536
 """Bytes: a file no larger than this comes with the reply to its open."""
 

@@ -15,6 +15,7 @@ from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, OwnedLock
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
+    OFFSET_MAX,
     AttributeChanges,
     Attributes,
     ClientId,
@@ -59,7 +60,8 @@ class Welcome(Message):
     *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
     the one asked for, the session is known from the last epoch and may be reclaimed (`Reclaim`): its frames are
     counted anew. Otherwise it is a new one. *rebooted*: the server's machine was started since the last epoch,
-    so what was not fsynced may be lost."""
+    so what was not fsynced may be lost. Of the server's filesystem: *file_size_max*, in bytes, and whether it
+    *keeps_access_times*."""
 
     session_id: SessionId
     epoch: Epoch
@@ -69,6 +71,8 @@ class Welcome(Message):
     lease_ms: int
     server_version: str
     root: Node
+    file_size_max: int = OFFSET_MAX
+    keeps_access_times: bool = False
 
 
 @message(42)
@@ -132,7 +136,7 @@ class Target(Message):
     target: bytes
 
 
-@message(48)
+@message(71)
 class Listing(Message):
     """Some entries of a directory, without ``.`` and ``..``. With every node comes a SHARED token for its
     attributes (not spelled out: a listing would be twice as long). *above*: the number of the directory that it
@@ -503,6 +507,16 @@ class Release(Request[Done]):
     closed: tuple[Closed, ...]
 
 
+@message(70)
+class Accessed(Request[Done]):
+    """Programs have read at most ACCESSES_MAX regular files (and each of them is told once for many reads):
+    their times of the last access change, as far as the server's filesystem keeps these (relatime of
+    mount(8)). No `Read` does that by itself, as not everything that is read ahead is ever looked at. A file
+    that is gone does not matter."""
+
+    handles: tuple[InodeHandle, ...]
+
+
 @message(25)
 class Read(Request[Data]):
     """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
@@ -733,7 +747,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
-    WriteExtents, Grown,
+    WriteExtents, Grown, Accessed,
     TmpFile, LookupNumber, LookupParent, GetInodeFlags, SetInodeFlags,
 )  # fmt: skip
 
@@ -755,6 +769,6 @@ REPLY_OF: Final[dict[type[Message], type[Message]]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek, GetLock, LookupNumber, LookupParent, GetInodeFlags,
+    Seek, GetLock, LookupNumber, LookupParent, GetInodeFlags, Accessed,
 })  # fmt: skip
 """May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

@@ -29,6 +29,16 @@ ACL_DEFAULT: Final = b"system.posix_acl_default"
 """The extended attributes with the ACLs of an inode, and for what is made in a directory: acl(5)."""
 
 ACLS: Final = frozenset({ACL_ACCESS, ACL_DEFAULT})
+TIME_NS_MIN: Final = -(2**63)
+TIME_NS_MAX: Final = 2**64 - 1
+"""Nanoseconds since the epoch: what an integer on the wire holds, from the year 1677 to 2554. ext4 and XFS keep
+less. Like what a filesystem cannot keep (timestamp_truncate in fs/inode.c), a time beyond is the nearest."""
+
+
+def nearest_time(time_ns: int) -> int:
+    """*time_ns*, or the nearest time that can be sent."""
+    return min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
 
 InodeHandle = NewType("InodeHandle", bytes)
 """An inode's permanent name, issued by the server and opaque to the client. Survives renames and restarts;
@@ -120,6 +130,10 @@ class AttributeChanges:
     mtime_ns: int | None = None
     atime_now: bool = False
     mtime_now: bool = False
+
+    def sets_mtime(self) -> bool:
+        """Whether it is about the mtime."""
+        return self.mtime_ns is not None or self.mtime_now
 
 
 @record(frozen=True, slots=True)

@@ -136,6 +136,9 @@ def _setattr(call: Call) -> Handling:
         urgent = request.blocks_write_back
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
+    elif request.changes.sets_mtime():
+        # What others have written already is written back now, or that would overwrite the time later.
+        yield Hold(request.handle, Resource.DATA, SHARED)
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
     size = request.changes.size
     before: Attributes | None = None

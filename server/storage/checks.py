@@ -6,7 +6,14 @@ import errno
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import NAME_SIZE_MAX, OFFSET_MAX, AttributeChanges, Credentials
+from nfsfuse.protocol.types import (
+    NAME_SIZE_MAX,
+    OFFSET_MAX,
+    TIME_NS_MAX,
+    TIME_NS_MIN,
+    AttributeChanges,
+    Credentials,
+)
 from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 
 RENAME_FLAGS: Final = frozenset(
@@ -22,9 +29,6 @@ SYMLINK_SIZE_MAX: Final = 4095
 
 XATTR_NAME_SIZE_MAX: Final = 255
 """Bytes: XATTR_NAME_MAX of <linux/limits.h>."""
-
-TIME_NS_MAX: Final = 2**63 - 1
-"""Nanoseconds around the epoch: what a signed 64-bit number on the wire holds (until the year 2262)."""
 
 
 def check_name(name: bytes) -> None:
@@ -94,5 +98,5 @@ def check_changes(changes: AttributeChanges) -> None:
     if changes.size is not None and not 0 <= changes.size <= OFFSET_MAX:
         raise FsError(errno.EINVAL, "size out of range")
     for time_ns in (changes.atime_ns, changes.mtime_ns):
-        if time_ns is not None and abs(time_ns) > TIME_NS_MAX:
+        if time_ns is not None and not TIME_NS_MIN <= time_ns <= TIME_NS_MAX:
             raise FsError(errno.EINVAL, "time out of range")

@@ -90,6 +90,12 @@ class MemoryStorage(MemoryNames, Storage):
         return inode.attributes()
 
     @operation
+    def accessed(self, handle: InodeHandle) -> None:
+        meta = self._file(handle).meta
+        if meta.atime_ns <= max(meta.mtime_ns, meta.ctime_ns):  # relatime
+            meta.atime_ns = self._clock()
+
+    @operation
     def get_flags(self, handle: InodeHandle, extended: bool) -> tuple[int, ...]:
         meta = self._flagged(handle).meta
         return (xflags_of(meta.flags), 0, 0, meta.project, 0) if extended else (meta.flags,)

@@ -12,7 +12,7 @@ import os
 import struct
 from typing import Final, NamedTuple
 
-from nfsfuse.protocol.types import Attributes
+from nfsfuse.protocol.types import Attributes, nearest_time
 
 AT_FDCWD: Final = -100
 AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -127,10 +127,10 @@ def _attributes(fields: tuple[int, ...]) -> Attributes:
         ino, mode, nlink, uid, gid,
         os.makedev(rdev_major, rdev_minor) if rdev_major or rdev_minor else 0,
         size, blocks,
-        atime * 1_000_000_000 + atime_ns,
-        mtime * 1_000_000_000 + mtime_ns,
-        ctime * 1_000_000_000 + ctime_ns,
-        btime * 1_000_000_000 + btime_ns if mask & STATX_BTIME else 0,
+        nearest_time(atime * 1_000_000_000 + atime_ns),
+        nearest_time(mtime * 1_000_000_000 + mtime_ns),
+        nearest_time(ctime * 1_000_000_000 + ctime_ns),
+        nearest_time(btime * 1_000_000_000 + btime_ns) if mask & STATX_BTIME else 0,
     )  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def writer_of_a_file(
     inode.attributes.learned_no_xattrs()
     remote = remote or Silent()
     page_protocol, growths = PageProtocol(kernel, write_back), Growths(remote, kernel)
-    return Writer(remote, holdings, write_back, page_protocol, growths, lambda: 1), file
+    return Writer(remote, holdings, write_back, page_protocol, growths), file
 
 
 async def write_parked(writer: Writer, file: CachedFile, meanwhile: Callable[[], None]) -> None:

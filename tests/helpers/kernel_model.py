@@ -313,19 +313,22 @@ class KernelModel:
         known.kernel_size.told(attributes.size)
         return known.attributes.told(attributes)
 
-    async def _getattr(self, inode: KernelInode) -> int:
-        """FUSE_GETATTR and fuse_change_attributes; the size as the daemon said."""
+    async def _getattr(self, inode: KernelInode, *, size_only: bool) -> Attributes:
+        """FUSE_GETATTR and fuse_change_attributes; what the daemon said. *size_only*: with FUSE_GETATTR_FH, as
+        the kernel asks for itself (fuse_update_attributes)."""
         version = self._version
         await self._pause()
-        attributes = await self.fs.attributes_for_kernel(self.fs.inodes[inode.node_id])
+        known = self.fs.inodes[inode.node_id]
+        attributes = await self.fs.attributes_for_kernel(known, size_only=size_only)
         await self._answered(inode, attributes, version)
-        return attributes.size
+        return attributes
 
     async def _answered(self, inode: KernelInode, attributes: Attributes, version: int) -> None:
         trusted = self._told(inode.node_id, attributes)
         await self._pause()
         if inode.attribute_version <= version and not inode.size_unstable:
             await self._set_attributes(inode, attributes.size, trusted)
+            inode.times = attributes.mtime_ns, attributes.ctime_ns
 
     async def learn_size(self, node_id: NodeId, generation: int) -> int | None:
         """statx(2) with a FUSE_GETATTR that is answered from what is known, or EINTR; then without."""
@@ -348,7 +351,31 @@ class KernelModel:
     async def stat_size(self, opened: Descriptor) -> int:
         """fstat(2): st_size."""
         inode = opened.inode
-        return inode.size if inode.attributes_valid else await self._getattr(inode)
+        if inode.attributes_valid:
+            return inode.size
+        return (await self._getattr(inode, size_only=False)).size
+
+    async def stat_times(self, opened: Descriptor) -> tuple[int, int]:
+        """fstat(2): st_mtim and st_ctim."""
+        inode = opened.inode
+        if inode.attributes_valid:
+            return inode.times
+        told = await self._getattr(inode, size_only=False)
+        return told.mtime_ns, told.ctime_ns
+
+    async def utime(self, opened: Descriptor, mtime_ns: int) -> None:
+        """futimens(2) of the mtime: fuse_do_setattr without a size. Nothing keeps pages from being written
+        back, and nothing has been without a writeback cache."""
+        inode = opened.inode
+        async with inode.lock:
+            await self._pause()
+            changes = AttributeChanges(mtime_ns=mtime_ns)
+            attributes = await self.fs.files.setattr(self.fs.inodes[inode.node_id], changes)
+            await self._pause()
+            self._version += 1
+            inode.attribute_version = self._version
+            inode.attributes_valid = False
+            inode.size = attributes.size
 
     # --- open and close ---
 
@@ -593,7 +620,7 @@ class KernelModel:
         if opened.direct:
             return await self._read_direct(opened, offset, size)
         if offset + size > inode.size and not inode.attributes_valid:
-            await self._getattr(inode)
+            await self._getattr(inode, size_only=True)
         found = bytearray()
         while len(found) < size and offset + len(found) < inode.size:
             index, at = divmod(offset + len(found), PAGE_SIZE)
@@ -684,7 +711,7 @@ class KernelModel:
         inode = opened.inode
         if opened.flags & os.O_APPEND:
             if not inode.attributes_valid:
-                await self._getattr(inode)  # generic_write_checks, after fuse_update_attributes
+                await self._getattr(inode, size_only=True)  # generic_write_checks, after fuse_update_attributes
             offset = inode.size
         await self._write_and_wait(inode, offset, offset + len(data))
         if inode.has_write_back(offset, offset + len(data)):

@@ -50,6 +50,7 @@ class KernelInode:
         self.folios: dict[int, Folio] = {}
         self.size = size
         self.attributes_valid = False
+        self.times = 0, 0  # mtime and ctime in nanoseconds, as they were told last
         self.attribute_version = 0
         self.size_unstable = False  # FUSE_I_SIZE_UNSTABLE
         self.lock = trio.Lock()  # inode->i_rwsem, taken by write(2), truncate(2) and fsync(2)

@@ -61,34 +61,47 @@ def test_who_may_change_size_and_times_here(mode: TokenMode, recalls: int, known
     assert made.may_change_here() is may
     if not may:
         with pytest.raises(AssertionError):
-            made.written(5, 1)
+            made.written(5)
 
 
 def test_a_write_grows_the_file_and_never_shrinks_it() -> None:
     made = cache(EXCLUSIVE)
-    made.written(50, now_ns=77)
+    made.written(50)
     assert made.known is not None
-    assert (made.known.size, made.known.blocks, made.known.mtime_ns, made.known.ctime_ns) == (100, 8, 77, 77)
-    made.written(9000, now_ns=78)
+    assert (made.known.size, made.known.blocks) == (100, 8)
+    made.written(9000)
     assert (made.known.size, made.known.blocks) == (9000, 18)
-    assert made.known.atime_ns == 10
+    assert (made.known.atime_ns, made.known.mtime_ns, made.known.ctime_ns) == (10, 10, 10)
+
+
+def test_the_times_of_a_write_are_not_known_before_it_is_written_back() -> None:
+    made = cache(EXCLUSIVE)
+    assert made.times_are_known()
+    made.written(50)
+    assert not made.times_are_known()
+    made.written_back(attributes(20, size=100), Age.NEWEST, all_of_it=False)
+    assert not made.times_are_known()
+    made.written_back(attributes(21, size=100), Age.NEWEST, all_of_it=True)
+    assert made.times_are_known()
+    made.forget_value()
+    assert not made.times_are_known()
 
 
 def test_changed_here_the_server_knows_less() -> None:
     made = cache(EXCLUSIVE)
-    made.written(5000, now_ns=77)
+    made.written(5000)
     changed = replace(attributes(10**9, size=1), mode=0o100600)
     assert made.learned(changed), "that it has another mode, say"
-    assert made.known == replace(changed, size=5000, blocks=10, mtime_ns=77)
+    assert made.known == replace(changed, size=5000, blocks=10, mtime_ns=10)
     made.forget_value()
     assert made.size() == 5000
     assert made.known is not None
-    assert not made.may_be_trusted(made.known), "the write-back changes the times"
+    assert not made.may_be_trusted(made.known), "the write-back brings the times"
 
 
-def test_written_back_the_servers_times_replace_ours_even_if_its_clock_is_behind() -> None:
+def test_written_back_the_servers_times_are_known() -> None:
     made = cache(EXCLUSIVE)
-    made.written(5000, now_ns=77)
+    made.written(5000)
     assert not made.written_back(attributes(20, size=4096), Age.NEWEST, all_of_it=False)
     assert made.changed_here
     assert made.written_back(attributes(21, size=5000), Age.NEWEST, all_of_it=True)
@@ -98,7 +111,7 @@ def test_written_back_the_servers_times_replace_ours_even_if_its_clock_is_behind
 
 def test_changes_are_written_back_before_the_token_goes() -> None:
     made = cache(EXCLUSIVE)
-    made.written(5000, now_ns=77)
+    made.written(5000)
     with pytest.raises(AssertionError, match="written back"):
         made.reduced(SHARED)
     made.written_back(attributes(21, size=5000), Age.NEWEST, all_of_it=True)
@@ -157,7 +170,7 @@ def test_in_any_order(sequence: list[tuple[str, int]]) -> None:
                     here = 0
                 made.learned(server)
             case "write" if made.may_change_here():
-                made.written(number, now_ns=number)
+                made.written(number)
                 here = max(here, number)
             case "back" if made.changed_here:
                 server = replace(server, size=max(server.size, here), ctime_ns=server.ctime_ns + 1)

@@ -18,8 +18,8 @@ def test_the_size_does_not_shrink_when_replies_to_write_backs_overtake_one_anoth
     cache = AttributeCache()
     cache.granted(TokenMode.EXCLUSIVE)
     cache.learned(EMPTY)
-    cache.written(8, 100)
-    cache.written(16, 101)
+    cache.written(8)
+    cache.written(16)
     first, second = replace(EMPTY, size=8, ctime_ns=2), replace(EMPTY, size=16, ctime_ns=3)
     cache.written_back(second, Age.NEWEST, all_of_it=False)
     cache.written_back(first, Age.OLDER, all_of_it=True)
@@ -34,7 +34,7 @@ def test_a_write_back_may_lack_what_was_told_before_its_reply(writes_changed_siz
     cache.granted(TokenMode.EXCLUSIVE)
     cache.learned(EMPTY)
     if writes_changed_size:
-        cache.written(8, 100)
+        cache.written(8)
     changed = replace(EMPTY, mode=0o100600, ctime_ns=3)
     cache.learned(changed)
     assert cache.known is not None
@@ -47,7 +47,7 @@ def test_the_newest_of_several_write_backs_may_lack_what_was_told_since_its_repl
     cache = AttributeCache()
     cache.granted(TokenMode.EXCLUSIVE)
     cache.learned(EMPTY)
-    cache.written(16, 100)
+    cache.written(16)
     cache.written_back(replace(EMPTY, size=16, ctime_ns=3), Age.NEWEST, all_of_it=False)
     cache.learned(replace(EMPTY, mode=0o100600, size=16, ctime_ns=4))
     cache.written_back(replace(EMPTY, size=8, ctime_ns=2), Age.OLDER, all_of_it=True)
