@@ -101,7 +101,7 @@ class Names:
         inode = None if entry is None else self._inodes.by_handle(entry)
         if entry is not None and (inode is None or inode.attributes.known is None):
             return None
-        verdict = self._verdict(thread, directory, name, inode)
+        verdict = self._verdict(thread, directory, name, inode, trio.current_time())
         if verdict is Verdict.WAIT:
             return None
         if verdict is Verdict.ABSENT:
@@ -113,7 +113,7 @@ class Names:
 
     async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
         """Find a name, for *thread*; without a round trip if it is known here."""
-        directory = self.directory(parent)
+        directory, asked = self.directory(parent), trio.current_time()
         with directory.pending() as cache:
             await self._remote.until_leased()
             known = self.lookup_at_once(parent, name, thread)
@@ -133,7 +133,7 @@ class Names:
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
             inode = None if reply.node is None else self._inodes.known(reply.node)
-            if not await self._is_certain(thread, directory, name, inode):
+            if not await self._is_certain(thread, directory, name, inode, asked):
                 return Absent(lasting=False)
             if inode is None:
                 return Absent(lasting=cache.find(name) is None)
@@ -145,30 +145,36 @@ class Names:
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
     def _verdict(
-        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, *, waited: bool = False
-    ) -> Verdict:
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float,
+        *, waited: bool = False,
+    ) -> Verdict:  # fmt: skip
         """What *thread* may be told of what was found. Raises FsError (ESTALE) if it is to ask again."""
         doubts = self._name_drops.doubts
         if not doubts:
             return Verdict.FOUND
         found = None if inode is None else inode.handle
         place = (directory.inode.handle, name)
-        verdict = doubts.looks(thread, place, found, trio.current_time(), waited=waited)
+        verdict = doubts.looks(thread, place, found, asked, trio.current_time(), waited=waited)
         if verdict is Verdict.AGAIN:
             raise FsError(errno.ESTALE, "another name of it was recalled meanwhile")
         return verdict
 
     async def _is_certain(
-        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float
     ) -> bool:
         """Whether *thread* may be told what was found; else that there is nothing. Raises FsError (ESTALE). See
         `nfsfuse.machines.doubts`."""
-        verdict = self._verdict(thread, directory, name, inode)
+        verdict = self._verdict(thread, directory, name, inode, asked)
         if verdict is Verdict.WAIT:
             assert inode is not None
             await self._name_drops.until_certain((directory.inode.handle, name), inode.handle)
-            verdict = self._verdict(thread, directory, name, inode, waited=True)
+            verdict = self._verdict(thread, directory, name, inode, asked, waited=True)
         return verdict is Verdict.FOUND
+
+    def acts(self, thread: int) -> None:
+        """*thread* has looked its names up, and asks for what it wants to do with them."""
+        if self._name_drops.doubts:
+            self._name_drops.doubts.acts(thread)
 
     def forget(self, node_id: int, count: int) -> None:
         self._holdings.evicted(node_id, count)

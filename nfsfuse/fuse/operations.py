@@ -169,6 +169,7 @@ class Operations(pyfuse3.Operations):
     async def symlink(
         self, request: Request, parent_inode: Ino, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        self._fs.names.acts(request.pid)
         creds = convert.credentials(ctx)
         return self.made(await self._fs.names.symlink(parent_inode, name, target, creds))
 
@@ -176,6 +177,7 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        self._fs.names.acts(request.pid)
         creds = convert.credentials(ctx)
         return self.made(await self._fs.names.mknod(parent_inode, name, mode, rdev, creds))
 
@@ -183,20 +185,24 @@ class Operations(pyfuse3.Operations):
     async def mkdir(
         self, request: Request, parent_inode: Ino, name: bytes, mode: pyfuse3.ModeT, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        self._fs.names.acts(request.pid)
         return self.made(await self._fs.names.mkdir(parent_inode, name, mode, convert.credentials(ctx)))
 
     @handler
     async def link(
         self, request: Request, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
+        self._fs.names.acts(request.pid)
         return self.made(await self._fs.names.link(inode, new_parent_inode, new_name))
 
     @handler
     async def unlink(self, request: Request, parent_inode: Ino, name: bytes, ctx: Context) -> None:
+        self._fs.names.acts(request.pid)
         await self._fs.names.unlink(parent_inode, name)
 
     @handler
     async def rmdir(self, request: Request, parent_inode: Ino, name: bytes, ctx: Context) -> None:
+        self._fs.names.acts(request.pid)
         await self._fs.names.rmdir(parent_inode, name)
 
     @handler
@@ -210,6 +216,7 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: Context,
     ) -> None:
+        self._fs.names.acts(request.pid)
         await self._fs.names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @handler
@@ -276,6 +283,7 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: Context,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        self._fs.names.acts(request.pid)
         creds = convert.credentials(ctx)
         number, found = await self._fs.files.create(parent_inode, name, mode, flags, creds)
         if not found.made:

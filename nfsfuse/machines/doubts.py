@@ -67,7 +67,13 @@ class _Told:
     at: float
     times: int = 1
     looked: set[Place] = field(default_factory=set)
-    has_what_it_wanted: bool = False
+    absent: set[Place] = field(default_factory=set)
+    found: bool = False
+    """It knows what is at *place*."""
+
+    def is_over(self, place: Place, asked: float) -> bool:
+        """Whether the look at *place*, *asked* for at that time, belongs to another call."""
+        return asked - self.at > REPEAT_SECONDS_MAX or (self.found and place == self.place)
 
 
 class Doubts:
@@ -94,11 +100,13 @@ class Doubts:
         del self._doubts[doubt]
 
     def looks(
-        self, thread: int, place: Place, found: InodeHandle | None, now: float, *, waited: bool = False
-    ) -> Verdict:
-        """*thread* of some program looks *place* up, which leads to *found*. *waited*: it was to wait."""
+        self, thread: int, place: Place, found: InodeHandle | None, asked: float, now: float,
+        *, waited: bool = False,
+    ) -> Verdict:  # fmt: skip
+        """*thread* of some program *asked* at that time what *place* leads to; *now* it is known to be *found*.
+        *waited*: it was to wait."""
         told = self._told.get(thread)
-        if told is not None and now - told.at > REPEAT_SECONDS_MAX:
+        if told is not None and told.is_over(place, asked):
             del self._told[thread]
             told = None
         doubt = self._about(place, found)
@@ -108,7 +116,6 @@ class Doubts:
             self._tell(thread, _Told(place, doubt, now))
             return Verdict.AGAIN
         if doubt is None:
-            told.looked.add(place)
             self._went_on(thread, told, place, found)
             return Verdict.FOUND
         if told.doubt is doubt and self._is_still_the_first(told, place):
@@ -116,25 +123,29 @@ class Doubts:
                 return Verdict.WAIT
             told.times += 1
             return Verdict.AGAIN
-        if doubt.place in told.looked:
-            del self._told[thread]
+        if doubt.place in told.looked or place in told.absent:
             return Verdict.ABSENT
-        if told.has_what_it_wanted:  # this is another call of the thread's, or the second name of that one
+        if told.found:
             if not waited:
                 return Verdict.WAIT
-            self._tell(thread, _Told(place, doubt, now))
-            return Verdict.AGAIN
+            told.absent.add(place)
+            return Verdict.ABSENT
         told.looked.add(place)
         self._went_on(thread, told, place, found)
         return Verdict.FOUND
 
+    def acts(self, thread: int) -> None:
+        """*thread* has found its names, and asks for what it wants to do with them."""
+        self._told.pop(thread, None)
+
     def _went_on(self, thread: int, told: _Told, place: Place, found: InodeHandle | None) -> None:
         """*thread* was told what there is. If that is nothing its call fails. The name at which it was stopped
         may be the first of two that it looks up."""
-        if found is None or told.has_what_it_wanted:
+        told.looked.add(place)
+        if found is None:
             del self._told[thread]
         elif place == told.place:
-            told.has_what_it_wanted = True
+            told.found = True
 
     @staticmethod
     def _is_still_the_first(told: _Told, place: Place) -> bool:

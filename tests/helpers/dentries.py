@@ -46,6 +46,11 @@ class Dentry:
 R = TypeVar("R")
 
 
+def thread() -> int:
+    """A program is a task."""
+    return id(trio.lowlevel.current_task())
+
+
 class DentryKernel(FakeKernel):
     """The Kernel port on one side, system calls on the other; they raise FsError. *harmed* counts names that
     were dropped although they lead where they led: what was mounted below them is gone then, and who worked
@@ -130,7 +135,7 @@ class DentryKernel(FakeKernel):
     async def _ask(self, place: Place) -> tuple[NodeId | None, bool]:
         """FUSE_LOOKUP: the inode, and whether it may be believed."""
         await self._pause()
-        found = await self.fs.names.lookup(*place, thread=id(trio.lowlevel.current_task()))
+        found = await self.fs.names.lookup(*place, thread=thread())
         await self._pause()  # the answer is on its way
         return (found.inode.node_id if isinstance(found, Found) else None), found.lasting
 
@@ -219,6 +224,7 @@ class DentryKernel(FakeKernel):
                     raise FsError(errno.EEXIST)
                 epoch = self._epoch
                 await self._pause()
+                self.fs.names.acts(thread())
                 return await self._made(place, epoch, await self.fs.names.mknod(*place, 0o100644, 0, ME))
 
         return await self._again(call, place)
@@ -231,6 +237,7 @@ class DentryKernel(FakeKernel):
                     raise FsError(errno.EEXIST)
                 epoch = self._epoch
                 await self._pause()
+                self.fs.names.acts(thread())
                 await self._made(target, epoch, await self.fs.names.link(node, *target))
 
         await self._again(call, source, target)
@@ -240,6 +247,7 @@ class DentryKernel(FakeKernel):
             async with self._locks[place[0]]:
                 await self._existing(place, reval)
                 await self._pause()
+                self.fs.names.acts(thread())
                 await self.fs.names.unlink(*place)
                 await self._pause()
                 self._dentries.pop(place, None)
@@ -260,6 +268,7 @@ class DentryKernel(FakeKernel):
                 if moved == other:
                     return  # vfs_rename()
                 await self._pause()
+                self.fs.names.acts(thread())
                 await self.fs.names.rename(*source, *target, flags)
                 await self._pause()
                 self._move(source, target, flags)
