@@ -25,6 +25,7 @@ from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.statistics import Counted, tell_on_signal
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
+from nfsfuse.machines.access_times import access_times
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.types import ClientId, Node, SessionId
@@ -219,6 +220,7 @@ class _Mount:
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
+        filesystem.files.access_times = access_times(self._options.kernel)
         filesystem.follow(session)
         session.on_unreachable = INTERRUPTS.fail
         operations = Operations(filesystem, root.attributes, kernel.own_mount)

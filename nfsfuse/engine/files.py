@@ -20,6 +20,7 @@ from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Answered, ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Bytes, Writer
+from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
@@ -73,8 +74,13 @@ class Files:
         writer: Writer,
         write_back: WriteBack,
         changes: NameChanges,
+        wall_clock: Callable[[], int],
     ) -> None:
         self._changes = changes
+        self._wall_clock = wall_clock
+        self.access_times = AccessTimes.RELATIVE
+        """What the mount does about the times of the last access; nothing is done that the server would not
+        keep."""
         self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
@@ -90,6 +96,10 @@ class Files:
         learning (docs/coherence.md). Needs a kernel that lets such files be mapped (Linux 6.6): without, only
         O_APPEND goes past the cache, as the daemon alone knows the true end, and O_DIRECT."""
         self._ids = itertools.count(1)
+
+    def limit_sizes(self, file_size_max: int) -> None:
+        """No file may be written beyond so many bytes."""
+        self._writer.file_size_max = file_size_max
 
     def __getitem__(self, number: int) -> OpenFile:
         """The open file with this number."""
@@ -110,7 +120,11 @@ class Files:
         if file.came_ahead:
             file.came_ahead = False
             self._holdings.opens_ahead.opened()
-        return self._number(file, flags)
+        number = self._number(file, flags)
+        # What is read of pages that the kernel has, nobody hears of: the open counts for it.
+        if not writing and file.tokens.in_kernel and self._accessed(self._open[number]):
+            self._holdings.distrust(file.inode)
+        return number
 
     async def open(self, node_id: int, flags: int) -> int:
         """Open; the open file's number. Under tokens that suffice it needs no round trip."""
@@ -296,13 +310,21 @@ class Files:
 
     def read_at_once(self, number: int, offset: int, size: int, *, cached: bool) -> ReadData | None:
         """As `read`, if that takes neither a round trip nor waiting; else None."""
-        return self._reader.read_at_once(self._usable(number).file, offset, size, cached=cached)
+        opened = self._usable(number)
+        data = self._reader.read_at_once(opened.file, offset, size, cached=cached)
+        if data is not None:
+            self._accessed(opened)
+        return data
 
     def read_later(
         self, number: int, offset: int, size: int, thread: int, answered: Answered
     ) -> Callable[[], None] | None:
         """As `read` of pages for the kernel's cache, but for that no task waits: see `Reader.read_later`."""
-        return self._reader.read_later(self._usable(number).file, offset, size, thread, answered)
+        opened = self._usable(number)
+        give_up = self._reader.read_later(opened.file, offset, size, thread, answered)
+        if give_up is not None:
+            self._accessed(opened)
+        return give_up
 
     async def read(
         self, number: int, offset: int, size: int, *, cached: bool | None = None, thread: int = 0
@@ -311,7 +333,20 @@ class Files:
         a fault in a mapping of a file that is read directly is cached all the same). *thread* waits for it."""
         opened = self._usable(number)
         keeps = not opened.direct if cached is None else cached
-        return await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
+        data = await self._reader.read(opened.file, offset, size, cached=keeps, thread=thread)
+        self._accessed(opened)
+        return data
+
+    def _accessed(self, opened: OpenFile) -> bool:
+        """A program reads it; whether that changes the time of the last access, of which the server is told.
+        A file that was written, and is read before that is written back, is not accessed: its mtime is about
+        to be later."""
+        if opened.flags & os.O_NOATIME:
+            return False
+        if not opened.file.attributes.accessed(self.access_times, self._wall_clock()):
+            return False
+        self._remote.accessed(opened.file.inode.handle)
+        return True
 
     def write_at_once(self, number: int, offset: int, data: Bytes, *, page: bool) -> int | None:
         """As `write`, if that takes neither a round trip nor waiting; else None. Keeps nothing of *data*."""
@@ -387,6 +422,8 @@ class Files:
             if changes.sets_mtime():
                 await self._page_protocol.take_stores(file)
             await self._write_back.write_back(file)
+        if changes.atime_ns is not None or changes.atime_now:
+            self._remote.tell_pending()  # of an access before this one, which would set it again
 
         def changed(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)

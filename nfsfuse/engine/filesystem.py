@@ -26,6 +26,7 @@ from nfsfuse.engine.sizes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
@@ -86,6 +87,7 @@ class Filesystem:
             Writer(remote, self.holdings, self.write_back, self.page_protocol),
             self.write_back,
             self.changes,
+            wall_clock,
         )
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
@@ -132,6 +134,15 @@ class Filesystem:
         session.on_fenced = self.fenced
         session.on_new_epoch = self.new_epoch
         session.on_refused = self.refused
+        session.on_welcome = self.welcomed
+        assert session.welcome is not None
+        self.welcomed(session.welcome)
+
+    def welcomed(self, welcome: m.Welcome) -> None:
+        """What the server, perhaps a new one, says of its filesystem."""
+        self.files.limit_sizes(welcome.file_size_max)
+        if not welcome.keeps_access_times:
+            self.files.access_times = AccessTimes.NONE
 
     # --- the lease ---
 

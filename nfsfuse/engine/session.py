@@ -24,7 +24,7 @@ from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.limits import PROTOCOL_VERSION, REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import IDEMPOTENT, SERVER_REQUESTS, Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import ClientId, Epoch, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import ClientId, Epoch, InodeHandle, OpenId, RequestId, SessionId
 from nfsfuse.rpc.channel import Asked, Channel
 from nfsfuse.rpc.exchange import Answering, Exchange, Payload, RequestArrived
 from nfsfuse.rpc.greeting import greet
@@ -112,6 +112,9 @@ class Session:
         reclaimed."""
         self.on_refused: Callable[[m.Reclaimed], None] = _nothing_of
         """Of what was reclaimed, this is not held any more."""
+        self.on_welcome: Callable[[m.Welcome], None] = _nothing_of
+        """The server has greeted: this connection's *welcome*."""
+        self.welcome: m.Welcome | None = None
         self.requests: Counter[str] = Counter()
         """Requests to the server so far, by message."""
         self.session_id = NO_SESSION
@@ -135,7 +138,9 @@ class Session:
         self.channel = Channel(
             Exchange(frozenset(SERVER_REQUESTS)), self._called, self._abandoned, self._acknowledged, clock
         )
-        self.closes = Closes(lambda closed: self.post(m.Release(closed)))
+        self.closes = Closes(
+            lambda closed: self.post(m.Release(closed)), lambda handles: self.post(m.Accessed(handles))
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[m.Welcome] = trio.TASK_STATUS_IGNORED) -> None:
         """Greet the server, then keep the session until `goodbye`, over as many connections as it takes.
@@ -181,6 +186,8 @@ class Session:
     def _begin(self, link: Link, welcome: m.Welcome, sent_at: float) -> None:
         """Go on over *link*. Raises ProtocolError, and then the session is to be given up."""
         self._replaces = NO_SESSION
+        self.welcome = welcome
+        self.on_welcome(welcome)
         if welcome.resumed:
             assert self._lease is not None
             self.channel.attach(link, welcome.frames_received)
@@ -420,6 +427,12 @@ class Session:
         self.closes.add(m.Closed(open_id, tokens, self.channel.frames_received if tokens else 0))
         if at_once:
             self.closes.send()
+
+    def accessed(self, handle: InodeHandle) -> None:
+        self.closes.accessed(handle)
+
+    def tell_pending(self) -> None:
+        self.closes.send()
 
     @property
     def requests_sent(self) -> int:

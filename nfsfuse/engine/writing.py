@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from errno import EIO
+from errno import EFBIG, EIO
 
 import trio
 
@@ -19,7 +19,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE
+from nfsfuse.protocol.types import OFFSET_MAX, PAGE_SIZE
 
 Bytes = bytes | memoryview
 
@@ -54,6 +54,8 @@ class _Write:
     start_page: int = 0
     end_page: int = 0
     extends: bool = False
+    beyond: int = 0
+    """Bytes that were cut off, as they would be beyond the largest file."""
 
     @property
     def cached(self) -> bool:
@@ -75,6 +77,9 @@ class Writer:
         self._holdings = holdings
         self._write_back = write_back
         self._page_protocol = page_protocol
+        self.file_size_max = OFFSET_MAX
+        """Bytes: what the server's filesystem holds. Who writes beyond is told at once, as by a local one, and
+        not by the write-back."""
 
     def write_at_once(
         self, file: CachedFile, offset: int, data: Bytes, *, append: bool, direct: bool, page: bool
@@ -84,13 +89,14 @@ class Writer:
         if self._in_the_way(file, write) is not None:
             return None
         self._absorb(file, write)
-        return len(data)
+        return len(data) - write.beyond
 
     async def write(
         self, file: CachedFile, offset: int, data: bytes, *, append: bool, direct: bool, page: bool
     ) -> int:
-        """Take *data* in; the bytes taken, always all. *append*: at the true end, wherever that is. *direct*:
-        the kernel does not keep what it wrote. *page*: it is the write-back of a mapped page.
+        """Take *data* in; the bytes taken, which are all unless the largest possible file ends there. *append*:
+        at the true end, wherever that is. *direct*: the kernel does not keep what it wrote. *page*: it is the
+        write-back of a mapped page.
 
         Raises FsError. Data of the file that the server has refused are tried first: a program that never asks
         by fsync learns of a full disk here, and nothing is taken in that may not find room either."""
@@ -104,7 +110,7 @@ class Writer:
                     if entitled is None:
                         entitled = file.entitle(write.start_page, write.end_page, attr=write.extends)
                     if await self._write_past_kernel(file, write, entitled):
-                        return size
+                        return size - write.beyond
                 elif obstacle in (_Obstacle.WRITE_BACK, _Obstacle.TELLING):
                     await file.changed()
                 elif obstacle is _Obstacle.ROOM:
@@ -117,13 +123,15 @@ class Writer:
         finally:
             file.used(entitled)
             file.tokens.unwatch(passed)
-        return size
+        return size - write.beyond
 
     def _in_the_way(self, file: CachedFile, write: _Write) -> _Obstacle | None:
         """What *write* has to wait for now, if anything; its place is determined anew."""
         known = file.size()
         if write.append and known is not None:
             write.offset = known
+        if not write.page and not (write.append and known is None):
+            self._fit(write)
         end = write.offset + len(write.data)
         start_page, end_page = write.start_page, write.end_page = pages_of(write.offset, len(write.data))
         page = write.page
@@ -152,6 +160,16 @@ class Writer:
         elif not self._write_back.has_room():
             return _Obstacle.ROOM
         return None if self._lacking(file, write) is None else _Obstacle.KERNEL_PAGES
+
+    def _fit(self, write: _Write) -> None:
+        """Keep *write* within the largest file: what is before its end is written (generic_write_checks_count).
+        Raises FsError (EFBIG) if nothing is."""
+        room = self.file_size_max - write.offset
+        if len(write.data) > room:
+            if room <= 0:
+                raise FsError(EFBIG, "beyond the largest file of the server's filesystem")
+            write.beyond += len(write.data) - room
+            write.data = write.data[:room]
 
     async def _overcome(self, file: CachedFile, write: _Write, obstacle: _Obstacle) -> int | None:
         """Wait for what is in the way, entitled to nothing; the number under which *write* is entitled then."""

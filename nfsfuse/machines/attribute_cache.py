@@ -14,6 +14,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
+from nfsfuse.machines.access_times import AccessTimes, after_access
 from nfsfuse.machines.tellings import Age
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import Attributes
@@ -138,6 +139,18 @@ class AttributeCache:
         the attr_version): so it need not be told when they change by that write or its write-back. A recall
         tells it all the same, as it cannot know whether the answer has been taken in yet."""
         self.kernel_forgets = self.kernel_trusts
+
+    def accessed(self, kept: AccessTimes, now_ns: int) -> bool:
+        """The file is read; whether that changes the time of the last access. What the server has made of that
+        is told with the next attributes."""
+        known = self.known
+        if known is None or not self.times_are_known():
+            return False  # whoever has written it has a later mtime in a moment
+        atime_ns = after_access(kept, known, now_ns)
+        if atime_ns is None:
+            return False
+        self.known = replace(known, atime_ns=atime_ns)
+        return True
 
     def changed_by_kernel(self) -> None:
         """The kernel has changed something in this directory. It forgets the attributes by itself, but may take

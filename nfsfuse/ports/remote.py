@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
-from nfsfuse.protocol.types import OpenId
+from nfsfuse.protocol.types import InodeHandle, OpenId
 from nfsfuse.rpc.exchange import Answering, Payload
 
 R = TypeVar("R", bound=Message)
@@ -55,6 +55,12 @@ class Remote(Protocol):
     def release(self, open_id: OpenId, tokens: tuple[Token, ...], *, at_once: bool = False) -> None:
         """Tell the server of the last close of an open file, and with it what `return_tokens` tells. It is told
         a little later, together with others, unless *at_once*."""
+
+    def accessed(self, handle: InodeHandle) -> None:
+        """Tell the server that a file's time of access has changed, a little later, together with others."""
+
+    def tell_pending(self) -> None:
+        """Tell it now of the closes and accesses that wait for others: before whatever is asked next."""
 
     def leased(self, *, finishing: bool = False) -> bool:
         """Whether what is held may be believed at this very instant: the lease runs. Asked right where an

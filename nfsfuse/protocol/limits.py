@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised whenever an old peer could misunderstand a new one; there is no negotiation below it."""
 
 MAGIC: Final = b"nfsfuse\n"
@@ -53,6 +53,9 @@ RELEASES_MAX: Final = 64
 """Closed files in one Release: what a message costs is shared by many by then, and the server does them in a
 millisecond or two, in which it serves nobody else. 64 x (two tokens with HANDLE_SIZE_MAX each) stay well below
 HEADER_SIZE_MAX."""
+
+ACCESSES_MAX: Final = 64
+"""Files in one Accessed, for the same reasons."""
 
 SMALL_FILE_SIZE_MAX: Final = 65536
 """Bytes: a file no larger than this comes with the reply to its open."""

@@ -63,7 +63,8 @@ class Welcome(Message):
     *resumed*: it is the one asked for, of whose frames the server has *frames_received*. If not, but the id is
     the one asked for, the session is known from the last epoch and may be reclaimed (`Reclaim`): its frames are
     counted anew. Otherwise it is a new one. *rebooted*: the server's machine was started since the last epoch,
-    so what was not fsynced may be lost."""
+    so what was not fsynced may be lost. Of the server's filesystem: *file_size_max*, in bytes, and whether it
+    *keeps_access_times*."""
 
     session_id: SessionId
     epoch: Epoch
@@ -73,6 +74,8 @@ class Welcome(Message):
     lease_ms: int
     server_version: str
     root: Node
+    file_size_max: int
+    keeps_access_times: bool
 
 
 @record(frozen=True, slots=True)
@@ -437,6 +440,16 @@ class Release(Request[Done]):
 
 
 @record(frozen=True, slots=True)
+class Accessed(Request[Done]):
+    """Programs have read at most ACCESSES_MAX regular files (and each of them is told once for many reads):
+    their times of the last access change, as far as the server's filesystem keeps these (relatime of
+    mount(8)). No `Read` does that by itself, as not everything that is read ahead is ever looked at. A file
+    that is gone does not matter."""
+
+    handles: tuple[InodeHandle, ...]
+
+
+@record(frozen=True, slots=True)
 class Read(Request[Data]):
     """pread(2) of at most PAYLOAD_SIZE_MAX bytes, page-aligned, together with a token of *mode* for them.
     NONE: the client holds one already; EAGAIN if it does not, any more."""
@@ -617,6 +630,7 @@ CLIENT_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (
     GetToken, ReturnTokens,
     GetLock, SetLock, FlushLocks, ReleaseLocks,
     Reclaim, ReclaimComplete,
+    Accessed,
 )  # fmt: skip
 
 SERVER_REQUESTS: Final[tuple[type[Request[Message]], ...]] = (Recall,)
@@ -639,6 +653,6 @@ CODES: Final[dict[type[Message], int]] = {
 
 IDEMPOTENT: Final[frozenset[type[Message]]] = frozenset({
     Hello, Heartbeat, Cancel, Lookup, GetAttr, ReadLink, ReadDir, StatFs, GetXattr, ListXattr, Read, Fsync,
-    Seek, GetLock,
+    Seek, GetLock, Accessed,
 })  # fmt: skip
 """May be done again. Within a session nothing ever is; these may even be asked anew in the next one."""

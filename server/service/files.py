@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from dataclasses import replace
@@ -11,13 +12,15 @@ from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.limits import PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_SIZE_MAX
+from nfsfuse.protocol.limits import ACCESSES_MAX, PAYLOAD_SIZE_MAX, RELEASES_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
 from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
 from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
 from server.state.records import Named
+
+log = logging.getLogger(__name__)
 
 DATA: Final = Resource.DATA
 
@@ -129,6 +132,18 @@ def _release(call: Call) -> Handling:
             failure = failure or exc  # the others are open files all the same
     if failure is not None:
         raise failure
+    return m.Done()
+
+
+def _accessed(call: Call) -> Handling:
+    r: m.Accessed = call.message
+    if len(r.handles) > ACCESSES_MAX:
+        raise ProtocolError(f"{len(r.handles)} files in one message")
+    for handle in r.handles:
+        try:
+            yield Quick(partial(call.storage.accessed, handle))
+        except FsError as exc:
+            log.debug("%s: a time of access is not kept: %s", call.session, exc)  # nobody could do anything
     return m.Done()
 
 
@@ -260,6 +275,7 @@ FILE_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Open: _open,
     m.Create: _create,
     m.Release: _release,
+    m.Accessed: _accessed,
     m.Read: _read,
     m.Write: _write,
     m.Fsync: _fsync,

@@ -165,7 +165,7 @@ class Service:
             link,
             m.Welcome(
                 session.id, self._epoch, resumed, received, self._start.rebooted, self._options.lease_ms,
-                version("nfsfuse"), self._root,
+                version("nfsfuse"), self._root, self._storage.file_size_max, self._storage.keeps_access_times,
             ),
         )  # fmt: skip
         try:

@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import (
+    OFFSET_MAX,
     AttributeChanges,
     Attributes,
     Credentials,
@@ -78,6 +79,13 @@ class Renamed:
 
 class Storage(ABC):
     """One exported tree. See the module's text for threads, errors and durability."""
+
+    file_size_max: int = OFFSET_MAX
+    """Bytes: the largest file that the filesystem holds, so that who writes beyond is told at once (EFBIG); the
+    largest offset there is, where that is not known."""
+
+    keeps_access_times: bool = True
+    """Whether reading changes the time of the last access at all (mount(8), noatime)."""
 
     # Names. `name` is 1 to 255 bytes without NUL and "/", and neither "." nor ".." (EINVAL, ENAMETOOLONG).
     # A parent that is no directory: ENOTDIR. All of them are volatile until `fsync_dir` of the parent(s).
@@ -217,6 +225,12 @@ class Storage(ABC):
     @abstractmethod
     def read_nowait(self, handle: InodeHandle, offset: int, size: int) -> bytes | bytearray | None:
         """As `read`, but None where that would have to wait for the disk."""
+
+    @abstractmethod
+    def accessed(self, handle: InodeHandle) -> None:
+        """A regular file was read by somebody: its time of the last access changes, as the filesystem is
+        mounted (relatime, noatime, ...), and no other time. Neither `read` nor `read_nowait` does that, where
+        the server may keep them from it (as root, or of its own files). Volatile."""
 
     @abstractmethod
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:

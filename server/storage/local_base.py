@@ -23,6 +23,7 @@ from server.storage.descriptors import (
 )
 from server.storage.handles import Locator, PersistentLocator, VolatileLocator
 from server.storage.interface import StorageError
+from server.storage.largest_file import file_size_max
 from server.storage.orphans import Orphans
 from server.storage.syscalls import attributes_of
 
@@ -82,6 +83,8 @@ class LocalBase:
             self._locator = PersistentLocator(root.number, self._cache, secret)
         self._root = self._locator.adopt(root)
         self._cache.pin(self._root)
+        self.file_size_max = file_size_max(root.number)
+        self.keeps_access_times = not os.fstatvfs(root.number).f_flag & os.ST_NOATIME
         self._orphans = Orphans(root.number, self._root.handle, self._locator, claimable=secret is not None)
 
     def _dropped(self, inode: OpenInode) -> None:
@@ -139,7 +142,12 @@ class LocalBase:
             raise FsError(errno.EISDIR if inode.kind == stat.S_IFDIR else errno.EINVAL)
 
     def _open(self, inode: OpenInode, flags: int) -> Descriptor:
-        descriptor = Descriptor(os.open(by_proc(inode.path), flags | os.O_CLOEXEC))
+        path, opened = by_proc(inode.path), flags | os.O_CLOEXEC
+        try:
+            # What is read ahead is no access: see `LocalData.accessed`.
+            descriptor = Descriptor(os.open(path, opened | os.O_NOATIME))
+        except PermissionError:  # for a server that is not root: another user's file
+            descriptor = Descriptor(os.open(path, opened))
         return self._cache.attach(inode, descriptor, flags == os.O_RDWR)
 
     def _lock(self, inode: OpenInode) -> threading.RLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -80,6 +81,25 @@ class LocalData(LocalBase):
             return None  # the rest is on the disk
         del buffer[done:]
         return buffer
+
+    @translated
+    def accessed(self, handle: InodeHandle) -> None:
+        inode = self._inode(handle)
+        number = self._reader(inode).number
+        # The kernel decides, by how the filesystem is mounted, when a byte is read: utimensat(2) would not ask,
+        # and change the ctime. Should another thread read just now, that counts as well.
+        with self._lock(inode):
+            flags = fcntl.fcntl(number, fcntl.F_GETFL)
+            fcntl.fcntl(number, fcntl.F_SETFL, flags & ~os.O_NOATIME)
+            try:
+                os.preadv(number, [bytearray(1)], 0, os.RWF_NOWAIT)
+            except OSError as exc:
+                if exc.errno == errno.EOPNOTSUPP:
+                    os.pread(number, 1, 0)
+                elif exc.errno != errno.EAGAIN:  # it is not in memory, which is no matter (filemap_read)
+                    raise
+            finally:
+                fcntl.fcntl(number, fcntl.F_SETFL, flags)
 
     @translated
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:

@@ -77,7 +77,7 @@ class LocalNames(LocalBase):
         self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
     ) -> tuple[Node, bool]:
         directory = self._parent(parent, name, creds)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
         with self._lock(directory):
             for _ in range(CREATE_TRIES):
                 try:

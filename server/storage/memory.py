@@ -83,6 +83,12 @@ class MemoryStorage(MemoryNames, Storage):
         return inode.attributes()
 
     @operation
+    def accessed(self, handle: InodeHandle) -> None:
+        meta = self._file(handle).meta
+        if meta.atime_ns <= max(meta.mtime_ns, meta.ctime_ns):  # relatime
+            meta.atime_ns = self._clock()
+
+    @operation
     def readlink(self, handle: InodeHandle) -> bytes:
         inode = self._get(handle)
         if inode.kind != stat.S_IFLNK:

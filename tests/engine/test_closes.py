@@ -12,9 +12,9 @@ from trio.testing import wait_all_tasks_blocked
 from nfsfuse.engine.closes import RELEASE_SECONDS, Closes
 from nfsfuse.machines.inodes import ROOT
 from nfsfuse.protocol import messages as m
-from nfsfuse.protocol.limits import RELEASES_MAX
+from nfsfuse.protocol.limits import ACCESSES_MAX, RELEASES_MAX
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import OpenId
+from nfsfuse.protocol.types import InodeHandle, OpenId
 from tests.helpers.fake_kernel import ME, Client, Rig, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -35,7 +35,8 @@ class Told:
     def __init__(self) -> None:
         self.began = trio.current_time()
         self.sent: Sent = []
-        self.closes = Closes(self._send)
+        self.accessed: list[tuple[InodeHandle, ...]] = []
+        self.closes = Closes(self._send, self.accessed.append)
 
     def _send(self, some: tuple[m.Closed, ...]) -> None:
         after = round(trio.current_time() - self.began, 6)
@@ -44,6 +45,21 @@ class Told:
     def add(self, *numbers: int) -> None:
         for number in numbers:
             self.closes.add(closed(number))
+
+
+async def test_accesses_are_sent_together_and_each_file_once(nursery: trio.Nursery) -> None:
+    told = Told()
+    nursery.start_soon(told.closes.run)
+    one, two = InodeHandle(b"one"), InodeHandle(b"two")
+    for handle in (one, two, one):
+        told.closes.accessed(handle)
+    assert told.accessed == []
+    await trio.sleep(1)
+    assert told.accessed == [(one, two)]
+    for number in range(ACCESSES_MAX):
+        told.closes.accessed(InodeHandle(b"%d" % number))
+    assert [len(handles) for handles in told.accessed] == [2, ACCESSES_MAX]
+    assert told.sent == []
 
 
 async def test_closes_are_sent_together_when_the_first_is_old_enough(nursery: trio.Nursery) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from nfsfuse.engine.closes import Closes
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
+from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
@@ -131,7 +132,9 @@ class Client:
     _newest: RequestId = field(init=False)
 
     def __post_init__(self) -> None:
-        self.closes = Closes(lambda closed: self.post(m.Release(closed)))
+        self.closes = Closes(
+            lambda closed: self.post(m.Release(closed)), lambda handles: self.post(m.Accessed(handles))
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -199,6 +202,12 @@ class Client:
         if at_once:
             self.closes.send()
 
+    def accessed(self, handle: InodeHandle) -> None:
+        self.closes.accessed(handle)
+
+    def tell_pending(self) -> None:
+        self.closes.send()
+
     def leased(self, *, finishing: bool = False) -> bool:
         return True
 
@@ -265,6 +274,7 @@ def make_engine(client: Any, remote: Any, root: Node, runner: Runner) -> None:
         remote, root, client.kernel, CacheOptions(1 << 20, 1 << 20), lambda: 1
     )
     client.fs.files.write_directly = True
+    client.fs.files.access_times = AccessTimes.NONE  # nothing depends on them, and there would be more states
     nursery = Nursery(runner, client)
     for part in (client.fs, client.fs.recalls, client.fs.write_back):
         part._nursery = nursery

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.fuse.toymount import Mounter
 
 PAGE = 4096
@@ -130,3 +132,30 @@ def test_a_direct_append_comes_whole(toy: Mounter) -> None:
     (write,) = daemon.facts("write")
     assert (write["offset"], write["size"]) == (PAGE - 46, 100)
     assert write["flags"] & os.O_APPEND
+
+
+GETATTR_FH = 1
+
+
+@pytest.mark.parametrize("program", ["fd=os.open(path,os.O_RDWR); os.fstat(fd)", "os.stat(path)"])
+def test_a_programs_stat_has_no_handle(toy: Mounter, program: str) -> None:
+    daemon = toy(timeout=0.0)
+    daemon.put("f", b"12345678")
+    daemon.run(program, "f")
+    asked = daemon.facts("getattr")
+    assert asked
+    assert not any(facts["operation_flags"] & GETATTR_FH for facts in asked)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "fd=os.open(path,os.O_RDWR); os.lseek(fd,0,os.SEEK_END)",
+        "fd=os.open(path,os.O_RDONLY); os.pread(fd,100,4)",
+    ],
+)
+def test_the_kernels_own_question_for_a_size_has_a_handle(toy: Mounter, program: str) -> None:
+    daemon = toy(timeout=0.0)
+    daemon.put("f", b"12345678")
+    daemon.run(program, "f")
+    assert daemon.facts("getattr")[-1]["operation_flags"] & GETATTR_FH

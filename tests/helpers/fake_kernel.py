@@ -135,6 +135,12 @@ class RecordingRemote:
         self.released.append(open_id)
         self.session.release(open_id, tokens, at_once=at_once)
 
+    def accessed(self, handle: InodeHandle) -> None:
+        self.session.accessed(handle)
+
+    def tell_pending(self) -> None:
+        self.session.tell_pending()
+
     def leased(self, *, finishing: bool = False) -> bool:
         return self.session.leased(finishing=finishing)
 

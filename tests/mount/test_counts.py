@@ -63,6 +63,15 @@ def await_releases(proof: Proof, mount: Path, before: Counts) -> None:
     poll_until(told, TEST_SECONDS_MAX, "a Release")
 
 
+def await_accesses(proof: Proof, mount: Path, before: Counts) -> None:
+    """Likewise, of the first read after a write."""
+
+    def told() -> bool:
+        return bool((counts(proof.rig, mount) - before).requests["Accessed"])
+
+    poll_until(told, TEST_SECONDS_MAX, "an Accessed")
+
+
 def test_a_second_read_or_scan_makes_no_upcall_and_no_request(
     proof: Proof, request: pytest.FixtureRequest
 ) -> None:
@@ -94,6 +103,7 @@ def test_opening_it_again_makes_no_request(proof: Proof) -> None:
     (one / "again").write_bytes(bytes(MIB))
     assert len((one / "again").read_bytes()) == MIB
     await_releases(proof, one, before)
+    await_accesses(proof, one, before)
     before = counts(proof.rig, one)
     assert len((one / "again").read_bytes()) == MIB
     done = counts(proof.rig, one) - before

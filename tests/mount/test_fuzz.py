@@ -77,6 +77,7 @@ def conversation(root: InodeHandle) -> list[bytes]:
         (m.SetXattr(root, b"trusted", 0), b"x" * 100),
         (m.Create(root, b"a/b", 0o600, 0, Credentials(0, 0)), b""),
         (m.Release((m.Closed(OpenId(77)),)), b""),
+        (m.Accessed((root,)), b""),
         (m.Heartbeat(), b""),
     ]
     return [frame(number, message, payload) for number, (message, payload) in enumerate(requests)]

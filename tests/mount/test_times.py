@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nfsfuse.engine.closes import RELEASE_SECONDS
+from scripts.rig.processes import poll_until
+from server.storage.largest_file import file_size_max
 from tests.mount.conftest import Pair
 
 SECOND = 10**9
@@ -166,6 +169,98 @@ def test_now_is_the_servers_now(pair: Pair) -> None:
     (pair.one / "after").write_bytes(b"x")
     assert before <= touched.st_mtime_ns <= (pair.one / "after").stat().st_mtime_ns
     assert touched.st_mtime_ns <= touched.st_ctime_ns
+
+
+# --- the last access ---
+
+
+def accessed(path: Path) -> int:
+    return path.stat().st_atime_ns
+
+
+def await_access(path: Path, after_ns: int) -> None:
+    """Nobody waits for the server to be told."""
+    poll_until(lambda: accessed(path) > after_ns, 10, "the server's time of access")
+
+
+def test_a_read_after_a_write_is_an_access_and_a_second_one_is_not(pair: Pair) -> None:
+    """relatime of mount(8)."""
+    (pair.one / "file").write_bytes(bytes(1 << 20))
+    for mount in (pair.one, pair.two):
+        os.utime(mount / "file", ns=(SET_NS, SET_NS + 1))
+        assert accessed(mount / "file") == SET_NS
+        before = times(mount / "file")
+        (mount / "file").read_bytes()
+        first = accessed(mount / "file")
+        assert first > before[1]
+        await_access(pair.export / "file", before[1])
+        (mount / "file").read_bytes()
+        assert accessed(mount / "file") == first
+        assert times(mount / "file") == times(pair.export / "file") == before, "a read changes no other time"
+
+
+def test_a_file_that_was_read_and_changed_since_is_accessed_by_who_finds_it_in_the_kernels_cache(
+    pair: Pair,
+) -> None:
+    (pair.one / "file").write_bytes(b"x" * 5000)
+    (pair.one / "file").read_bytes()
+    (pair.one / "file").chmod(0o640)
+    changed = (pair.one / "file").stat()
+    assert changed.st_atime_ns <= changed.st_ctime_ns
+    (pair.one / "file").read_bytes()
+    poll_until(
+        lambda: accessed(pair.one / "file") > changed.st_ctime_ns, 10, "the kernel's asking for the time"
+    )
+    await_access(pair.export / "file", changed.st_ctime_ns)
+
+
+def test_a_file_that_is_only_opened_or_read_with_o_noatime_is_not_accessed(pair: Pair) -> None:
+    """Although the server may have read it ahead."""
+    (pair.one / "file").write_bytes(b"x" * 5000)
+    os.utime(pair.one / "file", ns=(SET_NS, SET_NS + 1))
+    for mount in (pair.one, pair.two):
+        descriptor = os.open(mount / "file", os.O_RDONLY | os.O_NOATIME)
+        try:
+            assert os.read(descriptor, 10) == b"x" * 10
+        finally:
+            os.close(descriptor)
+        os.close(os.open(mount / "file", os.O_RDWR))
+    time.sleep(2 * RELEASE_SECONDS)
+    for directory in (pair.one, pair.two, pair.export):
+        assert accessed(directory / "file") == SET_NS
+
+
+# --- large files ---
+
+
+def test_who_writes_beyond_the_largest_file_is_told_at_once(pair: Pair) -> None:
+    largest = file_size_max(os.open(pair.export, os.O_RDONLY | os.O_DIRECTORY))
+    assert 0 < largest < 2**63 - 1
+    for directory in (pair.export, pair.one):  # the local filesystem is the model
+        descriptor = os.open(directory / "large", os.O_RDWR | os.O_CREAT)
+        appending = os.open(directory / "large", os.O_WRONLY | os.O_APPEND)
+        try:
+            for offset in (largest, largest + 1, 2**63 - 4097):
+                with pytest.raises(OSError, match="too large"):
+                    os.pwrite(descriptor, b"x", offset)
+            assert os.pwrite(descriptor, b"abcdef", largest - 2) == 2
+            assert os.fstat(descriptor).st_size == largest
+            with pytest.raises(OSError, match="too large"):
+                os.write(appending, b"x")
+            os.ftruncate(descriptor, largest - 3)
+            assert os.write(appending, b"abcdef") == 3
+            assert os.pread(descriptor, 10, largest - 3) == b"abc"
+            for size in (largest + 1, 2**63 - 1):
+                with pytest.raises(OSError, match="too large"):
+                    os.ftruncate(descriptor, size)
+            with pytest.raises(OSError, match="too large"):
+                os.posix_fallocate(descriptor, largest - 1, 2)
+            os.fsync(descriptor)
+        finally:
+            os.close(appending)
+            os.close(descriptor)  # nothing was taken in that the server then refuses
+        assert (directory / "large").stat().st_size == largest
+        (directory / "large").unlink()
 
 
 # --- far times ---

@@ -1,16 +1,17 @@
-"""Last closes at the server: many in one request, each for itself."""
+"""Last closes and accesses at the server: many in one request, each for itself."""
 
 from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import RELEASES_MAX
+from nfsfuse.protocol.limits import ACCESSES_MAX, RELEASES_MAX
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId, SessionId
 from server.service.session import Session
@@ -40,6 +41,27 @@ def held(server: Serving, client: Client, handle: InodeHandle) -> set[TokenMode]
 
 def open_files(server: Serving, client: Client) -> dict[OpenId, InodeHandle]:
     return server.service.sessions[client.session.session_id].open_files
+
+
+async def test_all_files_of_a_message_are_accessed_also_if_one_is_gone() -> None:
+    async with serving() as server:
+        client = await server.client()
+        handles = [(await create(client, b"%d" % number)).node.handle for number in range(2)]
+        before = [server.storage.getattr(handle) for handle in handles]
+        await client.session.call(m.Accessed((handles[0], InodeHandle(b"no such"), handles[1])))
+        after = [server.storage.getattr(handle) for handle in handles]
+        for old, new in zip(before, after, strict=True):
+            assert new.atime_ns > old.atime_ns
+            assert new == replace(old, atime_ns=new.atime_ns)
+
+
+async def test_too_many_accesses_end_the_session() -> None:
+    async with serving() as server:
+        client = await server.client()
+        session_id = client.session.session_id
+        client.session.post(m.Accessed((client.root.handle,) * (ACCESSES_MAX + 1)))
+        await wait_all_tasks_blocked()
+        assert session_id not in server.service.sessions
 
 
 async def test_all_of_a_message_are_unpinned_and_give_back_their_tokens() -> None:

@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
+from nfsfuse.protocol.types import TIME_NS_MAX, TIME_NS_MIN, AttributeChanges, Credentials, InodeHandle
 from server.storage.interface import Storage
 
 ME = Credentials(os.geteuid(), os.getegid())
@@ -98,6 +99,40 @@ def test_times(storage: Storage, file: InodeHandle, directory: InodeHandle, syml
         assert storage.setattr(handle, AttributeChanges(mtime_now=True)).ctime_ns >= before
     with raises(errno.EINVAL):
         storage.setattr(file, AttributeChanges(atime_ns=2**64))
+
+
+def test_far_times(storage: Storage, file: InodeHandle) -> None:
+    """Beyond what a signed number of nanoseconds holds. What the filesystem does not keep is the nearest."""
+    for stamp in (2**63, 15_032_385_534 * SECOND, -(2**31) * SECOND):
+        found = storage.setattr(file, AttributeChanges(atime_ns=stamp, mtime_ns=stamp))
+        assert (found.atime_ns, found.mtime_ns) == (stamp, stamp)
+    for stamp in (TIME_NS_MIN, TIME_NS_MAX):
+        found = storage.setattr(file, AttributeChanges(mtime_ns=stamp))
+        assert TIME_NS_MIN <= found.mtime_ns <= TIME_NS_MAX
+
+
+def test_a_read_is_an_access_only_if_that_is_said(storage: Storage, file: InodeHandle) -> None:
+    """relatime of mount(8), by which tests are mounted (or noatime, where nothing is kept)."""
+    if not storage.keeps_access_times:
+        pytest.skip("the filesystem is mounted with noatime")
+    storage.write(file, 0, b"content")
+    before = storage.setattr(file, AttributeChanges(atime_ns=1, mtime_ns=2))
+    assert storage.read(file, 0, 100) == b"content"
+    assert storage.read_nowait(file, 0, 7) == b"content"
+    assert storage.getattr(file) == before
+    storage.accessed(file)
+    after = storage.getattr(file)
+    assert after.atime_ns >= before.ctime_ns
+    assert after == replace(before, atime_ns=after.atime_ns), "no other time changes"
+    assert storage.read(file, 0, 100) == b"content"
+    assert storage.getattr(file) == after
+
+
+def test_only_files_are_accessed(storage: Storage, directory: InodeHandle, symlink: InodeHandle) -> None:
+    with raises(errno.EISDIR):
+        storage.accessed(directory)
+    with raises(errno.EINVAL):
+        storage.accessed(symlink)
 
 
 def test_size(storage: Storage, file: InodeHandle, directory: InodeHandle, symlink: InodeHandle) -> None:

@@ -97,6 +97,17 @@ def test_appends_of_several_threads_never_overlap(storage: Storage, file: InodeH
         assert all(storage.read(file, place, 100) == letter * 100 for place in places)
 
 
+def test_the_largest_file_is_what_it_says(storage: Storage, file: InodeHandle) -> None:
+    largest = storage.file_size_max
+    assert storage.setattr(file, AttributeChanges(size=largest)).size == largest
+    storage.setattr(file, AttributeChanges(size=0))
+    with raises(errno.EFBIG, errno.EINVAL):
+        storage.setattr(file, AttributeChanges(size=largest + 1))
+    with raises(errno.EFBIG):
+        storage.write(file, largest, b"x")
+    assert storage.getattr(file).size == 0
+
+
 def test_offsets_and_sizes_out_of_range(storage: Storage, file: InodeHandle) -> None:
     for offset, size in ((-1, 1), (OFFSET_MAX + 1, 1), (2**64, 1), (0, -1)):
         with raises(errno.EINVAL):
