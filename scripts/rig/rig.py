@@ -172,14 +172,20 @@ class Rig:
         return again
 
     def mount(
-        self, server: Server, options: str = "", *, address: str | None = None, mountpoint: Path | None = None
+        self,
+        server: Server,
+        options: str = "",
+        *,
+        address: str | None = None,
+        mountpoint: Path | None = None,
+        command: Sequence[str | Path] = ("nfsfuse",),
     ) -> Path:
         """Mount what *server* exports; where: on a new directory, unless told otherwise. *address* is another
-        way to it. The daemon logs to a file beside it. Raises Failed."""
+        way to it, *command* another client. The daemon logs to a file beside it. Raises Failed."""
         mountpoint = mountpoint or self.mountpoint()
         log = f"log={self.log_of(mountpoint)}"
         options = f"{log},{options}" if options else log
-        mounted = self.command("nfsfuse", "mount", address or server.address, mountpoint, "-o", options)
+        mounted = self.command(*command, "mount", address or server.address, mountpoint, "-o", options)
         if mounted.status != 0:
             raise Failed(mounted.errors.strip())
         return mountpoint
