@@ -202,3 +202,21 @@ def test_taking_many_dirty_pages_is_not_an_upcall_each(proof: Proof) -> None:
     assert ran.status == 0, ran
     done = counts(proof.rig, one) - before
     assert done.upcalls["write"] < LAUNDERED_PAGES / 16, done
+
+
+WHOLE_APPEND = 255 * mmap.PAGESIZE
+"""Bytes: a request has 256 pages, and a buffer that begins in the middle of one touches one more."""
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(WHOLE_APPEND, 1), (MIB, 2), (2 * MIB, 3)])
+def test_an_append_of_255_pages_is_one_wherever_its_buffer_begins(
+    proof: Proof, size: int, pieces: int
+) -> None:
+    """How far the README's promise 3 goes: larger ones the kernel cuts."""
+    mount = proof.mounts[0]
+    descriptor = os.open(mount / f"appended-{size}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with mmap.mmap(-1, size + mmap.PAGESIZE) as pages, memoryview(pages)[100 : 100 + size] as unaligned:
+        before = counts(proof.rig, mount)
+        assert os.write(descriptor, unaligned) == size
+        assert (counts(proof.rig, mount) - before).upcalls["write"] == pieces
+    os.close(descriptor)
