@@ -9,14 +9,15 @@ wait for it. So until that is through, the first name is in *doubt*, and an answ
 by another name is not given:
 
 * It is ESTALE: the kernel ends the call, and with it the lock, and makes it once more with LOOKUP_REVAL,
-  believing nothing (``retry_estale``). While one and the same doubt lasts nobody else can have begun to look
-  anything up under that lock, and whoever asks without it, to believe a name again, does not hear of the error
-  (``fuse_dentry_revalidate``). So ESTALE is told again as long as it lasts, and never reaches a program by
-  that. (Only in another directory somebody else can: who asks there twice waits for a while first.)
+  believing nothing (``retry_estale``). A look at a name that it has believed does not hear of the error, and
+  asks once more (``fuse_dentry_revalidate``): it is told again. Nobody else can have begun to look anything up
+  under that lock meanwhile; only in another directory somebody else can, so who asks there twice waits for a
+  while.
 * The second time round a program would be told of it. It is only in danger if it has just looked up the very
   name that is in doubt now, again; it found it, and found the other later. At the first of these moments the
-  inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do with
-  the two names. Anybody else is told what there is.
+  inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do
+  with the two names. So it is for the second name of a call, if waiting has not ended the doubt. Anybody else
+  is told what there is.
 """
 
 from __future__ import annotations
@@ -59,11 +60,10 @@ class Doubt:
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """A thread was told ESTALE at *place*, at the time *at*, *times*, because of *doubt*; it has *looked* at
-    these since."""
+    """A thread was told ESTALE at *place*, at the time *at*, *times*. It has *looked* at these since, and was
+    told of some that they are *absent*."""
 
     place: Place
-    doubt: Doubt
     at: float
     times: int = 1
     looked: set[Place] = field(default_factory=set)
@@ -113,12 +113,12 @@ class Doubts:
         if told is None:
             if doubt is None:
                 return Verdict.FOUND
-            self._tell(thread, _Told(place, doubt, now))
+            self._tell(thread, _Told(place, now))
             return Verdict.AGAIN
         if doubt is None:
             self._went_on(thread, told, place, found)
             return Verdict.FOUND
-        if told.doubt is doubt and self._is_still_the_first(told, place):
+        if self._is_still_the_first(told, place):
             if doubt.place[0] != place[0] and not waited:
                 return Verdict.WAIT
             told.times += 1
@@ -149,6 +149,8 @@ class Doubts:
 
     @staticmethod
     def _is_still_the_first(told: _Told, place: Place) -> bool:
+        """Whether the call has not been made again yet: then it would have begun with the first name of its
+        path, as it believes none. It asks for one that it has expired twice."""
         return place == told.place and told.times < TOLD_MAX and not told.looked
 
     def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
