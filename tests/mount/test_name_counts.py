@@ -91,6 +91,18 @@ def test_listing_a_tree_for_the_first_time_costs_a_request_for_each_piece(trees:
     assert done.upcalls["lookup"] == 0, done
 
 
+def test_who_owns_nothing_of_it_makes_no_more_requests(trees: Trees) -> None:
+    """The kernel asks for a directory's ACL before it lets anybody else in; that there is none is known."""
+    trees.rig.directory.chmod(0o755)
+    mount = trees.rig.mount(trees.rig.servers[0])
+    done = trees.run(mount, "setpriv", "--reuid=1", "--regid=1", "--clear-groups", "ls", "-lR", ".")
+    assert done.upcalls["getxattr"] >= TREE - 1, done
+    assert done.requests["ReadDir"] == TREE - 1 + -(-LARGE // 2048), done
+    # But for names that the kernel has taken back meanwhile.
+    assert done.requests.total() - done.requests["ReadDir"] - done.requests["Lookup"] <= 5, done
+    assert done.requests["GetXattr"] == 0, done
+
+
 @pytest.mark.parametrize(
     "argv",
     [["find", "."], ["find", ".", "-printf", "%s %T@\n"], ["ls", "-lR", "."], ["du", "-s", "."]],
