@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from nfsfuse.cli import registry
 from scripts.rig.kernel import fuse_mounts_below
-from scripts.rig.processes import Finished, poll_until, run, stat_fields
+from scripts.rig.processes import Finished, parent_of, poll_until, run, stat_fields
 from scripts.rig.rig import Failed, Rig, Server
 from scripts.rig.sweep import has_ended
 
@@ -196,8 +196,8 @@ def _family(pid: int) -> list[int]:
     """A process and all that descend from it and live."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := stat_fields(int(entry))):
-            children.setdefault(int(fields[1]), []).append(int(entry))
+        if entry.isdigit() and (parent := parent_of(int(entry))) is not None:
+            children.setdefault(parent, []).append(int(entry))
     found = [pid]
     for member in found:
         found += children.get(member, [])
