@@ -125,6 +125,7 @@ def serve_mount(
         check_mountpoint(mountpoint)
         set_up_log = partial(logs.set_up, log_target, options.log_level)
         guardian = Guardian(set_up_log, options.watchdog_seconds or None)
+        logs.write_in_a_thread()
         collect_rarely()
         mount = _Mount(address, mountpoint, options, launch, guardian)
         try:
@@ -140,8 +141,11 @@ def serve_mount(
         else:
             # To the log, as nobody looks at a daemon's stderr.
             log.critical("the daemon of %s died of a bug", mountpoint, exc_info=exc)
+            logs.flush()
             launch.failed(f"the mount's daemon died: {failure!r}")
         return 1
+    finally:
+        logs.flush()
     return 0
 
 
@@ -297,6 +301,7 @@ class _Mount:
                 else:
                     log.warning("names are not cached: the kernel has no epochs (they came with Linux 6.16)")
                 self._usable = True
+                logs.flush()
                 self._launch.ready()
         finally:
             mounted.close(unmount=not self.leaves_dead_mount)

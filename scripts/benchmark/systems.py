@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from nfsfuse.cli import registry
 from scripts.benchmark.figures import Cost
 from scripts.rig.kernel import fuse_mounts_below
-from scripts.rig.processes import Finished, poll_until, run, stat_fields
+from scripts.rig.processes import Finished, parent_of, poll_until, run
 from scripts.rig.rig import BIN, Failed, Rig, Server
 from scripts.rig.sweep import has_ended
 
@@ -218,8 +218,8 @@ def family(pid: int) -> list[int]:
     """A process and all that descend from it and live."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and (fields := stat_fields(int(entry))):
-            children.setdefault(int(fields[1]), []).append(int(entry))
+        if entry.isdigit() and (parent := parent_of(int(entry))) is not None:
+            children.setdefault(parent, []).append(int(entry))
     found = [pid]
     for member in found:
         found += children.get(member, [])

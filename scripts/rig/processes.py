@@ -83,8 +83,19 @@ def poll_until(condition: Callable[[], bool], seconds: float, what: str, pause: 
         time.sleep(pause)
 
 
+def parent_of(pid: int) -> int | None:
+    """The parent of a process, which may be anybody's; None if it has ended. (`stat`, which tells that too,
+    waits on some kernels for a process in execve(2), and that for a mount which hangs.)"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(status.partition("\nPPid:")[2].split(maxsplit=1)[0])
+
+
 def stat_fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the third field on, the state (proc_pid_stat(5)); empty if the process has ended."""
+    """/proc/PID/stat from the third field on, the state (proc_pid_stat(5)); empty if the process has ended. Of
+    a process that hangs in no mount."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

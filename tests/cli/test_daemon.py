@@ -87,3 +87,30 @@ def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No such file"):
         logs.set_up(str(tmp_path / "no" / "such"), "info")
+
+
+UNREAD = """
+import logging, sys
+from nfsfuse.cli import logs
+logs.set_up("stderr", "info")
+logs.write_in_a_thread()
+for number in range(logs.LINES_MAX + 5000):
+    logging.getLogger().info("%d %s", number, "x" * 100)
+print("done", flush=True)
+sys.stdin.readline()
+logs.flush()
+"""
+
+
+def test_nobody_waits_for_who_reads_the_log() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UNREAD], cwd=ROOT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        _, written = process.communicate("\n", timeout=60)
+    lines = written.splitlines()
+    assert " INFO 0 xxx" in lines[0]
+    (lost,) = (line for line in lines if "lines of the log are lost here" in line)
+    assert len(lines) - 1 + int(lost.split(" WARNING ")[1].split()[0]) == 15_000

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from scripts.rig.processes import poll_until
-from scripts.rig.rig import Rig
+from scripts.rig.rig import BIN, Rig
 from scripts.rig.sweep import end_process, has_ended
 from tests.mount.test_crashes import crashing_mount, is_not_connected
 
@@ -53,6 +53,24 @@ def test_without_it_the_guardian_only_tells(rig: Rig) -> None:
         assert "was aborted" not in log.read_text()
         assert end_process(rig.daemon_of(mountpoint))
         assert program.wait(SECONDS_MAX) == 1
+
+
+def test_a_log_that_is_not_read_keeps_nobody_waiting(rig: Rig) -> None:
+    """As of a `tee` that waits in the mount itself."""
+    server = rig.server()
+    mountpoint = rig.mountpoint()
+    with subprocess.Popen(
+        [BIN / "nfsfuse", "mount", "-f", server.address, mountpoint, "-o", "loglevel=debug"],
+        stderr=subprocess.PIPE, env=rig.environment,
+    ) as daemon:  # fmt: skip
+        poll_until(lambda: rig.kernel_mount(mountpoint) is not None, SECONDS_MAX, "it is mounted")
+        rig.deadline(SECONDS_MAX)
+        for number in range(500):  # some hundred bytes of log each, where a pipe takes 64 KiB
+            (mountpoint / f"{number}").write_text("content")
+        rig.command("umount", mountpoint).succeeded()
+        _, said = daemon.communicate(timeout=SECONDS_MAX)
+        assert len(said) > 128 << 10
+        assert daemon.returncode == 0
 
 
 def test_a_daemon_that_is_stopped_is_no_daemon_that_does_not_turn(rig: Rig) -> None:
