@@ -12,6 +12,7 @@ decided in the kernel from a name that was recalled before the lock was let go i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -24,9 +25,14 @@ from nfsfuse.machines.directory_cache import UNKNOWN, Entry
 from nfsfuse.machines.doubts import Doubt, Doubts, Place
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle
+
+log = logging.getLogger(__name__)
 
 DROP_SECONDS_MAX: Final = 0.005
 """How long a name's expiry may take before it is done without its directory's lock. It takes some 50 us if that
@@ -68,7 +74,10 @@ def lost_names(directories: Iterable[CachedDirectory]) -> tuple[LostNames, ...]:
 class NameDrops:
     """Those of a mount. They go on in *nursery*, which is set once there is one."""
 
-    def __init__(self, kernel: Kernel, inodes: InodeTable, holdings: Holdings) -> None:
+    def __init__(
+        self, remote: Remote, kernel: Kernel, inodes: InodeTable, holdings: Holdings
+    ) -> None:
+        self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
         self._kernel = kernel
@@ -162,6 +171,21 @@ class NameDrops:
     ) -> None:
         await self._kernel.find_entry(parent, told.name, child, told.node.attributes)
         acknowledge(m.Done())
+
+        def found(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Entry)
+            if reply.node is None:
+                self._holdings.apply(reply.tokens)
+            else:
+                self._holdings.found(reply.node, reply.tokens)
+            entry = None if reply.node is None else reply.node.handle
+            self._holdings.directory(parent).cache.learned(told.name, entry)
+
+        # Who holds no token for the name is not told when it is moved once more.
+        try:
+            await self._remote.call(m.Lookup(parent.handle, told.name, False), b"", found)
+        except FsError as exc:
+            log.debug("%s was moved, and cannot be looked up where it is: %s", child, exc)
 
     # --- doubts ---
 
