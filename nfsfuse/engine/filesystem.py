@@ -76,7 +76,7 @@ class Filesystem:
         self.page_protocol = PageProtocol(kernel, self.write_back)
         self.write_back.give_up = self.page_protocol.give_up
         self.write_back.drop_untaken = self.page_protocol.drop_untaken
-        self.name_drops = NameDrops(kernel, self.inodes, self.holdings)
+        self.name_drops = NameDrops(remote, kernel, self.inodes, self.holdings)
         self.suspension = Suspension(
             self.inodes, self.holdings, kernel, self.page_protocol, self.name_drops
         )

@@ -52,13 +52,13 @@ class NameChanges:
             reply, _ = await self._remote.call(message, b"", made)
         except trio.Cancelled:
             killed = True
-            for directory, name in places:
-                directory.cache.changed(name, UNKNOWN)  # perhaps, by now: only the server can tell
             self._distrust(places)
             raise
         return reply
 
     def _distrust(self, places: Iterable[tuple[CachedDirectory, bytes]]) -> None:
-        if self.nursery is not None:  # else the mount has ended, and with it everything that waited
-            for directory, name in places:
-                self.nursery.start_soon(self._name_drops.drop, directory, name)
+        for directory, name in places:
+            leads_to = directory.cache.stood_for(name)
+            directory.cache.changed(name, UNKNOWN)  # perhaps, by now: only the server can tell
+            if self.nursery is not None:  # else the mount has ended, and with it everything that waited
+                self.nursery.start_soon(self._name_drops.drop_what_led_to, directory, name, leads_to)

@@ -12,6 +12,7 @@ decided in the kernel from a name that was recalled before the lock was let go i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -24,9 +25,14 @@ from nfsfuse.machines.directory_cache import UNKNOWN, Entry
 from nfsfuse.machines.doubts import Doubt, Doubts, Place
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
+from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.errors import FsError
+from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.types import InodeHandle
+
+log = logging.getLogger(__name__)
 
 DROP_SECONDS_MAX: Final = 0.005
 """How long a name's expiry may take before it is done without its directory's lock. It takes some 50 us if that
@@ -40,6 +46,12 @@ CERTAIN_SECONDS_MAX: Final = 0.2
 """How long a look at a name waits for another program to let a directory go that it has locked. It may be that
 program's own."""
 
+
+EXPIRED_SECONDS: Final = 1.0
+"""How long an expired name is asked for at each use. An answer is taken in within some 50 us, mostly."""
+
+EXPIRED_MAX: Final = 10_000
+"""Such names remembered."""
 
 NAMES_PURGED_MAX: Final = 100_000
 """Names expired one by one, at some 50 us, when a session is over. With more, all are dropped."""
@@ -68,7 +80,10 @@ def lost_names(directories: Iterable[CachedDirectory]) -> tuple[LostNames, ...]:
 class NameDrops:
     """Those of a mount. They go on in *nursery*, which is set once there is one."""
 
-    def __init__(self, kernel: Kernel, inodes: InodeTable, holdings: Holdings) -> None:
+    def __init__(
+        self, remote: Remote, kernel: Kernel, inodes: InodeTable, holdings: Holdings
+    ) -> None:
+        self._remote = remote
         self._inodes = inodes
         self._holdings = holdings
         self._kernel = kernel
@@ -76,14 +91,16 @@ class NameDrops:
         self._ended = trio.lowlevel.ParkingLot()
         self.nursery: trio.Nursery | None = None
         self.doubts = Doubts()
+        self._lately: dict[Place, float] = {}  # names that were expired, and when
         self._purged = trio.lowlevel.ParkingLot()
         self._certain = trio.lowlevel.ParkingLot()
 
     async def drop(self, directory: CachedDirectory, name: bytes) -> None:
         """When this returns no program that begins to use *name* believes what the kernel knows of it."""
-        await self._drop(directory, name, directory.cache.stood_for(name))
+        await self.drop_what_led_to(directory, name, directory.cache.stood_for(name))
 
-    async def _drop(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+    async def drop_what_led_to(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+        """As `drop`, of a name that led there."""
         dropped = self._begin(directory, name, leads_to)
         # An unanswered operation in the directory is a sure sign that it is locked, but none is no sign of the
         # contrary: a rename holds the locks of two directories while it looks names up in one of them, or waits
@@ -120,7 +137,7 @@ class NameDrops:
             # The kernel asks for them, and waits for the answer, before it uses a name (`until_purged`).
             await distrust_attributes(self._kernel, lost.directory.inode)
             for name, leads_to in names.items():
-                await self._drop(lost.directory, name, leads_to)
+                await self.drop_what_led_to(lost.directory, name, leads_to)
         lost.directory.inode.attributes.purging -= 1
         self._purged.unpark_all()
 
@@ -163,6 +180,39 @@ class NameDrops:
         await self._kernel.find_entry(parent, told.name, child, told.node.attributes)
         acknowledge(m.Done())
 
+        def found(reply: Message, _: bytes | bytearray) -> None:
+            assert isinstance(reply, m.Entry)
+            if reply.node is None:
+                self._holdings.apply(reply.tokens)
+            else:
+                self._holdings.found(reply.node, reply.tokens)
+            entry = None if reply.node is None else reply.node.handle
+            self._holdings.directory(parent).cache.learned(told.name, entry)
+
+        # Who holds no token for the name is not told when it is moved once more.
+        try:
+            await self._remote.call(m.Lookup(parent.handle, told.name, False), b"", found)
+        except FsError as exc:
+            log.debug("%s was moved, and cannot be looked up where it is: %s", child, exc)
+
+    # --- what was expired, and may be believed again ---
+
+    def _expired(self, place: Place) -> None:
+        self._lately.pop(place, None)
+        self._lately[place] = trio.current_time()
+        if len(self._lately) > EXPIRED_MAX:
+            del self._lately[next(iter(self._lately))]
+
+    def may_be_believed(self, place: Place, thread: int) -> bool:
+        """Whether *thread* may be told to believe a name. Who asks for one that the kernel has had takes the
+        answer in without a lock (fuse_dentry_revalidate() in fs/fuse/dir.c), so it can undo an expiry that has
+        been faster. Where others want the name it is asked for each time until they have not for a while."""
+        at = self._lately.get(place)
+        if at is not None and trio.current_time() - at > EXPIRED_SECONDS:
+            del self._lately[place]
+            at = None
+        return at is None and not self.doubts.was_told(thread)
+
     # --- doubts ---
 
     def told(self, directory: CachedDirectory, name: bytes, inode: Inode) -> None:
@@ -183,9 +233,9 @@ class NameDrops:
         assert self.nursery is not None
         dropped = trio.Event()
         doubt: Doubt | None = None
-        if leads_to is not None:
-            handle = leads_to if isinstance(leads_to, bytes) else None
-            doubt = self.doubts.begin((directory.inode.handle, name), handle)
+        if isinstance(leads_to, bytes):
+            self._expired((directory.inode.handle, name))
+            doubt = self.doubts.begin((directory.inode.handle, name), leads_to)
         self.nursery.start_soon(self._expire, directory, name, doubt, dropped)
         return dropped
 

@@ -109,7 +109,8 @@ class Names:
         if inode is None:
             return Absent(lasting=True)
         assert inode.attributes.known is not None
-        return self.told(inode, inode.attributes.known, lasting=True)
+        lasting = self._name_drops.may_be_believed((directory.inode.handle, name), thread)
+        return self.told(inode, inode.attributes.known, lasting=lasting)
 
     async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
         """Find a name, for *thread*; without a round trip if it is known here."""
@@ -142,6 +143,7 @@ class Names:
             lasting = cache.find(name) == reply.node.handle
             if not lasting:
                 self._name_drops.told(directory, name, inode)
+            lasting &= self._name_drops.may_be_believed((directory.inode.handle, name), thread)
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
     def _verdict(
@@ -242,7 +244,8 @@ class Names:
             if flags & RENAME_EXCHANGE:
                 old.cache.changed(name, reply.affected[1].handle)
             else:
-                # Two names of one inode are left as they were: then it is to be asked for. So is a whiteout.
+                # The kernel believes nothing of it any more. Two names of one inode are left as they were:
+                # then it is to be asked for. So is a whiteout.
                 gone = moved.attributes.nlink == 1 or is_directory(moved)
                 old.cache.changed(name, None if gone and not flags & RENAME_WHITEOUT else UNKNOWN)
             new.cache.changed(new_name, moved.handle)

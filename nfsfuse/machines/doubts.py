@@ -52,10 +52,10 @@ class Verdict(Enum):
 
 @dataclass(slots=True, eq=False)
 class Doubt:
-    """The kernel may go on from *place* having led to *leads_to*, None if that is not known."""
+    """The kernel may go on from *place* having led to *leads_to*."""
 
     place: Place
-    leads_to: InodeHandle | None
+    leads_to: InodeHandle
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +89,7 @@ class Doubts:
         """Whether an answer may be any other than FOUND, or a look has to be remembered."""
         return bool(self._doubts or self._told)
 
-    def begin(self, place: Place, leads_to: InodeHandle | None) -> Doubt:
+    def begin(self, place: Place, leads_to: InodeHandle) -> Doubt:
         """A name that the kernel may believe is given up, and not known to be dropped."""
         doubt = Doubt(place, leads_to)
         self._doubts[doubt] = None
@@ -138,6 +138,10 @@ class Doubts:
         """*thread* has found its names, and asks for what it wants to do with them."""
         self._told.pop(thread, None)
 
+    def was_told(self, thread: int) -> bool:
+        """Whether *thread* may be making a call once more, in which it believes no name."""
+        return thread in self._told
+
     def _went_on(self, thread: int, told: _Told, place: Place, found: InodeHandle | None) -> None:
         """*thread* was told what there is. If that is nothing its call fails. The name at which it was stopped
         may be the first of two that it looks up."""
@@ -156,7 +160,7 @@ class Doubts:
     def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
         if found is not None:
             for doubt in self._doubts:
-                if doubt.leads_to in (found, None) and doubt.place != place:
+                if doubt.leads_to == found and doubt.place != place:
                     return doubt
         return None
 

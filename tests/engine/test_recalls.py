@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from nfsfuse.engine.name_drops import DROP_SECONDS_MAX
 from nfsfuse.engine.names import Absent, Found
 from nfsfuse.machines.inodes import ROOT, NodeId
 from nfsfuse.machines.turns import Turn
@@ -17,6 +18,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
+from server.service.tokens import TOLD_SECONDS_MAX
 from tests.helpers.fake_kernel import ME, Client, contended, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -263,19 +265,33 @@ async def test_names_are_believed_until_another_client_changes_them() -> None:
         assert isinstance(await one.fs.names.lookup(ROOT, b"absent"), Found)
 
 
-async def test_a_new_epoch_where_an_operation_is_pending_in_the_directory() -> None:
-    """Deadlock 6."""
+async def test_a_name_is_expired_without_its_directory_s_lock_where_an_operation_is_pending_in_it() -> None:
+    """Deadlock 6. The notification follows, for who has looked already."""
     async with rig(2) as world:
         world.make_file(b"there")
         one, other = world.clients
         await one.node(b"there")
+        unlocked = trio.Event()
+
+        async def wait_for_the_lock(parent: int, name: bytes) -> None:
+            await unlocked.wait()
+            one.kernel.entries.append(name)
+
+        one.kernel.expire_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
         with one.fs.holdings.directory(one.fs.inodes[ROOT]).pending():
+            began = trio.current_time()
             await other.fs.names.unlink(ROOT, b"there")
-        assert one.kernel.entries == []
-        assert one.kernel.epochs == 1
+            assert trio.current_time() - began < DROP_SECONDS_MAX, "it is known to be locked"
+        assert one.kernel.at_once == [b"there"]
+        assert one.fs.name_drops.doubts, "somebody may go on from it"
+        unlocked.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.kernel.entries == [b"there"]
+        assert not one.fs.name_drops.doubts
+        assert one.kernel.epochs == 0
 
 
-async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhere() -> None:
+async def test_a_name_is_expired_without_a_lock_that_an_operation_elsewhere_has() -> None:
     """Found by the stress of names: rename(2) between two directories holds the locks of both while it looks a
     name up in one of them; the other seemed idle, and the invalidation of a name in it waited for ever."""
     async with rig(2) as world:
@@ -283,22 +299,34 @@ async def test_a_new_epoch_where_the_directory_is_locked_by_an_operation_elsewhe
         one, other = world.clients
         await one.node(b"there")
         unlocked = trio.Event()
-        waited: list[bytes] = []
 
-        async def wait_for_the_lock(parent: int, child: int, name: bytes) -> None:
+        async def wait_for_the_lock(parent: int, name: bytes) -> None:
             await unlocked.wait()
-            waited.append(name)
+            one.kernel.entries.append(name)
 
-        one.kernel.delete_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
+        one.kernel.expire_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
         await other.fs.names.unlink(ROOT, b"there")
-        assert one.kernel.epochs == 1
+        assert one.kernel.at_once == [b"there"]
         assert isinstance(await one.fs.names.lookup(ROOT, b"there"), Absent)
-        assert waited == []
-        asked_anew = one.kernel.attributes
+        assert one.kernel.entries == []
         unlocked.set()
         await trio.testing.wait_all_tasks_blocked()
-        assert waited == [b"there"]
-        assert one.kernel.attributes == asked_anew + 1, "it may have met another file of that name and number"
+        assert one.kernel.entries == [b"there"]
+
+
+async def test_where_the_daemon_cannot_look_a_new_epoch_is_made() -> None:
+    async with rig(2) as world:
+        world.make_file(b"there")
+        one, other = world.clients
+        await one.node(b"there")
+
+        async def cannot(*_: object) -> bool:
+            return False
+
+        one.kernel.expire_entry_at_once = cannot  # type: ignore[method-assign]
+        with one.fs.holdings.directory(one.fs.inodes[ROOT]).pending():
+            await other.fs.names.unlink(ROOT, b"there")
+        assert one.kernel.epochs == 1
 
 
 async def test_a_recall_does_not_wait_for_a_kernel_that_is_stuck_in_a_listing() -> None:
@@ -330,69 +358,74 @@ async def test_a_recall_does_not_wait_for_a_kernel_that_is_stuck_in_a_listing() 
         assert attributes.distrusting == 0
 
 
-async def test_a_name_is_dropped_besides_a_new_epoch_while_a_listing_is_on_its_way() -> None:
-    """Found by reading: K4. The kernel stamps what it takes in of a listing with the epoch of then."""
-    async with rig(2) as world:
-        world.make_file(b"there")
-        one, other = world.clients
-        number = one.fs.directories.opendir(ROOT).number
-        shown = await one.fs.directories.read(number, 0)
-        unlocked = trio.Event()
-        dropped: list[bytes] = []
-
-        async def wait_for_the_lock(parent: int, child: int, name: bytes) -> None:
-            await unlocked.wait()
-            dropped.append(name)
-
-        one.kernel.delete_entry = wait_for_the_lock  # type: ignore[method-assign,assignment]
-        with one.fs.holdings.directory(one.fs.inodes[ROOT]).pending():
-            await other.fs.names.unlink(ROOT, b"there")
-        assert one.kernel.epochs == 1
-        unlocked.set()
-        await trio.testing.wait_all_tasks_blocked()
-        assert dropped == [b"there"]
-        await one.fs.directories.read(number, shown[-1].cookie)
-        assert not one.fs.holdings.directory(one.fs.inodes[ROOT]).unread
-        one.fs.directories.releasedir(number)
-
-
-async def test_the_kernel_is_told_of_a_last_name_that_is_removed_elsewhere() -> None:
-    """It tells who watches the file. A name of several is only dropped."""
+async def test_the_kernel_is_told_of_a_last_name_that_has_been_removed_elsewhere() -> None:
+    """It tells who watches the file, or the directory. A name of several is only expired, and nothing is told
+    of what fails."""
     async with rig(2) as world:
         for name in (b"alone", b"first", b"replaced", b"new"):
             world.make_file(name)
         one, other = world.clients
+        await other.fs.names.mkdir(ROOT, b"directory", 0o755, ME)
+        await other.fs.names.mkdir(await other.node(b"directory"), b"within", 0o755, ME)
         await other.fs.names.link(await other.node(b"first"), ROOT, b"second")
         alone, replaced = await one.node(b"alone"), await one.node(b"replaced")
         await one.node(b"first")
+        directory = await one.node(b"directory")
+        with pytest.raises(FsError):
+            await other.fs.names.rmdir(ROOT, b"directory")
         await other.fs.names.unlink(ROOT, b"alone")
         await other.fs.names.unlink(ROOT, b"first")
         await other.fs.names.rename(ROOT, b"new", ROOT, b"replaced", 0)
-        assert one.kernel.entries == [b"alone", b"first", b"replaced"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.kernel.entries == [b"directory", b"alone", b"first", b"replaced"]
         assert one.kernel.deleted == [alone, replaced]
+        await one.node(b"directory")
+        await other.fs.names.rmdir(await other.node(b"directory"), b"within")
+        await other.fs.names.rmdir(ROOT, b"directory")
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.kernel.deleted == [alone, replaced, directory]
 
 
-async def test_no_program_is_told_that_a_file_has_no_name_before_it_is_so() -> None:
-    """Found by the stress of names: between the kernel's counting down and the invalidation of its attributes
-    fstat(2) told 0 links, and the name was still there for who asked the server."""
+async def test_what_has_been_found_at_a_removed_name_since_is_not_dropped() -> None:
     async with rig(2) as world:
-        world.make_file(b"alone")
+        world.make_file(b"name")
         one, other = world.clients
-        inode = one.fs.inodes[await one.node(b"alone")]
-        assert inode.attributes.known is not None
-        assert inode.attributes.may_be_trusted(inode.attributes.known)
-        asks_anew: list[int] = []
+        directory, node = one.fs.holdings.directory(one.fs.inodes[ROOT]), await one.node(b"name")
+        handle = one.fs.inodes[node].handle
+        await other.fs.names.rename(ROOT, b"name", ROOT, b"elsewhere", 0)
+        await other.fs.names.mknod(ROOT, b"name", 0o100644, 0, ME)
+        await one.node(b"name")
+        one.fs.name_drops.gone(m.Gone(directory.inode.handle, b"name", handle))
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.kernel.deleted == []
 
-        async def count_down(parent: int, child: int, name: bytes) -> None:
-            asks_anew.append(one.kernel.attributes)
-            known = await one.fs.names.getattr(child)
-            assert known.nlink == 1
-            assert not inode.attributes.told(known), "it would believe its own count from then on"
 
-        one.kernel.delete_entry = count_down  # type: ignore[method-assign,assignment]
-        await other.fs.names.unlink(ROOT, b"alone")
-        assert asks_anew == [1]
-        assert inode.attributes.removing == 0
+async def test_a_directory_that_was_moved_elsewhere_is_found_where_it_is_now() -> None:
+    """Before who has moved it goes on; and again, when it goes on from there."""
+    async with rig(2) as world:
+        one, other = world.clients
+        await other.fs.names.mkdir(ROOT, b"was", 0o755, ME)
+        await one.node(b"was")
+        await other.fs.names.rename(ROOT, b"was", ROOT, b"is", 0)
+        assert one.kernel.found == [b"is"]
+        await trio.testing.wait_all_tasks_blocked()
+        await other.fs.names.rename(ROOT, b"is", ROOT, b"is now", 0)
+        assert one.kernel.found == [b"is", b"is now"]
+
+
+async def test_who_moves_a_directory_does_not_wait_long_for_a_client_that_cannot_find_it() -> None:
+    async with rig(2) as world:
+        one, other = world.clients
+        await other.fs.names.mkdir(ROOT, b"was", 0o755, ME)
+        await one.node(b"was")
+
+        async def stuck(*_: object) -> None:
+            await trio.sleep_forever()
+
+        one.kernel.find_entry = stuck  # type: ignore[method-assign]
+        began = trio.current_time()
+        await other.fs.names.rename(ROOT, b"was", ROOT, b"is", 0)
+        assert trio.current_time() - began == pytest.approx(TOLD_SECONDS_MAX)
 
 
 async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
@@ -403,12 +436,12 @@ async def test_a_renamed_name_that_was_not_left_to_us_is_not_believed() -> None:
         await client.node(b"old")
         point = name_point(b"new")
         await client.fs.names.rename(ROOT, b"old", ROOT, b"new", 0)
-        assert client.kernel.epochs == 0, "both names are held"
+        assert client.kernel.at_once == [], "both names are held"
         recall = m.Recall(Token(client.fs.inodes[ROOT].handle, Resource.DIR, point, point + 1, TokenMode.NONE))
         directory = client.fs.holdings.directory(client.fs.inodes[ROOT])
         names = directory.cache.revoke(point, point + 1)  # it is being recalled while the rename is answered
         await client.fs.names.rename(ROOT, b"new", ROOT, b"old", 0)
-        assert client.kernel.epochs == 1
+        assert client.kernel.at_once == [b"new"], "what it moves is expired before it does"
         directory.cache.revoked(recall.token.start, recall.token.end, names)
 
 

@@ -139,10 +139,14 @@ def test_what_is_below_goes_along(pair: Pair) -> None:
         assert where() == str(pair.one / "a/b/c2")
         (pair.two / "a").rename(pair.two / "a2")
         assert where() == str(pair.one / "a2/b/c2")
+        assert (pair.one / "other").is_dir(), "what is not known at all here, nothing is found in"
         (pair.two / "a2/b").rename(pair.two / "other/b")
         assert where() == str(pair.one / "other/b/c2")
         assert os.listdir(pair.one / "other/b/point") == ["above"]
-        (pair.two / "other/b/c2").rmdir()
+        (pair.two / "other/b/c2").rename(pair.two / "other/b/c3")
+        assert where() == str(pair.one / "other/b/c3")
+        assert (pair.one / "other/b/c3").is_dir()
+        (pair.two / "other/b/c3").rmdir()
         poll_until(lambda: where() == os.strerror(2), 20, "the directory is gone")
 
 

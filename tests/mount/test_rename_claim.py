@@ -16,7 +16,7 @@ import pytest
 
 from tests.mount.conftest import Pair
 
-ROUNDS = 120
+ROUNDS = 60
 ROUNDS_SOAK = 5000
 
 RENAME_NOREPLACE = 1

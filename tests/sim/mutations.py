@@ -441,6 +441,6 @@ def a_removal_is_told_before_it_is_made(patch: pytest.MonkeyPatch) -> None:
             self.nursery.start_soon(
                 self._kernel.delete_entry, directory.inode.node_id, child.node_id, name
             )
-        await self._drop(directory, name, leads_to)
+        await self.drop_what_led_to(directory, name, leads_to)
 
     patch.setattr(NameDrops, "drop", delete)
