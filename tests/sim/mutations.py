@@ -18,7 +18,6 @@ import trio
 from nfsfuse.engine.cached_directory import CachedDirectory
 from nfsfuse.engine.cached_file import CachedFile, Fetch
 from nfsfuse.engine.files import Files
-from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Reader, Reading
@@ -29,7 +28,7 @@ from nfsfuse.machines.attribute_cache import AttributeCache
 from nfsfuse.machines.data_tokens import DataTokens, Phase, Revocation
 from nfsfuse.machines.directory_cache import DirectoryCache
 from nfsfuse.machines.doubts import Doubts, Verdict
-from nfsfuse.machines.inodes import Inode, NodeId
+from nfsfuse.machines.inodes import NodeId
 from nfsfuse.machines.lease import Do, Lease
 from nfsfuse.machines.tellings import Age, Tellings
 from nfsfuse.machines.turns import Turns
@@ -273,15 +272,6 @@ def growths_are_answered_before_others_know(patch: pytest.MonkeyPatch) -> None:
         return bool(told)
 
     patch.setattr(ServerGrowths, "tell", tell_and_go_on)
-
-
-def what_is_opened_anew_is_as_long_as_it_was(patch: pytest.MonkeyPatch) -> None:
-    """For the kernel, which knows it from before."""
-
-    async def catch_up(self: Growths, inode: Inode, size: int) -> None:
-        inode.kernel_size.behind = False
-
-    patch.setattr(Growths, "catch_up", catch_up)
 
 
 def a_growth_waits_for_the_page_at_the_end(patch: pytest.MonkeyPatch) -> None:

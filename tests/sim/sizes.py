@@ -23,6 +23,12 @@ FILE = b"longer"
 MUCH = 1 << 20
 """Bytes: more than a file here ever has."""
 
+LOOKS = 10
+LOOK_SECONDS_MAX = 0.0006
+
+AWAY_SECONDS_MAX = 0.02
+"""How long a program does not have the file open: some growths."""
+
 LONGER_BY = (1, 8, 8, 100, 100, 1000, PAGE_SIZE, PAGE_SIZE + 1)
 """Bytes by which a file becomes longer: within a page, to the first byte of one, and over several."""
 
@@ -97,7 +103,8 @@ class _Watcher:
                 if mapping is not None:
                     await self.client.kernel.unmap(mapping)
                 await self.client.kernel.close(opened)
-            await _idle(self.world)
+            if self.world.rng.random() < 0.5:
+                await trio.sleep(self.world.rng.random() * AWAY_SECONDS_MAX)
             self.steps -= 1
 
     async def _look(self, opened: Descriptor, mapping: Mapping | None) -> None:
@@ -114,7 +121,11 @@ class _Watcher:
             case "splice":
                 seen, how = len(await kernel.splice(opened, 0, MUCH)), "splice"
             case "copy":
-                seen, how = kernel.copied_at_most(opened, 0, MUCH), "copy"
+                for _ in range(LOOKS):  # which cost nothing: so whoever is told too late is seen
+                    low = self.growth.done
+                    self.growth.check(low, kernel.copied_at_most(opened, 0, MUCH), f"{self.name}'s copy")
+                    await trio.sleep(rng.random() * LOOK_SECONDS_MAX)
+                return
             case "stat":
                 seen, how = await kernel.stat_size(opened), "stat"
             case _:
@@ -146,6 +157,6 @@ class Sizes:
                 grower = _Grower(world, client, growth, self.steps, len(growers) == 1, appends)
                 nursery.start_soon(grower.run)
             for client in world.clients:
-                for number in range(2):
+                for number in range(world.rng.randint(1, 2)):
                     name = f"{client.name} watcher {number + 1}"
                     nursery.start_soon(_Watcher(world, client, name, growth, 2 * self.steps).run)
