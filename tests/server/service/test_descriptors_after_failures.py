@@ -4,9 +4,7 @@ collector of garbage. (What is not closed keeps the room of a file that is remov
 from __future__ import annotations
 
 import errno
-import gc
 import os
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, cast
@@ -35,6 +33,7 @@ from server.storage.descriptors import Descriptor, OpenInode
 from server.storage.interface import Storage
 from server.storage.local import LocalStorage
 from tests.helpers.failing_kernel import FailingKernel
+from tests.helpers.garbage import nothing_for_the_collector
 from tests.helpers.service import Client, Serving, serving
 from tests.helpers.steps import MarkingDisk, StepsOnly
 
@@ -50,26 +49,8 @@ SECRET = bytes(range(32))
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:
-    """Nothing is collected; what could be, at the end, is none of ours."""
-    gc.collect()
-    gc.disable()
-    try:
+    with nothing_for_the_collector(Descriptor, OpenInode):
         yield
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        gc.set_debug(0)
-        found = [thing for thing in gc.garbage if isinstance(thing, (Descriptor, OpenInode, Exception))]
-        frames = [thing for thing in gc.garbage if isinstance(thing, types.FrameType) and _is_ours(thing)]
-        assert not found, [type(thing) for thing in found][:10]
-        assert not frames, [frame.f_code.co_qualname for frame in frames][:10]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-
-
-def _is_ours(frame: types.FrameType) -> bool:
-    return any(part in frame.f_code.co_filename for part in ("/server/", "/nfsfuse/"))
 
 
 class World:
