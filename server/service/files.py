@@ -157,7 +157,15 @@ def _tmpfile(call: Call) -> Handling:
     """No change that must not be made twice: what a server that died has made without telling is nobody's, and
     swept as any orphan."""
     r: m.TmpFile = call.message
-    node: Node = yield Quick(lambda: call.storage.tmpfile(r.parent, r.mode, r.credentials))
+    made: list[Node] = []
+    try:
+        yield Quick(lambda: made.append(call.storage.tmpfile(r.parent, r.mode, r.credentials)))
+    except GeneratorExit:  # nobody waits for it any more
+        for node in made:
+            call.storage.pin(node.handle)
+            call.storage.unpin(node.handle)
+        raise
+    (node,) = made
     tokens: list[Token] = []
     tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
     tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -93,13 +93,21 @@ def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) ->
     return (found, data) if content else found
 
 
+def _next(steps: Iterator[Node | None]) -> tuple[Node | None, bool]:
+    """What the next step gives, and whether there was one."""
+    for found in steps:
+        return found, True
+    return None, False
+
+
 def _lookup_number(call: Call) -> Handling:
     request: m.LookupNumber = call.message
-    try:
-        node: Node = yield Slow(lambda: call.storage.find(request.number))
-    except FsError as exc:
-        if exc.errno != errno.ENOENT:
-            raise
+    steps = call.storage.search(request.number)
+    node: Node | None = None
+    more = True
+    while more and node is None:
+        node, more = yield Slow(lambda: _next(steps))  # so that others have their turn in between
+    if node is None:
         return m.Entry(None, ())
     tokens, told = yield from _told(call, node.handle)
     return m.Entry(told, tokens)

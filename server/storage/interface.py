@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from nfsfuse.protocol.record import record
@@ -189,10 +190,10 @@ class Storage(ABC):
         out of the export."""
 
     @abstractmethod
-    def find(self, number: int) -> Node:
-        """The inode with this number, wherever it is: walks through all names until it is found. ENOENT; also
-        for one that is moved by somebody meanwhile, from where the walk has not been to where it has, or has no
-        name."""
+    def search(self, number: int) -> Iterator[Node | None]:
+        """Walks through all names for the inode with this number, in steps of some milliseconds: None after
+        each that has not found it, then the inode. Nothing more if there is none; also for one that is moved by
+        somebody meanwhile, from where the walk has not been to where it has, or has no name."""
 
     # Attributes. Volatile until `fsync` of the inode.
 

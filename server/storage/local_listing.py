@@ -54,11 +54,9 @@ class LocalListing(LocalBase):
                 entries = getdents(file.number, size)
                 if not entries:
                     return found, True
-                for entry in entries:
-                    if entry.name not in hidden:
-                        found.append(entry)
-                    elif entry.name == b"..":
-                        directory.above = entry.ino
+                if cookie == 0 and not found:
+                    directory.above = next((entry.ino for entry in entries if entry.name == b".."), 0)
+                found += [entry for entry in entries if entry.name not in hidden]
         return found[:limit], False
 
     def _handle(self, directory: OpenInode, name: bytes) -> InodeHandle | None:

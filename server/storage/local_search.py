@@ -20,21 +20,44 @@ from server.storage.local_base import LocalBase, translated
 DEPTH_MAX: Final = 2048
 """Directories in one another: half of PATH_MAX, as each has a name and a slash in a path."""
 
+STEP_NAMES: Final = 4096
+"""Looked at in one step: a few milliseconds, after which others may use the thread."""
+
+DIRECTORY_NAMES: Final = 16
+"""Names that take as long as it takes to open a directory."""
+
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE})
 """Removed or replaced meanwhile, or the place of another filesystem."""
 
 
-class LocalSearch(LocalBase):
-    """`Storage.find` and `Storage.parent`."""
+class _End:
+    """What follows the last step."""
 
-    @translated
-    def find(self, number: int) -> Node:
+
+_END: Final = _End()
+
+
+class LocalSearch(LocalBase):
+    """`Storage.search` and `Storage.parent`."""
+
+    def search(self, number: int) -> Iterator[Node | None]:
+        steps = self._search(number)
+        step = translated(lambda: next(steps, _END))
+        while not isinstance(found := step(), _End):
+            yield found
+
+    def _search(self, number: int) -> Iterator[Node | None]:
         root = self._node(self._root)
         if root.attributes.ino == number:
-            return root
-        for directory, name in self._walk(number):
+            yield root
+            return
+        for place in self._walk(number):
+            if place is None:
+                yield None
+                continue
+            directory, name = place
             try:
                 node = self._node(self._find(self._locator.adopt(directory), name))
             except (OSError, FsError) as exc:
@@ -42,15 +65,20 @@ class LocalSearch(LocalBase):
                     raise
             else:
                 if node.attributes.ino == number:
-                    return node
-        raise FsError(errno.ENOENT)
+                    yield node
+                    return
 
-    def _walk(self, number: int) -> Iterator[tuple[Descriptor, bytes]]:
-        """The directories and the names in them that lead to inode *number*. A directory is opened when its
-        turn comes, so that no more are open than there are in one path."""
+    def _walk(self, number: int) -> Iterator[tuple[Descriptor, bytes] | None]:
+        """The directories and the names in them that lead to inode *number*; None now and then. A directory is
+        opened when its turn comes, so that no more are open than there are in one path."""
         pending: list[tuple[Descriptor, bytes]] = [(self._root.path, b".")]
+        looked_at = 0
         while pending:
+            if looked_at > STEP_NAMES:
+                looked_at = 0
+                yield None
             parent, name = pending.pop()
+            looked_at += DIRECTORY_NAMES
             try:
                 directory = Descriptor(os.open(name, _DIRECTORY, dir_fd=parent.number))
                 self._locator.check_place(directory)
@@ -62,6 +90,7 @@ class LocalSearch(LocalBase):
             in_root = parent is self._root.path and name == b"."
             with os.scandir(directory.number) as entries:
                 for entry in entries:
+                    looked_at += 1
                     entry_name = os.fsencode(entry.name)
                     if in_root and entry_name == ORPHANS_NAME:
                         continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Iterator
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, Credentials, InodeHandle, Node
@@ -179,11 +180,10 @@ class MemoryNames(MemoryBase):
         return self._node(self._inodes[directory.parent])
 
     @operation
-    def find(self, number: int) -> Node:
+    def search(self, number: int) -> Iterator[Node | None]:
         inode = self._inodes.get(number)
-        if inode is None or inode.meta.nlink == 0:
-            raise FsError(errno.ENOENT)
-        return self._node(inode)
+        found = None if inode is None or inode.meta.nlink == 0 else self._node(inode)
+        return iter((None, found))
 
     def _check_rename(
         self,

@@ -17,7 +17,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from server.storage import handles
+from server.storage import handles, local_search
 from server.storage.handles import HandleSigner, load_or_create_secret
 from server.storage.interface import StorageError, set_xattr
 from server.storage.local import LocalStorage
@@ -522,11 +522,22 @@ def test_nothing_outside_the_export_is_found_by_number_or_above(tmp_path: Path, 
     storage = LocalStorage(export, bytes(32))
     below = storage.lookup(storage.lookup(storage.root().handle, b"directory").handle, b"below")
     for path in (outside, outside / "secret", tmp_path):
-        with pytest.raises(FsError) as caught:
-            storage.find(path.stat().st_ino)
-        assert caught.value.errno == errno.ENOENT
+        assert not any(storage.search(path.stat().st_ino))
     (export / "directory").rename(outside / "directory")
     with pytest.raises(FsError) as caught:
         storage.parent(below.handle)
     assert caught.value.errno == errno.ESTALE
+    storage.close()
+
+
+def test_a_search_goes_in_steps(tmp_path: Path, as_root: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_search, "STEP_NAMES", 10)
+    for number in range(10):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}/file").touch()
+    storage = LocalStorage(tmp_path, bytes(32))
+    steps = list(storage.search((tmp_path / "d0/file").stat().st_ino))
+    assert steps[-1] is not None
+    assert not any(steps[:-1])
+    assert len(list(storage.search(2**63 - 1))) == 10
     storage.close()

@@ -1,0 +1,26 @@
+"""Files without a name at the server: nothing is left of those that nobody waits for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+from nfsfuse.protocol import messages as m
+from nfsfuse.protocol.types import Credentials
+from server.service.calls import Call, Quick
+from server.service.requests import HANDLERS
+from server.storage.memory import MemoryStorage
+
+
+def test_one_that_is_made_when_its_program_has_been_killed_is_gone() -> None:
+    """The call that makes it may be in a thread, and is not given up half-way."""
+    storage = MemoryStorage()
+    message = m.TmpFile(storage.root().handle, 0o600, Credentials(0, 0))
+    handling = HANDLERS[m.TmpFile](cast(Call, SimpleNamespace(storage=storage, message=message)))
+    step = next(handling)
+    assert isinstance(step, Quick)
+    step.call()
+    assert len(storage.orphans()) == 1
+    handling.close()
+    assert storage.orphans() == []
+    storage.check()
