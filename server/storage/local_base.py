@@ -102,7 +102,7 @@ class LocalBase:
         self._root = self._locator.adopt(root)
         self._cache.pin(self._root, always=True)
         self.file_size_max = file_size_max(root.number)
-        self.keeps_access_times = not os.fstatvfs(root.number).f_flag & os.ST_NOATIME
+        self.keeps_access_times = not os.fstatvfs(root.number).f_flag & (os.ST_NOATIME | os.ST_RDONLY)
         self._orphans = Orphans(root.number, self._root.handle, self._locator, claimable=secret is not None)
 
     def _dropped(self, inode: OpenInode) -> None:

@@ -125,7 +125,7 @@ def test_a_read_is_an_access_only_if_that_is_said(storage: Storage, file: InodeH
     storage.write(file, 0, b"content")
     before = storage.setattr(file, AttributeChanges(atime_ns=1, mtime_ns=2))
     assert storage.read(file, 0, 100) == b"content"
-    assert storage.read_nowait(file, 0, 7) == b"content"
+    assert storage.read_nowait(file, 0, 7) in (b"content", None)  # None: the filesystem cannot tell
     assert storage.getattr(file) == before
     storage.accessed(file)
     after = storage.getattr(file)
