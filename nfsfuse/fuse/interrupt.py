@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -132,10 +133,10 @@ class Interrupts:
             self._early[unique] = None
             if len(self._early) > EARLY_MAX:
                 del self._early[next(iter(self._early))]
-        elif running.any_signal:
+        elif running.any_signal or running.thread_id == 0:  # there is nothing to look at: see `_look`
             running.scope.cancel()
         else:
-            self._watched[unique] = _Watched(trio.current_time(), interrupted=True)
+            self._watched[unique] = _Watched(-math.inf, interrupted=True)
             self._watch_wanted.set()
 
     def flushes(self, unique: int) -> None:
