@@ -85,7 +85,7 @@ class Service:
         self.leases = Leases(options.lease_ms / 1000)
         self.sync_errors = SyncErrors()
         self.tokens = Tokens(self.sessions, storage.pin, storage.unpin, self.leases)
-        self.locks = Locks()
+        self.locks = Locks(self.leases)
         self.journal = recovered.journal
         self.driver = Driver(self.tokens, self.locks, self._disk, self.journal, self._acknowledged)
         self.recovery = Recovery(recovered.start, storage, self.tokens, self.locks, self._grace_over)
@@ -125,7 +125,11 @@ class Service:
             hello = await self._hello(link, peer)
             if hello is not None:
                 session = await self._welcome(link, hello)
-                await session.channel.serve(link)
+                try:
+                    await session.channel.serve(link)
+                finally:
+                    if not session.channel.connected:  # else by another already
+                        self.leases.disconnected(session.id)
         except ConnectionLost as exc:
             if session is None:
                 log.warning("%s: connection ended: %s", peer, exc)
@@ -315,7 +319,10 @@ class Service:
     def _fence_expired(self) -> None:
         for session in self.sessions.values():
             self.leases.heard(session.id, session.channel.heard_at)
-        expired = self.leases.expired(trio.current_time())
+        now = trio.current_time()
+        for session_id in self.locks.manager.in_the_way():
+            self.leases.wanted(session_id, now)
+        expired = self.leases.expired(now, self.locks.manager.has_locks)
         expired += [
             (session.id, f"{session.channel.kept_bytes} bytes are not acknowledged")
             for session in self.sessions.values()
