@@ -1,8 +1,8 @@
 """What a step costs, counted: the same on every machine, and on a busy one.
 
 Three things are added up: the bytecode instructions that are executed; what built-in functions go through, as
-far as it can be seen (`list.insert` moves pointers, of which many go in the time of one instruction, `list.index`
-looks at each element); and the memory that is taken meanwhile, as whatever copies a list or a set takes as much.
+far as it can be seen (`list.insert` moves pointers, of which many go in the time of one instruction;
+`list.index` looks at each element); and the memory that is taken, as whatever copies a list takes as much.
 """
 
 from __future__ import annotations

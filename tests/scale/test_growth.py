@@ -1,4 +1,4 @@
-"""A step costs about the same however much is held, dirty, listed, open or waits: its logarithm more at most."""
+"""A step costs about the same however much is held, dirty, listed, open or waits: at most its logarithm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FEW_CLIENT, FEW_SERVER, FEW_SLOW = 1200, 120, 24
 
 LINEAR: Final = {
     # world: why a step may look at all of them
-    "holders of pages of a file: one passes on": "sessions with extents of their own in one file: each is asked "
+    "holders of pages of a file: one passes on": "each session with something EXCLUSIVE in the file is asked "
     "whether it is in the way. They are as many as clients that write to one file at the same time",
-    "writers that wait for a page: one comes and goes": "every request that waits for one key is looked at once "
-    "when something of the key ends. A client has at most REQUESTS_IN_FLIGHT_MAX",
+    "writers that wait for a page: one comes and goes": "every request that waits for one key is looked at "
+    "once when something of the key ends. A client has at most REQUESTS_IN_FLIGHT_MAX",
     "readers that wait for a page: one comes and goes": "likewise",
     "waiters for other pages: one comes and goes": "likewise",
     "writers that wait for a page: their turn": "likewise",
