@@ -58,6 +58,36 @@ class Request:
         )
 
 
+_SEVERAL: Final = SessionId(b"several sessions")
+
+
+class Claims:
+    """What requests ask for, all together: whether one more conflicts with any of them."""
+
+    def __init__(self) -> None:
+        self._of_mode: dict[TokenMode, IntervalMap[SessionId]] = {}
+
+    def add(self, request: Request) -> None:
+        """One more asks."""
+        claims = self._of_mode.setdefault(request.mode, IntervalMap())
+        for start, end in request.ranges:
+            for low, high, session in claims.overlapping(start, end):
+                if session != request.session:
+                    claims.set(low, high, _SEVERAL)
+            for low, high in claims.gaps(start, end):
+                claims.set(low, high, request.session)
+
+    def conflict_with(self, request: Request) -> bool:
+        """Whether *request* has to wait for any that ask."""
+        return any(
+            session != request.session
+            for mode, claims in self._of_mode.items()
+            if not COMPATIBLE[request.mode, mode]
+            for start, end in request.ranges
+            for _, _, session in claims.overlapping(start, end)
+        )
+
+
 class Holder:
     """What one session has to do with one resource."""
 

@@ -29,7 +29,7 @@ from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
 from server.machines.token_effects import Effect, Granted, Recall, Refused
-from server.machines.token_state import Holder, Request, ResourceTokens
+from server.machines.token_state import Claims, Holder, Request, ResourceTokens
 from server.machines.token_table import Key, TokenTable
 
 
@@ -260,23 +260,15 @@ class TokenManager(TokenTable):
         granted since is asked for by `settle`."""
         effects: list[Effect] = []
         touched = {session: None}
-        ahead: list[Request] = []
-        firsts: dict[tuple[tuple[Interval, ...], TokenMode], list[SessionId]] = {}
+        ahead = Claims()
         for request in list(state.waiting.values()):
-            # Of many that wait for the same, two of different sessions are in everybody's way that any of them
-            # is: one of the two is another's.
-            writers = firsts.get((request.ranges, TokenMode.EXCLUSIVE), ())
-            if not request.urgent and len(writers) == 2:
-                continue
-            if state.grantable(request, ahead):
+            behind = not request.urgent and ahead.conflict_with(request)
+            if not behind and state.grantable(request, ()):
                 self._unqueue(state, request.ticket)
                 effects.append(self._grant(state, request))
                 touched[request.session] = None
-                continue
-            sessions = firsts.setdefault((request.ranges, request.mode), [])
-            if len(sessions) < 2 and request.session not in sessions:
-                sessions.append(request.session)
-                ahead.append(request)
+            else:
+                ahead.add(request)
         for each in touched:
             holder = state.holders.get(each)
             if holder is None:
