@@ -141,8 +141,8 @@ class DirectoryCache:
             self._keep(cookie, entries, end)
 
     def _keep(self, cookie: int, entries: tuple[Listed, ...], end: bool) -> None:
-        """Remember what follows *cookie*, as far as it is not known: no name is to be in two pieces, or a
-        program that goes where no listing has led would have the same names remembered again and again."""
+        """Remember what follows *cookie*, as far as it is not known. No name is to be in two pieces: a program
+        that goes where no listing has led would have the same names remembered again."""
         if cookie not in self._listing:
             if entries and self._place(entries[0][1]) is not None:
                 return

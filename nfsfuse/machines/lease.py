@@ -46,6 +46,7 @@ class Lease:
         self.renewed_at = sent_at
         self.suspended = False
         self._heartbeat_at: float | None = None  # when one was sent that is not answered
+        self._advanced_at = sent_at
 
     def renew(self, sent_at: float, now: float) -> bool:
         """The server has what was sent at *sent_at*; whether that ends a suspension."""
@@ -66,9 +67,13 @@ class Lease:
         self._heartbeat_at = None
 
     def advance(self, now: float, *, connected: bool, heard_at: float) -> list[Do]:
-        """What is to be done now. *heard_at* is when something last arrived."""
+        """What is to be done now. *heard_at* is when something last arrived. If this comes late, the client
+        itself did nothing meanwhile (stopped, or busy): the answer may be there, and has still to be read."""
         done = []
         patience = self.seconds * HEARTBEAT_AT
+        late, self._advanced_at = now - self._advanced_at >= patience, now
+        if late and self._heartbeat_at is not None:
+            self._heartbeat_at = max(self._heartbeat_at, now - patience / 2)
         if not self.suspended and now >= self._suspends_at:
             self.suspended = True
             done.append(Do.SUSPEND)

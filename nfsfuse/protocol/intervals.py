@@ -68,6 +68,8 @@ class IntervalMap(Generic[V]):
 
     def first(self, start: int, end: int) -> Interval | None:
         """The first interval that meets ``[start, end)``, cut to it."""
+        if start >= end:
+            return None
         starts, ends = self._starts, self._ends
         index = bisect_right(ends, start)
         while index < len(starts) and starts[index] < end:  # twice at most

@@ -142,6 +142,27 @@ class LockManager:
         found = space and space.held.first_in_the_way(Party(session, owner), mode, span.start, span.end)
         return HeldLock(found.start, found.end, found.mode, found.pid) if found else None
 
+    def holders_in_the_way(
+        self, session: SessionId, inode: InodeHandle, owner: LockOwner, kind: LockKind, mode: LockMode,
+        start: int, end: int,
+    ) -> set[SessionId]:  # fmt: skip
+        """Whose locks conflict with that."""
+        span = WHOLE_FILE if kind is LockKind.FLOCK else LockRange(start, end)
+        space = self._spaces.get((inode, kind))
+        if space is None:
+            return set()
+        return {p.session for p in space.held.in_the_way(Party(session, owner), mode, span.start, span.end)}
+
+    def in_the_way(self) -> set[SessionId]:
+        """Sessions for whose locks somebody waits: at least one of those that each waits for."""
+        blockers = (waiter.blocker for waiter in self._waiting.values())
+        return {blocker.session for blocker in blockers if isinstance(blocker, Party)}
+
+    def has_locks(self, session: SessionId) -> bool:
+        """Whether *session* holds any."""
+        usage = self._ledger.sessions.get(session)
+        return usage is not None and usage.locks > 0
+
     # -- the ends of files, processes and sessions -----------------------------------------------------------
 
     def flush(self, session: SessionId, inode: InodeHandle, owner: LockOwner) -> list[Effect]:

@@ -33,6 +33,10 @@ scattered pages come near it. Beyond it the server recalls half of them, and the
 wait until it has acknowledged: it may always be asked to give up a cache, so nothing has to fail."""
 
 
+FEW_EXTENTS: Final = 16
+"""Extents that are looked through to see whether any of them is EXCLUSIVE."""
+
+
 @record(frozen=True, slots=True)
 class Request:
     """*ranges* (disjoint, ascending) of the resource wanted at *mode*: by the session, or, if *transient*, by
@@ -51,6 +55,36 @@ class Request:
             self.session != other.session
             and not COMPATIBLE[self.mode, other.mode]
             and any(a < d and c < b for a, b in self.ranges for c, d in other.ranges)
+        )
+
+
+_SEVERAL: Final = SessionId(b"several sessions")
+
+
+class Claims:
+    """What requests ask for, all together: whether one more conflicts with any of them."""
+
+    def __init__(self) -> None:
+        self._of_mode: dict[TokenMode, IntervalMap[SessionId]] = {}
+
+    def add(self, request: Request) -> None:
+        """One more asks."""
+        claims = self._of_mode.setdefault(request.mode, IntervalMap())
+        for start, end in request.ranges:
+            for low, high, session in claims.overlapping(start, end):
+                if session != request.session:
+                    claims.set(low, high, _SEVERAL)
+            for low, high in claims.gaps(start, end):
+                claims.set(low, high, request.session)
+
+    def conflict_with(self, request: Request) -> bool:
+        """Whether *request* has to wait for any that ask."""
+        return any(
+            session != request.session
+            for mode, claims in self._of_mode.items()
+            if not COMPATIBLE[request.mode, mode]
+            for start, end in request.ranges
+            for _, _, session in claims.overlapping(start, end)
         )
 
 
@@ -119,13 +153,18 @@ class Holder:
 class ResourceTokens:
     """All state of one (inode, resource)."""
 
-    __slots__ = ("extents_max", "handle", "holders", "resource", "transients", "waiting")
+    __slots__ = (
+        "extents_max", "flying", "handle", "holders", "resource", "strong", "transients", "waiting",
+    )  # fmt: skip
 
     def __init__(self, handle: InodeHandle, resource: Resource, extents_max: int) -> None:
         self.handle = handle
         self.resource = resource
         self.extents_max = extents_max
         self.holders: dict[SessionId, Holder] = {}
+        self.strong: dict[SessionId, None] = {}
+        """Those that may hold something EXCLUSIVE. All others are in no reader's way, however many they are."""
+        self.flying: dict[int, SessionId] = {}  # tickets: whose grants are in flight
         self.transients: dict[int, Request] = {}
         self.waiting: dict[int, Request] = {}  # in the order of arrival
 
@@ -138,10 +177,29 @@ class ResourceTokens:
 
     def granted_with(self, ticket: int) -> tuple[SessionId, Holder]:
         """Whose grant of *ticket* is in flight."""
-        for session, holder in self.holders.items():
-            if ticket in holder.in_flight:
-                return session, holder
-        raise AssertionError(f"{ticket} is not in flight")
+        session = self.flying[ticket]
+        return session, self.holders[session]
+
+    def strengthen(self, session: SessionId, start: int, end: int, mode: TokenMode) -> None:
+        """*session* holds all of the range at *mode*, or as strong as before."""
+        self.holders[session].strengthen(start, end, mode)
+        if mode is TokenMode.EXCLUSIVE:
+            self.strong[session] = None
+
+    def reduce(self, session: SessionId, start: int, end: int, keep: TokenMode) -> None:
+        """*session* holds nothing in the range that is stronger than *keep*."""
+        holder = self.holders[session]
+        holder.reduce(start, end, keep)
+        # One with many extents is looked at again when it has few: to look at all of them takes its time.
+        few = session in self.strong and len(holder.tokens) <= FEW_EXTENTS
+        if few and all(held is not TokenMode.EXCLUSIVE for _, _, held in holder.tokens):
+            del self.strong[session]
+
+    def may_be_in_the_way(self, mode: TokenMode) -> dict[SessionId, Holder]:
+        """The holders of which any may have something that *mode* conflicts with."""
+        if mode is TokenMode.EXCLUSIVE:
+            return self.holders
+        return {session: self.holders[session] for session in self.strong}
 
     def is_held_already(self, request: Request) -> bool:
         """Whether *request* asks only for what its session holds and is not being asked to give up."""
@@ -170,7 +228,7 @@ class ResourceTokens:
         return not self._conflicts_with_held(request)
 
     def _conflicts_with_held(self, request: Request) -> bool:
-        for other, holder in self.holders.items():
+        for other, holder in self.may_be_in_the_way(request.mode).items():
             if other != request.session and holder.is_in_the_way(request):
                 return True
         return False
@@ -212,8 +270,9 @@ class ResourceTokens:
             start, end = self._largest(request.session, start, end, request.mode)
             wider = Request(request.ticket, request.session, ((start, end),), request.mode, False)
             assert not self._conflicts_with_held(wider), f"K0: {self.token(start, end, request.mode)}"
-            holder.strengthen(start, end, request.mode)
+            self.strengthen(request.session, start, end, request.mode)
         holder.in_flight[request.ticket] = (start, end)
+        self.flying[request.ticket] = request.session
         tokens = tuple(self.token(*piece) for piece in holder.tokens.overlapping(start, end))
         return Granted(request.ticket, tokens)
 
@@ -228,7 +287,7 @@ class ResourceTokens:
                 low = max(low, min(stop, start))
             if stop > end:
                 high = min(high, max(begin, end))
-        for other, holder in self.holders.items():
+        for other, holder in self.may_be_in_the_way(mode).items():
             if other == session:
                 continue
             for _, stop, held in reversed(holder.tokens.overlapping(low, start)):
@@ -307,6 +366,12 @@ class ResourceTokens:
             for other, begin, stop, held in claims[:index]:
                 if other != session and begin < end and start < stop:
                     assert COMPATIBLE[mode, held], ("K0", claims)
+        assert self.strong.keys() <= self.holders.keys()
+        for session, holder in self.holders.items():
+            if session not in self.strong:
+                assert all(held is not TokenMode.EXCLUSIVE for _, _, held in holder.tokens), session
+        in_flight = {ticket: session for session, holder in self.holders.items() for ticket in holder.in_flight}
+        assert in_flight == self.flying
         ahead: list[Request] = []
         for request in self.waiting.values():
             assert request.ticket in self.holders[request.session].waiting

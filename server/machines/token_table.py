@@ -115,6 +115,7 @@ class TokenTable:
 
     def _remove_holder(self, state: ResourceTokens, session: SessionId) -> None:
         del state.holders[session]
+        state.strong.pop(session, None)
         keys = self._sessions[session]
         del keys[state.handle, state.resource]
         if not keys:

@@ -29,7 +29,7 @@ from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
 from server.machines.token_effects import Effect, Granted, Recall, Refused
-from server.machines.token_state import Holder, Request, ResourceTokens
+from server.machines.token_state import Claims, Holder, Request, ResourceTokens
 from server.machines.token_table import Key, TokenTable
 
 
@@ -116,10 +116,14 @@ class TokenManager(TokenTable):
         if state is None:
             return []
         session, holder = state.granted_with(ticket)
-        del holder.in_flight[ticket]
+        del holder.in_flight[ticket], state.flying[ticket]
         effects: list[Effect] = []
+        asked: set[tuple[tuple[Interval, ...], TokenMode]] = set()
         for request in state.waiting.values():
-            effects += self._recall_for(state, request, {session: holder})
+            what = request.ranges, request.mode  # many wait for the same
+            if request.session != session and what not in asked:
+                asked.add(what)
+                effects += self._recall_for(state, request, {session: holder})
         effects += self._trim(state, session)
         if not holder:
             self._remove_holder(state, session)
@@ -133,8 +137,8 @@ class TokenManager(TokenTable):
         state = self._ended(ticket, "finished", transient=True)
         if state is None:
             return []
-        del state.transients[ticket]
-        return self._advance(state)
+        request = state.transients.pop(ticket)
+        return self._advance(state, request.session)
 
     def cancel(self, ticket: int) -> list[Effect]:
         """The request *ticket* is given up if it is still waiting; it will not be answered. Its recalls stay
@@ -144,8 +148,9 @@ class TokenManager(TokenTable):
             return []
         self._note(key[0], ("cancelled", ticket))
         state = self._states[key]
+        session = state.waiting[ticket].session
         self._unqueue(state, ticket)
-        return self._advance(state)
+        return self._advance(state, session)
 
     # --- sessions ----------------------------------------------------------------------------------------
 
@@ -183,11 +188,12 @@ class TokenManager(TokenTable):
             holder = state.holders[session]
             for ticket in (*holder.waiting, *holder.in_flight):
                 state.waiting.pop(ticket, None)
+                state.flying.pop(ticket, None)
                 del self._tickets[ticket]
             for recall_id in holder.recalls:
                 del self._recalls[recall_id]
             self._remove_holder(state, session)
-        return [effect for state in states for effect in self._advance(state)]
+        return [effect for state in states for effect in self._advance(state, session)]
 
     def reclaim(self, session: SessionId, token: Token) -> bool:
         """Hold *token* again, as before the server's restart. False, and nothing has changed, if that would
@@ -205,7 +211,8 @@ class TokenManager(TokenTable):
         if not state.grantable(request, state.waiting.values()):
             return False  # somebody is in the way, so the state was not made for this and stays
         self._note(token.handle, ("reclaimed", session, token))
-        self._holder(state, session).strengthen(token.start, token.end, token.mode)
+        self._holder(state, session)
+        state.strengthen(session, token.start, token.end, token.mode)
         return True
 
     # --- inside ------------------------------------------------------------------------------------------
@@ -222,32 +229,39 @@ class TokenManager(TokenTable):
         state.enqueue(request)
         self._holder(state, request.session).waiting.add(request.ticket)
         self._tickets[request.ticket] = (state.handle, state.resource)
-        return [*self._recall_for(state, request, state.holders), *self._trim(state, request.session)]
+        holders = state.may_be_in_the_way(request.mode)
+        return [*self._recall_for(state, request, holders), *self._trim(state, request.session)]
 
     def _unqueue(self, state: ResourceTokens, ticket: int) -> None:
         request = state.waiting.pop(ticket)
         state.holders[request.session].waiting.remove(ticket)
         del self._tickets[ticket]
 
-    def _advance(self, state: ResourceTokens) -> list[Effect]:
-        """Something has ended: grant what has become grantable.
+    def _advance(self, state: ResourceTokens, session: SessionId) -> list[Effect]:
+        """Something of *session* has ended: grant what has become grantable.
 
         One pass in order of arrival is enough: a grant never makes another request grantable. And nothing
         has become recallable: for what was held when a request came it was asked then, and what was
         granted since is asked for by `settle`."""
         effects: list[Effect] = []
-        ahead: list[Request] = []
+        touched = {session: None}
+        ahead = Claims()
         for request in list(state.waiting.values()):
-            if state.grantable(request, ahead):
+            behind = not request.urgent and ahead.conflict_with(request)
+            if not behind and state.grantable(request, ()):
                 self._unqueue(state, request.ticket)
                 effects.append(self._grant(state, request))
+                touched[request.session] = None
             else:
-                ahead.append(request)
-        for session, holder in list(state.holders.items()):
+                ahead.add(request)
+        for each in touched:
+            holder = state.holders.get(each)
+            if holder is None:
+                continue
             if state.has_too_many(holder):
-                effects += self._trim(state, session)
+                effects += self._trim(state, each)
             elif not holder:
-                self._remove_holder(state, session)
+                self._remove_holder(state, each)
         self._forget_if_idle(state)
         return effects
 
@@ -278,9 +292,9 @@ class TokenManager(TokenTable):
             key = (token.handle, token.resource)
             state = self._states.get(key)
             if state is not None and session in state.holders:
-                state.holders[session].reduce(token.start, token.end, token.mode)
+                state.reduce(session, token.start, token.end, token.mode)
                 touched[key] = state
-        return [effect for state in touched.values() for effect in self._advance(state)]
+        return [effect for state in touched.values() for effect in self._advance(state, session)]
 
     def _ended(self, ticket: int, how: str, *, transient: bool) -> ResourceTokens | None:
         key = self._tickets.get(ticket)

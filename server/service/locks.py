@@ -6,6 +6,7 @@ out in the order given, and requests that have to wait are waited for, each in i
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
 from typing import Final, assert_never
@@ -16,6 +17,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import REQUESTS_IN_FLIGHT_MAX
 from nfsfuse.protocol.messages import Message
+from server.machines.leases import Leases
 from server.machines.lock_effects import Denied, Effect
 from server.machines.lock_limits import LockLimits
 from server.machines.locks import LockManager
@@ -40,6 +42,11 @@ class LockWaiting:
     def decided(self) -> bool:
         """Whether the request has been granted or denied."""
         return self._decided.is_set()
+
+    @property
+    def denied(self) -> int | None:
+        """The errno with which it was."""
+        return self._denied
 
     def decide(self, effect: Effect) -> None:
         """The manager's decision."""
@@ -68,7 +75,8 @@ class LockWaiting:
 class Locks:
     """The one lock manager of a service."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
         self.manager = LockManager(LockLimits(waiters_per_session=WAITERS_PER_SESSION_MAX))
         self._tickets = itertools.count(1)
         self._undecided: dict[int, LockWaiting] = {}
@@ -79,7 +87,10 @@ class Locks:
             case m.SetLock():
                 return self._set(session, message)
             case m.GetLock(handle=handle, owner=owner, kind=kind, mode=mode, start=start, end=end):
-                return m.LockFound(self.manager.test(session.id, handle, owner, kind, mode, start, end))
+                found = self.manager.test(session.id, handle, owner, kind, mode, start, end)
+                if found is not None:
+                    self._wants(session, message)
+                return m.LockFound(found)
             case m.FlushLocks(handle=handle, owner=owner):
                 self._carry_out(self.manager.flush(session.id, handle, owner))
             case m.ReleaseLocks(handle=handle, open_file=open_file, owner=releasing):
@@ -97,7 +108,19 @@ class Locks:
                 ticket,
             )
         )  # fmt: skip
-        return waiting.result() if waiting.decided else waiting
+        if not waiting.decided:
+            return waiting
+        if waiting.denied == errno.EAGAIN:
+            self._wants(session, r)
+        return waiting.result()
+
+    def _wants(self, session: Session, r: m.SetLock | m.GetLock) -> None:
+        """*session* is kept from a lock, and does not wait for it."""
+        now = trio.current_time()
+        for other in self.manager.holders_in_the_way(
+            session.id, r.handle, r.owner, r.kind, r.mode, r.start, r.end
+        ):
+            self._leases.wanted(other, now)
 
     def _cancelled(self, ticket: int) -> None:
         self._carry_out(self.manager.cancel(ticket))

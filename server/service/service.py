@@ -89,7 +89,7 @@ class Service:
         self.open_counts = OpenCounts()
         self.growths = Growths(self.sessions, self.open_counts, self.leases)
         self.tokens = Tokens(self.sessions, storage.pin, self._unpin, self.leases)
-        self.locks = Locks()
+        self.locks = Locks(self.leases)
         self.journal = recovered.journal
         self.driver = Driver(
             self.tokens, self.locks, self.growths, self._disk, self.journal, self._acknowledged
@@ -131,7 +131,11 @@ class Service:
             hello = await self._hello(link, peer)
             if hello is not None:
                 session = await self._welcome(link, hello)
-                await session.channel.serve(link)
+                try:
+                    await session.channel.serve(link)
+                finally:
+                    if not session.channel.connected:  # else by another already
+                        self.leases.disconnected(session.id)
         except ConnectionLost as exc:
             if session is None:
                 log.warning("%s: connection ended: %s", peer, exc)
@@ -324,7 +328,10 @@ class Service:
     def _fence_expired(self) -> None:
         for session in self.sessions.values():
             self.leases.heard(session.id, session.channel.heard_at)
-        expired = self.leases.expired(trio.current_time())
+        now = trio.current_time()
+        for session_id in self.locks.manager.in_the_way():
+            self.leases.wanted(session_id, now)
+        expired = self.leases.expired(now, self.locks.manager.has_locks)
         expired += [
             (session.id, f"{session.channel.kept_bytes} bytes are not acknowledged")
             for session in self.sessions.values()

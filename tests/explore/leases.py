@@ -1,7 +1,9 @@
 """One client's lease, and the server's view of it, in ticks: every way in which time, messages and losses go.
 
 The client counts from the sending of what the server has acknowledged, on a clock that may be slower than the
-server's; the server from the arrival of what it hears. A message takes as long as it likes, or is lost.
+server's; the server from the arrival of what it hears. A message takes as long as it likes, or is lost. The
+connection ends and begins again, and somebody else may want what the client holds, at any time; a client that
+is heard of has given it up.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 
 from nfsfuse.machines.lease import Lease
 from nfsfuse.protocol.types import SessionId
@@ -42,6 +45,7 @@ class TwoLeases:
         self.lease = Lease(LEASE, 0.0)
         self.leases = Leases(LEASE)
         self.leases.opened(SESSION, 0.0)
+        self.leases.resumed(SESSION, 0.0)
 
     def _client_time(self, tick: int) -> float:
         return tick * self.client_rate
@@ -54,6 +58,15 @@ class TwoLeases:
             found.append(("the server hears", self._heard))
         if self.down:
             found.append(("the client is answered", self._answered))
+        if not self.fenced:
+            lease = self.leases._leases[SESSION]
+            if lease.connected:
+                found.append(("the connection ends", lambda: self.leases.disconnected(SESSION)))
+            else:
+                found.append(("there is a connection", self._connected))
+            if not lease.recalls:
+                wants = partial(self.leases.recalled, SESSION, 1, self.now)
+                found.append(("somebody wants what the client holds", wants))
         if self.up or self.down:
             found.append(("everything under way is lost", self._lost))
         return found
@@ -62,13 +75,18 @@ class TwoLeases:
         self.now += 1
         now = self._client_time(self.now)
         self.lease.advance(now, connected=False, heard_at=now)
-        if not self.fenced and self.leases.expired(self.now):
+        if not self.fenced and self.leases.expired(self.now, lambda _: False):
+            assert self.leases._leases[SESSION].recalls, "it is fenced although nobody wants anything"
             self.fenced = True
+
+    def _connected(self) -> None:
+        self.leases._leases[SESSION].connected = True  # what is heard over it comes by `_heard`
 
     def _heard(self) -> None:
         sent_at = self.up.pop(0)
         if not self.fenced:
             self.leases.heard(SESSION, self.now)
+            self.leases.answered(SESSION, 1)
             if len(self.down) < UNDER_WAY_MAX:
                 self.down.append(sent_at)
 
@@ -89,10 +107,12 @@ class TwoLeases:
         def age(tick: float) -> float:
             return min(self.now - tick, OLD)
 
-        heard = self.leases._leases[SESSION].heard_at
+        lease = self.leases._leases[SESSION]
+        heard, asked = lease.heard_at, lease.recalls.get(1, -math.inf)
         renewed = self.lease.renewed_at / self.client_rate
         under_way = tuple(map(age, self.up)), tuple(map(age, self.down))
-        return self.fenced, self.lease.suspended, age(heard), round(age(renewed), 6), under_way
+        ages = age(heard), age(asked), round(age(renewed), 6)
+        return self.fenced, self.lease.suspended, lease.connected, ages, under_way
 
 
 @dataclass

@@ -95,7 +95,7 @@ class DyingServer:
         self._tokens = Tokens(
             {CLIENT.id: self.session}, self.storage.pin, self.storage.unpin, Leases(lease_seconds=10)
         )
-        self._driver = Driver(self._tokens, Locks(), _InlineDisk(), self.journal, lambda session: 0)
+        self._driver = Driver(self._tokens, Locks(Leases(10.0)), _InlineDisk(), self.journal, lambda session: 0)
 
     def request(self, number: int, message: Message, payload: bytes = b"") -> Outcome:
         """Handle a request: as asked for the first time, or again."""

@@ -18,7 +18,7 @@ V = TypeVar("V")
 assert set(IntervalMap.__slots__) == {"_starts", "_ends", "_values", "_leaves", "_count"}
 assert set(Holder.__slots__) == {"tokens", "in_flight", "recalls", "trimming", "waiting"}
 assert set(ResourceTokens.__slots__) == {
-    "handle", "resource", "extents_max", "holders", "transients", "waiting",
+    "handle", "resource", "extents_max", "holders", "transients", "waiting", "strong", "flying",
 }  # fmt: skip
 assert set(vars(TokenManager())) == {
     "_extents_max", "_states", "_sessions", "_tickets", "_recalls", "_next_recall", "_events",
@@ -47,6 +47,8 @@ def copy_holder(old: Holder) -> Holder:
 def copy_state(old: ResourceTokens) -> ResourceTokens:
     new = ResourceTokens(old.handle, old.resource, old.extents_max)
     new.holders = {session: copy_holder(holder) for session, holder in old.holders.items()}
+    new.strong = dict(old.strong)
+    new.flying = dict(old.flying)
     new.transients = dict(old.transients)
     new.waiting = dict(old.waiting)
     return new

@@ -24,8 +24,17 @@ def test_a_heartbeat_is_due_after_a_third_and_the_connection_given_up_after_two(
     lease = Lease(SECONDS, 100.0)
     assert lease.advance(102.9, connected=True, heard_at=100.0) == []
     assert lease.advance(103.0, connected=True, heard_at=100.0) == [Do.HEARTBEAT]
+    assert lease.advance(104.5, connected=True, heard_at=100.0) == []
     assert lease.advance(105.9, connected=True, heard_at=100.0) == []
     assert lease.advance(106.0, connected=True, heard_at=100.0) == [Do.RECONNECT]
+
+
+def test_a_client_that_did_nothing_for_long_has_still_to_read_the_answer():
+    lease = Lease(SECONDS, 100.0)
+    assert lease.advance(103.0, connected=True, heard_at=100.0) == [Do.HEARTBEAT]
+    assert lease.advance(120.0, connected=True, heard_at=100.0) == [Do.SUSPEND], "and not a new connection"
+    assert lease.advance(121.4, connected=True, heard_at=100.0) == []
+    assert lease.advance(121.5, connected=True, heard_at=100.0) == [Do.RECONNECT]
 
 
 def test_whatever_arrives_shows_that_the_connection_works():

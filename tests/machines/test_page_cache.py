@@ -248,3 +248,17 @@ def test_guarded_a_store_into_a_block_that_holds_nothing_is_a_crash() -> None:
 
 def test_unguarded_nothing_crashes() -> None:
     assert not crashed(slip("no guard", WRITE_BACK, 0))
+
+
+def test_what_is_gathered_ends_where_it_is_asked_to() -> None:
+    """In the middle of a dirty extent: an empty one was found there, and a server refuses that."""
+    pages = PageCache(1 << 20, guard=True).file()
+    pages.write(0, bytes(100), 0.0)
+    pages.write(200, bytes(100), 0.0)
+    assert pages.gather(0, 250, 1 << 20, 10) == [(0, 100), (200, 250)]
+    assert pages.gather(0, 300, 150, 10) == [(0, 100), (200, 250)]
+    assert pages.gather(0, 300, 1 << 20, 1) == [(0, 100)]
+    assert pages.gather(250, 250, 1 << 20, 10) == []
+    pages.end_write_back(pages.begin_write_back(0, 100), clean=False)
+    assert pages.gather(0, 300, 1 << 20, 10) == [(0, 100)], "alone: it would take the other with it"
+    assert pages.gather(0, 300, 1 << 20, 10, again=False) == [(200, 300)]

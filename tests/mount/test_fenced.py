@@ -208,3 +208,41 @@ def test_a_program_that_waits_for_the_server_can_be_killed_and_others_go_on_when
         proxy.accept()
         reader.join(30)
         assert got == [b"x" * PAGE]
+
+
+@pytest.mark.parametrize("how", ["stopped", "half-open", "unreachable"])
+def test_who_keeps_nobody_waiting_loses_nothing_however_long_it_is_silent(
+    rig: Rig, server: Server, how: str
+) -> None:
+    """A daemon that is busy, or without its server, for longer than the lease, with data not written back."""
+    (server.export / "written").write_bytes(b"old" * PAGE)
+    (server.export / "elsewhere").mkdir()
+    with Proxy(rig, server.address) as proxy:
+        away, other = rig.mount(server, address=proxy.address), rig.mount(server)
+        daemon = rig.daemon_of(away)
+        with (away / "written").open("r+b", buffering=0) as file:
+            file.write(b"while alone")
+            if how == "stopped":
+                os.kill(daemon, signal.SIGSTOP)
+            else:
+                proxy.refuse()
+                if how == "half-open":
+                    proxy.swallow()
+                else:
+                    proxy.cut()
+            try:
+                (other / "elsewhere" / "new").write_bytes(b"of somebody else")
+                time.sleep(FENCED_AFTER + 2 * SLACK_SECONDS)
+            finally:
+                if how == "stopped":
+                    os.kill(daemon, signal.SIGCONT)
+                else:
+                    proxy.cut()
+                    proxy.let_pass()
+                    proxy.accept()
+            assert errno_of(os.fsync, file.fileno()) == 0
+        for mount in (away, other, server.export):
+            assert (mount / "written").read_bytes()[:11] == b"while alone"
+            assert (mount / "elsewhere" / "new").read_bytes() == b"of somebody else"
+        assert "fenced" not in server.log.read_text()
+        assert "lost with the session" not in rig.log_of(away).read_text()

@@ -48,9 +48,8 @@ def test_agrees_with_a_dictionary_of_points(changes, start, end):
     missing = {p for low, high in intervals.gaps(start, end) for p in range(low, high)}
     assert missing == set(range(start, end)) - set(points)
     assert intervals.covers(start, end) == (not missing)
-    if start < end:
-        found = intervals.overlapping(start, end)
-        assert intervals.first(start, end) == (found[0][:2] if found else None)
+    found = intervals.overlapping(start, end) if start < end else []
+    assert intervals.first(start, end) == (found[0][:2] if found else None)
     assert len(intervals) == len(list(intervals))
     for point in range(POINTS):
         around = [(low, high) for low, high, _ in intervals if low <= point < high]

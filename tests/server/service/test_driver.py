@@ -49,7 +49,7 @@ class World:
         self.log = MemoryLog()
         self.journal = Journal(self.log)
         self.journal.begin([])
-        self.driver = Driver(self.tokens, Locks(), self.disk, self.journal, lambda session: 0)
+        self.driver = Driver(self.tokens, Locks(Leases(10.0)), self.disk, self.journal, lambda session: 0)
 
     def call(self, session: bytes = b"one", number: int = 1) -> Call:
         class Somebody:

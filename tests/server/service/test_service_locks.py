@@ -12,6 +12,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId, SessionId
+from server.machines.leases import Leases
 from server.service.locks import WAITERS_PER_SESSION_MAX, Locks, LockWaiting
 from tests.helpers.service import Client, serving
 
@@ -123,7 +124,7 @@ class _Party:
 
 async def test_a_grant_that_comes_between_cancellation_and_its_delivery_is_answered():
     """Its lock would be nobody's otherwise: the client was told EINTR."""
-    locks, one, two = Locks(), _Party(1), _Party(2)
+    locks, one, two = Locks(Leases(10.0)), _Party(1), _Party(2)
     assert locks.begin(one, lock(WRITE)) == m.Done()  # type: ignore[arg-type]
     waiting = locks.begin(two, lock(WRITE, wait=True))  # type: ignore[arg-type]
     assert isinstance(waiting, LockWaiting)
