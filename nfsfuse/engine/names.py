@@ -104,7 +104,7 @@ class Names:
         if inode is None:
             return Absent(lasting=True)
         assert inode.attributes.known is not None
-        lasting = self._name_drops.may_be_believed((directory.inode.handle, name), thread)
+        lasting = self._name_drops.may_be_believed((directory.inode.handle, name), inode.handle, thread)
         return self.told(inode, inode.attributes.known, lasting=lasting)
 
     async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
@@ -138,7 +138,7 @@ class Names:
             lasting = cache.find(name) == reply.node.handle
             if not lasting:
                 self._name_drops.told(directory, name, inode)
-            lasting &= self._name_drops.may_be_believed((directory.inode.handle, name), thread)
+            lasting &= self._name_drops.may_be_believed((directory.inode.handle, name), inode.handle, thread)
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
     def _verdict(
