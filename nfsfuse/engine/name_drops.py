@@ -91,7 +91,7 @@ class NameDrops:
         self._ended = trio.lowlevel.ParkingLot()
         self.nursery: trio.Nursery | None = None
         self.doubts = Doubts()
-        self._lately: dict[Place, float] = {}  # names that were expired, and when
+        self._lately: dict[Place, tuple[float, InodeHandle]] = {}  # names expired: when, and what they led to
         self._purged = trio.lowlevel.ParkingLot()
         self._certain = trio.lowlevel.ParkingLot()
 
@@ -197,21 +197,22 @@ class NameDrops:
 
     # --- what was expired, and may be believed again ---
 
-    def _expired(self, place: Place) -> None:
+    def _expired(self, place: Place, led_to: InodeHandle) -> None:
         self._lately.pop(place, None)
-        self._lately[place] = trio.current_time()
+        self._lately[place] = trio.current_time(), led_to
         if len(self._lately) > EXPIRED_MAX:
             del self._lately[next(iter(self._lately))]
 
-    def may_be_believed(self, place: Place, thread: int) -> bool:
-        """Whether *thread* may be told to believe a name. Who asks for one that the kernel has had takes the
-        answer in without a lock (fuse_dentry_revalidate() in fs/fuse/dir.c), so it can undo an expiry that has
-        been faster. Where others want the name it is asked for each time until they have not for a while."""
-        at = self._lately.get(place)
-        if at is not None and trio.current_time() - at > EXPIRED_SECONDS:
+    def may_be_believed(self, place: Place, found: InodeHandle, thread: int) -> bool:
+        """Whether *thread* may be told to believe that a name leads to *found*. Who asks for one that the
+        kernel has had takes the answer in without a lock (fuse_dentry_revalidate() in fs/fuse/dir.c), so it
+        can undo an expiry that has been faster. Where others want the name it is asked for each time until
+        they have not for a while."""
+        when, led_to = self._lately.get(place, (0.0, None))
+        if led_to is not None and trio.current_time() - when > EXPIRED_SECONDS:
             del self._lately[place]
-            at = None
-        return at is None and not self.doubts.was_told(thread)
+            led_to = None
+        return led_to != found and not self.doubts.was_told(thread)
 
     # --- doubts ---
 
@@ -234,7 +235,7 @@ class NameDrops:
         dropped = trio.Event()
         doubt: Doubt | None = None
         if isinstance(leads_to, bytes):
-            self._expired((directory.inode.handle, name))
+            self._expired((directory.inode.handle, name), leads_to)
             doubt = self.doubts.begin((directory.inode.handle, name), leads_to)
         self.nursery.start_soon(self._expire, directory, name, doubt, dropped)
         return dropped

@@ -104,12 +104,12 @@ class Names:
         verdict = self._verdict(thread, directory, name, inode, trio.current_time())
         if verdict is Verdict.WAIT:
             return None
-        if verdict is Verdict.ABSENT:
-            return Absent(lasting=False)
+        if verdict is Verdict.AGAIN:
+            return self._stand_in(inode, None if inode is None else inode.attributes.known)
         if inode is None:
             return Absent(lasting=True)
         assert inode.attributes.known is not None
-        lasting = self._name_drops.may_be_believed((directory.inode.handle, name), thread)
+        lasting = self._name_drops.may_be_believed((directory.inode.handle, name), inode.handle, thread)
         return self.told(inode, inode.attributes.known, lasting=lasting)
 
     async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
@@ -134,8 +134,9 @@ class Names:
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
             inode = None if reply.node is None else self._inodes.known(reply.node)
-            if not await self._is_certain(thread, directory, name, inode, asked):
-                return Absent(lasting=False)
+            verdict = await self._certain_verdict(thread, directory, name, inode, asked)
+            if verdict is Verdict.AGAIN:
+                return self._stand_in(inode, None if reply.node is None else reply.node.attributes)
             if inode is None:
                 return Absent(lasting=cache.find(name) is None)
             assert reply.node is not None
@@ -143,35 +144,38 @@ class Names:
             lasting = cache.find(name) == reply.node.handle
             if not lasting:
                 self._name_drops.told(directory, name, inode)
-            lasting &= self._name_drops.may_be_believed((directory.inode.handle, name), thread)
+            lasting &= self._name_drops.may_be_believed((directory.inode.handle, name), inode.handle, thread)
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
     def _verdict(
         self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float,
         *, waited: bool = False,
     ) -> Verdict:  # fmt: skip
-        """What *thread* may be told of what was found. Raises FsError (ESTALE) if it is to ask again."""
+        """What *thread* may be told of what was found."""
         doubts = self._name_drops.doubts
         if not doubts:
             return Verdict.FOUND
         found = None if inode is None else inode.handle
         place = (directory.inode.handle, name)
-        verdict = doubts.looks(thread, place, found, asked, trio.current_time(), waited=waited)
-        if verdict is Verdict.AGAIN:
-            raise FsError(errno.ESTALE, "another name of it was recalled meanwhile")
-        return verdict
+        return doubts.looks(thread, place, found, asked, trio.current_time(), waited=waited)
 
-    async def _is_certain(
+    async def _certain_verdict(
         self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float
-    ) -> bool:
-        """Whether *thread* may be told what was found; else that there is nothing. Raises FsError (ESTALE). See
-        `nfsfuse.machines.doubts`."""
+    ) -> Verdict:
+        """As `_verdict`, after a wait where that is called for."""
         verdict = self._verdict(thread, directory, name, inode, asked)
         if verdict is Verdict.WAIT:
             assert inode is not None
             await self._name_drops.until_certain((directory.inode.handle, name), inode.handle)
             verdict = self._verdict(thread, directory, name, inode, asked, waited=True)
-        return verdict is Verdict.FOUND
+        return verdict
+
+    def _stand_in(self, inode: Inode | None, attributes: Attributes | None) -> Found:
+        """What is told in place of *inode*, which is in doubt: see `nfsfuse.machines.doubts`."""
+        assert inode is not None
+        assert attributes is not None
+        self._holdings.never_told([inode.handle])
+        return Found(self._inodes.stand_in(inode), attributes, lasting=False)
 
     def acts(self, thread: int) -> None:
         """*thread* has looked its names up, and asks for what it wants to do with them."""

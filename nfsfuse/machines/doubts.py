@@ -8,34 +8,35 @@ meanwhile, as that must not wait for the lock (deadlock 6): but the notification
 wait for it. So until that is through, the first name is in *doubt*, and an answer that would lead to its inode
 by another name is not given:
 
-* It is ESTALE: the kernel ends the call, and with it the lock, and makes it once more with LOOKUP_REVAL,
-  believing nothing (``retry_estale``). A look at a name that it has believed does not hear of the error, and
-  asks once more (``fuse_dentry_revalidate``): it is told again. Nobody else can have begun to look anything up
-  under that lock meanwhile; only in another directory somebody else can, so who asks there twice waits for a
-  while.
-* The second time round a program would be told of it. It is only in danger if it has just looked up the very
-  name that is in doubt now, again; it found it, and found the other later. At the first of these moments the
-  inode was at the first name, and so not at the other: that is *absent*, and the server decides what to do
-  with the two names. So it is for the second name of a call, if waiting has not ended the doubt. Anybody else
-  is told what there is.
+* It leads to a *stand-in*, an inode that the kernel does not know yet. A rename then finds two inodes, and
+  asks the server, which decides. Who makes a name finds that it is there. Whoever wants anything of that inode
+  is told ESTALE, and the kernel makes the call once more with LOOKUP_REVAL, believing no name
+  (``retry_estale``). A name that it has believed it finds to lead elsewhere, and asks once more
+  (``fuse_dentry_revalidate``): it is told the same. (In another directory than that of the doubt it may be a
+  call made again, so that waits for a while first.)
+* The second time round a program would be told of the error. A rename does not come so far: it has asked for
+  what it wants. So everybody is told what there is then.
+
+(An error for the look itself would not do: of names that are to be made ``filename_create`` tells it to
+programs.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from nfsfuse.protocol.types import InodeHandle
 
 THREADS_MAX: Final = 256
-"""Threads remembered that were told ESTALE."""
+"""Threads remembered that were told of a stand-in."""
 
 REPEAT_SECONDS_MAX: Final = 1.0
 """Each does its call once more at once; on a busy machine it may have to wait for a processor."""
 
 TOLD_MAX: Final = 2
-"""How often one call may be told of one doubt: by the look at a name it believed, and by the look without."""
+"""How often a call asks for one name: to believe it again, and if that is not so."""
 
 Place = tuple[InodeHandle, bytes]
 """A directory and a name in it."""
@@ -45,9 +46,8 @@ class Verdict(Enum):
     """What to answer to a look-up that has found an inode."""
 
     FOUND = "found"
-    AGAIN = "again"  # ESTALE
+    AGAIN = "again"  # a stand-in
     WAIT = "wait"  # until the doubt is over, or for a while, and then ask once more
-    ABSENT = "absent"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,20 +60,18 @@ class Doubt:
 
 @dataclass(slots=True, eq=False)
 class _Told:
-    """A thread was told ESTALE at *place*, at the time *at*, *times*. It has *looked* at these since, and was
-    told of some that they are *absent*."""
+    """A thread was told of a stand-in at *place*, at the time *at*, *times*. It has looked *elsewhere* since,
+    and has been told *found* times what is there."""
 
     place: Place
     at: float
     times: int = 1
-    looked: set[Place] = field(default_factory=set)
-    absent: set[Place] = field(default_factory=set)
-    found: bool = False
-    """It knows what is at *place*."""
+    elsewhere: bool = False
+    found: int = 0
 
-    def is_over(self, place: Place, asked: float) -> bool:
-        """Whether the look at *place*, *asked* for at that time, belongs to another call."""
-        return asked - self.at > REPEAT_SECONDS_MAX or (self.found and place == self.place)
+    def is_over(self, asked: float) -> bool:
+        """Whether what was *asked* at that time belongs to another call."""
+        return asked - self.at > REPEAT_SECONDS_MAX
 
 
 class Doubts:
@@ -106,7 +104,7 @@ class Doubts:
         """*thread* of some program *asked* at that time what *place* leads to; *now* it is known to be *found*.
         *waited*: it was to wait."""
         told = self._told.get(thread)
-        if told is not None and told.is_over(place, asked):
+        if told is not None and told.is_over(asked):
             del self._told[thread]
             told = None
         doubt = self._about(place, found)
@@ -115,24 +113,26 @@ class Doubts:
                 return Verdict.FOUND
             self._tell(thread, _Told(place, now))
             return Verdict.AGAIN
-        if doubt is None:
-            self._went_on(thread, told, place, found)
-            return Verdict.FOUND
-        if self._is_still_the_first(told, place):
+        if place != told.place:
+            return self._looks_elsewhere(thread, told, doubt, found)
+        if doubt is not None and self._is_still_the_first(told):
             if doubt.place[0] != place[0] and not waited:
                 return Verdict.WAIT
             told.times += 1
             return Verdict.AGAIN
-        if doubt.place in told.looked or place in told.absent:
-            return Verdict.ABSENT
-        if told.found:
-            if not waited:
-                return Verdict.WAIT
-            told.absent.add(place)
-            return Verdict.ABSENT
-        told.looked.add(place)
-        self._went_on(thread, told, place, found)
+        told.found += 1
+        if found is None or told.found == TOLD_MAX:
+            del self._told[thread]
         return Verdict.FOUND
+
+    def _looks_elsewhere(
+        self, thread: int, told: _Told, doubt: Doubt | None, found: InodeHandle | None
+    ) -> Verdict:
+        """On the way there, or in another call."""
+        told.elsewhere = True
+        if found is None:
+            del self._told[thread]
+        return Verdict.AGAIN if doubt is not None and told.found else Verdict.FOUND
 
     def acts(self, thread: int) -> None:
         """*thread* has found its names, and asks for what it wants to do with them."""
@@ -142,20 +142,11 @@ class Doubts:
         """Whether *thread* may be making a call once more, in which it believes no name."""
         return thread in self._told
 
-    def _went_on(self, thread: int, told: _Told, place: Place, found: InodeHandle | None) -> None:
-        """*thread* was told what there is. If that is nothing its call fails. The name at which it was stopped
-        may be the first of two that it looks up."""
-        told.looked.add(place)
-        if found is None:
-            del self._told[thread]
-        elif place == told.place:
-            told.found = True
-
     @staticmethod
-    def _is_still_the_first(told: _Told, place: Place) -> bool:
+    def _is_still_the_first(told: _Told) -> bool:
         """Whether the call has not been made again yet: then it would have begun with the first name of its
         path, as it believes none. It asks for one that it has expired twice."""
-        return place == told.place and told.times < TOLD_MAX and not told.looked
+        return told.times < TOLD_MAX and not told.elsewhere and not told.found
 
     def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
         if found is not None:

@@ -9,6 +9,7 @@ hash of the server's handle, so that it, too, is the same everywhere: the two ar
 
 from __future__ import annotations
 
+import errno
 import stat
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Final, NewType
 
 from nfsfuse.machines.attribute_cache import AttributeCache
 from nfsfuse.machines.kernel_size import KernelSize
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, Node
 
 NodeId = NewType("NodeId", int)
@@ -25,6 +27,10 @@ PATH_DEPTH_MAX: Final = 40
 """Names in a path that is shown. Directories that were moved into one another may look like a circle."""
 
 ROOT: Final = NodeId(1)
+
+STANDS_IN_MIN: Final = 1 << 62
+"""Node ids from here on are of no inode: see `InodeTable.stand_in`. No filesystem has inodes of such
+numbers."""
 
 FORGOTTEN_MAX: Final = 65536
 """Inodes of which the handle is remembered when the kernel has forgotten them: some 13 MiB. Others have to be
@@ -67,6 +73,7 @@ class InodeTable:
 
     def __init__(self, root: Node) -> None:
         self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, 1, is_directory=True)}
+        self._stood_in = 0
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
         self._forgotten: dict[NodeId, InodeHandle] = {}  # oldest first
 
@@ -77,8 +84,17 @@ class InodeTable:
         return iter(list(self._inodes.values()))
 
     def __getitem__(self, node_id: int) -> Inode:
-        """The inode behind a node id that the kernel uses. A KeyError would be a bug."""
+        """The inode behind a node id that the kernel uses. A KeyError would be a bug. Raises FsError (ESTALE)
+        for one that stands in: the kernel looks its names up once more then, believing none."""
+        if node_id >= STANDS_IN_MIN:
+            raise FsError(errno.ESTALE, "it was told of an inode whose other name was recalled meanwhile")
         return self._inodes[NodeId(node_id)]
+
+    def stand_in(self, inode: Inode) -> Inode:
+        """What the kernel is told in place of *inode*, so that it does not take it for one that it knows: it
+        can be asked for nothing. Not remembered."""
+        self._stood_in += 1
+        return Inode(NodeId(STANDS_IN_MIN + self._stood_in), 0, inode.handle, is_directory=inode.is_directory)
 
     def get(self, node_id: int) -> Inode | None:
         """The inode behind a node id, if the kernel knows one."""
@@ -111,6 +127,8 @@ class InodeTable:
 
     def forget(self, node_id: int, count: int) -> Inode | None:
         """The kernel forgot *count* lookups; the inode, if it does not know it any more."""
+        if node_id >= STANDS_IN_MIN:
+            return None
         inode = self._inodes[NodeId(node_id)]
         inode.lookups -= count
         assert inode.lookups >= 0, inode

@@ -366,15 +366,12 @@ class _Walk:
         return state, tuple(sorted(progress.items(), key=lambda item: item[0]))
 
     def _miscounted(self, link: Done, state: State) -> set[int]:
-        """The inodes that *link* may be refused with ENOENT, although *state* has names of them. Two limits
+        """The inodes that *link* may be refused with ENOENT, although *state* has names of them. A limit
         (docs/coherence.md): the kernel counts links down by itself when it removes a name, from what it was
-        told last; and it is told that the last name is gone just before that is so, or fails to be."""
+        told last."""
         if link.call is not Call.LINK or link.error != errno.ENOENT:
             return set()
         found = {inode for mount, inode in self._lost_names if mount == link.mount}
-        for done in self._under_way.values():
-            if done.call in (Call.UNLINK, Call.RENAME):
-                found.add(state[done.paths[-1]] or DIRECTORY)
         return found - {DIRECTORY}
 
     def _views(self, mount: str, state: State, progress: dict[int, Seen]) -> Iterator[State]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfsfuse.machines.inodes import FORGOTTEN_MAX, ROOT, InodeTable, generation_of
+from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Attributes, InodeHandle, Node
 
 
@@ -107,3 +110,17 @@ def test_in_any_order(sequence: list[tuple[bool, int, int, int]]) -> None:
                 del counts[number]
         table.check()
         assert len(table) == 1 + len(counts)
+
+
+def test_a_stand_in_is_of_no_inode(table: InodeTable) -> None:
+    """Each is another one for the kernel, which finds that it is stale when it wants something of it."""
+    inode = table.known(node(5, b"file"))
+    first, second = table.stand_in(inode), table.stand_in(inode)
+    assert len({inode.node_id, first.node_id, second.node_id}) == 3
+    with pytest.raises(FsError) as failure:
+        table[first.node_id]
+    assert failure.value.errno == errno.ESTALE
+    assert table.get(first.node_id) is None
+    assert table.forget(first.node_id, 1) is None
+    assert len(table) == 2
+    table.check()
