@@ -21,6 +21,7 @@ from server.machines.leases import Leases
 from server.service.calls import Call
 from server.service.disk import Disk
 from server.service.driver import Driver
+from server.service.growths import Growths
 from server.service.locks import Locks
 from server.service.requests import HANDLERS
 from server.service.session import Session
@@ -95,7 +96,11 @@ class DyingServer:
         self._tokens = Tokens(
             {CLIENT.id: self.session}, self.storage.pin, self.storage.unpin, Leases(lease_seconds=10)
         )
-        self._driver = Driver(self._tokens, Locks(Leases(10.0)), _InlineDisk(), self.journal, lambda session: 0)
+        leases = Leases(10.0)
+        growths = Growths({}, self.session.open_counts, leases)
+        self._driver = Driver(
+            self._tokens, Locks(leases), growths, _InlineDisk(), self.journal, lambda session: 0
+        )
 
     def request(self, number: int, message: Message, payload: bytes = b"") -> Outcome:
         """Handle a request: as asked for the first time, or again."""

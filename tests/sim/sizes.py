@@ -87,6 +87,7 @@ class _Watcher:
     name: str
     growth: Growth
     steps: int
+    busy: bool
 
     async def run(self) -> None:
         while self.steps > 0:
@@ -103,7 +104,9 @@ class _Watcher:
                 if mapping is not None:
                     await self.client.kernel.unmap(mapping)
                 await self.client.kernel.close(opened)
-            if self.world.rng.random() < 0.5:
+            if self.busy:
+                await _idle(self.world)
+            elif self.world.rng.random() < 0.5:
                 await trio.sleep(self.world.rng.random() * AWAY_SECONDS_MAX)
             self.steps -= 1
 
@@ -120,12 +123,14 @@ class _Watcher:
                 low, seen, how = 0, offset, "load"
             case "splice":
                 seen, how = len(await kernel.splice(opened, 0, MUCH)), "splice"
-            case "copy":
+            case "copy" if not self.busy:
                 for _ in range(LOOKS):  # which cost nothing: so whoever is told too late is seen
                     low = self.growth.done
                     self.growth.check(low, kernel.copied_at_most(opened, 0, MUCH), f"{self.name}'s copy")
                     await trio.sleep(rng.random() * LOOK_SECONDS_MAX)
                 return
+            case "copy":
+                seen, how = kernel.copied_at_most(opened, 0, MUCH), "copy"
             case "stat":
                 seen, how = await kernel.stat_size(opened), "stat"
             case _:
@@ -141,9 +146,11 @@ async def _idle(world: World) -> None:
 
 @dataclass(slots=True)
 class Sizes:
-    """On every client some watch, and on one of them, or on all, some make the file longer, *steps* times."""
+    """On every client some watch, and on one of them, or on all, some make the file longer, *steps* times.
+    *busy*: who watches hardly ever waits, and so is more often in the way of others."""
 
     steps: int = 4
+    busy: bool = False
 
     async def __call__(self, world: World) -> None:
         growth = Growth("longer")
@@ -157,6 +164,6 @@ class Sizes:
                 grower = _Grower(world, client, growth, self.steps, len(growers) == 1, appends)
                 nursery.start_soon(grower.run)
             for client in world.clients:
-                for number in range(world.rng.randint(1, 2)):
+                for number in range(2 if self.busy else world.rng.randint(1, 2)):
                     name = f"{client.name} watcher {number + 1}"
-                    nursery.start_soon(_Watcher(world, client, name, growth, 2 * self.steps).run)
+                    nursery.start_soon(_Watcher(world, client, name, growth, 2 * self.steps, self.busy).run)

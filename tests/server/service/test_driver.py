@@ -15,9 +15,11 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
 from server.machines.leases import Leases
+from server.machines.open_counts import OpenCounts
 from server.service.calls import Acquire, Call, Change, Handling, Hold, Quick, Slow, Unnaming, Use
 from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, waits_of_this_thread
 from server.service.driver import Driver
+from server.service.growths import Growths
 from server.service.locks import Locks
 from server.service.names import ATTR, EXCLUSIVE, SHARED
 from server.service.tokens import Tokens, Waiting
@@ -49,7 +51,9 @@ class World:
         self.log = MemoryLog()
         self.journal = Journal(self.log)
         self.journal.begin([])
-        self.driver = Driver(self.tokens, Locks(Leases(10.0)), self.disk, self.journal, lambda session: 0)
+        leases = Leases(10.0)
+        growths = Growths({}, OpenCounts(), leases)
+        self.driver = Driver(self.tokens, Locks(leases), growths, self.disk, self.journal, lambda session: 0)
 
     def call(self, session: bytes = b"one", number: int = 1) -> Call:
         class Somebody:
