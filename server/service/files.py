@@ -16,7 +16,7 @@ from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Attributes, InodeHandle, Node, Sync
 from server.service.calls import Acquire, Call, Change, GiveBack, Handler, Handling, Hold, Quick, Slow, Use
-from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name
+from server.service.names import ATTR, EXCLUSIVE, SHARED, frees_much, hold_name, keep_name
 from server.state.records import Named
 
 DATA: Final = Resource.DATA
@@ -49,8 +49,9 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
+        before: Attributes = yield Quick(lambda: call.storage.getattr(handle))
         attributes: Attributes = yield Change(
-            lambda: call.storage.setattr(handle, AttributeChanges(size=0))
+            lambda: call.storage.setattr(handle, AttributeChanges(size=0)), slow=frees_much(before)
         )
     else:
         if want:

@@ -40,6 +40,13 @@ DIR: Final = Resource.DIR
 SHARED: Final = TokenMode.SHARED
 EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
+BLOCK_SIZE: Final = 512
+"""Bytes: the unit of `Attributes.blocks`."""
+
+FREED_INLINE_SIZE_MAX: Final = 8 << 20
+"""Bytes that are freed on the disk, and in the page cache, in a millisecond or two. What takes a while is done in
+a thread."""
+
 Perform = Callable[[Storage, Any], Reply]
 
 
@@ -96,8 +103,14 @@ def _getattr(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
+def frees_much(before: Attributes, size: int = 0) -> bool:
+    """Whether cutting a file that was like *before* to *size* bytes takes a while."""
+    return before.blocks * BLOCK_SIZE - size > FREED_INLINE_SIZE_MAX
+
+
 def _setattr(call: Call) -> Handling:
     request: m.SetAttr = call.message
+    slow = False
     if request.changes.size is not None:
         # Pages from the one that contains the new end are everybody's to drop.
         start = request.changes.size & ~0xFFF
@@ -105,7 +118,10 @@ def _setattr(call: Call) -> Handling:
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
+    if request.changes.size is not None:
+        before: Attributes = yield Quick(lambda: call.storage.getattr(request.handle))
+        slow = frees_much(before, request.changes.size)
+    attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes), slow=slow)
     return m.Stat(attributes, tokens)
 
 
@@ -122,15 +138,21 @@ def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
     return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
 
 
-def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: what a name leads to; whoever asks holds it."""
+def _leads_to(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: what a name leads to, a `Node` or None; whoever asks holds it."""
     try:
         node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
     except FsError as exc:
         if exc.errno != errno.ENOENT:
             raise
-        return Named(parent, name, None)
-    return Named(parent, name, node.handle)
+        return None
+    return node
+
+
+def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: the same as the journal has it (`Named`)."""
+    node: Node | None = yield from _leads_to(call, parent, name)
+    return Named(parent, name, None if node is None else node.handle)
 
 
 def absent(call: Call, parent: InodeHandle, name: bytes) -> Any:
@@ -223,7 +245,8 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
     before = Named(r.parent, r.name, victim.handle)
-    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,))
+    slow = victim.attributes.nlink <= 1 and frees_much(victim.attributes)
+    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,), slow=slow)
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
     return m.Done((node, Node(r.parent, above)), tokens)
@@ -255,15 +278,19 @@ def _rename(call: Call) -> Handling:
     yield from _hold_both_names(r)
     involved = {r.parent, r.new_parent}
     before: list[Named] = []
+    found: Node | None = None
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
-        found = yield from named(call, parent, name)
-        before.append(found)
-        if found.handle is not None:
+        found = yield from _leads_to(call, parent, name)
+        before.append(Named(parent, name, None if found is None else found.handle))
+        if found is not None:
             involved.add(found.handle)
             yield Unnaming(found.handle)
+    slow = found is not None and found.attributes.nlink <= 1 and frees_much(found.attributes)  # overwritten
     yield from _hold_attributes(*involved)
     renamed: Renamed = yield Change(
-        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
+        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags),
+        tuple(before),
+        slow=slow,
     )
     affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
     for parent in {r.parent, r.new_parent}:
