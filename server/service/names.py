@@ -44,8 +44,8 @@ BLOCK_SIZE: Final = 512
 """Bytes: the unit of `Attributes.blocks`."""
 
 FREED_INLINE_SIZE_MAX: Final = 8 << 20
-"""Bytes that are freed on the disk, and in the page cache, in a millisecond or two. What takes a while is done in
-a thread."""
+"""Bytes that are freed on the disk, and in the page cache, in a millisecond or two. What takes a while is done
+in a thread."""
 
 Perform = Callable[[Storage, Any], Reply]
 
