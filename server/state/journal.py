@@ -171,7 +171,7 @@ class Journal:
         return outcome_of(done)
 
     def answering(self, session: SessionId, request: RequestId) -> None:
-        """The outcome of *request*, which was asked for again, is about to be sent: it is kept until `answered`."""
+        """The outcome of *request*, asked for again, is about to be sent: it is kept until `answered`."""
         self._entries[session][request].frame = NOT_YET
 
     def answered(self, session: SessionId, request: RequestId, frame: int) -> None:
