@@ -46,7 +46,7 @@ from server.service.calls import (
     Unnaming,
     Use,
 )
-from server.service.names import ATTR, EXCLUSIVE, SHARED, hold_name, keep_name, node_of
+from server.service.names import ATTR, EXCLUSIVE, SHARED, frees_much, hold_name, keep_name, node_of
 from server.state.records import Named
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,10 @@ def _opened(call: Call, handle: InodeHandle, flags: int, want: bool, affected: t
     has_data = bool(tokens)
     if flags & os.O_TRUNC:
         tokens += yield Acquire(handle, ATTR, EXCLUSIVE)
-        cut: Attributes = yield Change(lambda: call.storage.setattr(handle, AttributeChanges(size=0)))
+        before: Attributes = yield Quick(lambda: call.storage.getattr(handle))
+        cut: Attributes = yield Change(
+            lambda: call.storage.setattr(handle, AttributeChanges(size=0)), slow=frees_much(before)
+        )
         node = Node(handle, cut)
     else:
         if want:

@@ -42,6 +42,13 @@ DIR: Final = Resource.DIR
 SHARED: Final = TokenMode.SHARED
 EXCLUSIVE: Final = TokenMode.EXCLUSIVE
 
+BLOCK_SIZE: Final = 512
+"""Bytes: the unit of `Attributes.blocks`."""
+
+FREED_INLINE_SIZE_MAX: Final = 8 << 20
+"""Bytes that are freed on the disk, and in the page cache, in a millisecond or two. What takes a while is done
+in a thread."""
+
 Perform = Callable[[Storage, Any], Reply]
 
 
@@ -131,6 +138,11 @@ def _set_inode_flags(call: Call) -> Handling:
     return m.Stat(attributes, tokens)
 
 
+def frees_much(before: Attributes, size: int = 0) -> bool:
+    """Whether cutting a file that was like *before* to *size* bytes takes a while."""
+    return before.blocks * BLOCK_SIZE - size > FREED_INLINE_SIZE_MAX
+
+
 def _getattr(call: Call) -> Handling:
     tokens, node = yield from _told(call, call.message.handle)
     return m.Stat(node.attributes, tokens, node.bare)
@@ -138,9 +150,10 @@ def _getattr(call: Call) -> Handling:
 
 def _setattr(call: Call) -> Handling:
     request: m.SetAttr = call.message
-    if request.changes.size is not None:
+    size = request.changes.size
+    if size is not None:
         # Pages from the one that contains the new end are everybody's to drop.
-        start = request.changes.size & ~0xFFF
+        start = size & ~0xFFF
         urgent = request.blocks_write_back
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
@@ -148,13 +161,14 @@ def _setattr(call: Call) -> Handling:
         # What others have written already is written back now, or that would overwrite the time later.
         yield Hold(request.handle, Resource.DATA, SHARED)
     tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    size = request.changes.size
-    before: Attributes | None = None
-    if size and call.session.is_watched(request.handle):
-        before = yield Quick(lambda: call.storage.getattr(request.handle))
-    attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
-    if before is not None and size is not None and before.size < size:
-        yield TellOthers(request.handle, size)
+    if size is None:
+        attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
+    else:
+        before: Attributes = yield Quick(lambda: call.storage.getattr(request.handle))
+        slow = frees_much(before, size)
+        attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes), slow=slow)
+        if before.size < size:
+            yield TellOthers(request.handle, size)
     return m.Stat(attributes, tokens)
 
 
@@ -171,15 +185,21 @@ def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
     return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
 
 
-def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: what a name leads to; whoever asks holds it."""
+def _leads_to(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: what a name leads to, a `Node` or None; whoever asks holds it."""
     try:
         node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
     except FsError as exc:
         if exc.errno != errno.ENOENT:
             raise
-        return Named(parent, name, None)
-    return Named(parent, name, node.handle)
+        return None
+    return node
+
+
+def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
+    """Sub-steps: the same as the journal has it (`Named`)."""
+    node: Node | None = yield from _leads_to(call, parent, name)
+    return Named(parent, name, None if node is None else node.handle)
 
 
 def absent(call: Call, parent: InodeHandle, name: bytes) -> Any:
@@ -271,7 +291,8 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     yield from _hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
     before = Named(r.parent, r.name, victim.handle)
-    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,))
+    slow = victim.attributes.nlink <= 1 and frees_much(victim.attributes)
+    node: Node = yield Change(lambda: remove(r.parent, r.name), (before,), slow=slow)
     yield from _tell_gone(r.parent, r.name, node)
     above = yield Quick(lambda: call.storage.getattr(r.parent))
     tokens = (yield keep_name(r.parent, r.name)) or ()
@@ -316,15 +337,19 @@ def _rename(call: Call) -> Handling:
     yield from _hold_both_names(r)
     involved = {r.parent, r.new_parent}
     before: list[Named] = []
+    found: Node | None = None
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
-        found = yield from named(call, parent, name)
-        before.append(found)
-        if found.handle is not None:
+        found = yield from _leads_to(call, parent, name)
+        before.append(Named(parent, name, None if found is None else found.handle))
+        if found is not None:
             involved.add(found.handle)
             yield Unnaming(found.handle)
+    slow = found is not None and found.attributes.nlink <= 1 and frees_much(found.attributes)  # overwritten
     yield from _hold_attributes(*involved)
     renamed: Renamed = yield Change(
-        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags), tuple(before)
+        lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags),
+        tuple(before),
+        slow=slow,
     )
     replaced = renamed.other
     # Of a directory that was replaced the kernel finds out when it finds the other one there.

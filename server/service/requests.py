@@ -174,6 +174,7 @@ class Requests:
 
     def _answer_again(self, event: RequestArrived, outcome: Outcome) -> None:
         """A request was done in the last epoch, and its answer did not arrive."""
+        self._journal.answering(self._session.id, event.id)
         call = Call(self._session, event.message, b"", self._storage, event.id, again=True)
         self._advance(call, _done_before(call, outcome))
 

@@ -48,6 +48,9 @@ OUTCOME_SIZE_MAX: Final = 4096
 INTENT_SIZE_MAX: Final = 80 << 10
 """Bytes of an intent: the value of an extended attribute (64 KiB), names and handles."""
 
+NOT_YET: Final = 1 << 63
+"""In place of a frame's number: it is still to be sent, so no client has acknowledged it."""
+
 Acknowledged = Callable[[SessionId], int]
 """How many frames of a session its client has acknowledged."""
 
@@ -166,6 +169,10 @@ class Journal:
         done = unpack(entry.done)
         assert isinstance(done, Done)
         return outcome_of(done)
+
+    def answering(self, session: SessionId, request: RequestId) -> None:
+        """The outcome of *request*, asked for again, is about to be sent: it is kept until `answered`."""
+        self._entries[session][request].frame = NOT_YET
 
     def answered(self, session: SessionId, request: RequestId, frame: int) -> None:
         """The outcome of *request* is sent again, as frame number *frame* of the new epoch."""
