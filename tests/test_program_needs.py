@@ -18,6 +18,7 @@ PROC = {
     # file: what it names of /proc, and why that waits for no program
     "cli/mounts.py": {"/proc/self/mounts", "/proc/self/mountinfo"},  # the daemon's own
     "cli/guardian.py": {"/proc/{}/status", "/proc/{}/schedstat"},  # the daemon's, which needs nothing of it
+    "fuse/looks.py": {"/proc/self/task/{}/wchan"},  # a thread of the daemon's own
     "fuse/read_ahead.py": {"/proc/self/mountinfo"},  # the daemon's own
     "fuse/supplement.py": {"/proc/self/maps"},  # the daemon's own
     "fuse/requesters.py": {"/proc/{}/status", "/proc/{}/stat"},  # in threads that nobody waits for
@@ -26,6 +27,7 @@ PROC = {
 
 PATHS = {
     # file: which of `OPENING` it calls, and why the event loop does not wait for its own mount there
+    "fuse/looks.py": {"open", "os.open"},  # in threads, likewise; that thread may be left waiting for a lock
     "fuse/own_mount.py": {"os.open"},  # in threads, whose requests are answered at once: see there
     "fuse/read_ahead.py": {"open", "os.path.realpath"},  # /proc/self, /sys; the directory of the mountpoint
     "fuse/requesters.py": {"open"},  # /proc, in threads that nobody waits for

@@ -11,9 +11,9 @@ import trio
 
 from nfsfuse.fuse.binding import _notifications
 from nfsfuse.fuse.bulk import start_write_back
-from nfsfuse.fuse.looks import Look, look_again
+from nfsfuse.fuse.looks import look_again
 from nfsfuse.fuse.notify import Notifier
-from nfsfuse.fuse.own_mount import OwnMount
+from nfsfuse.fuse.own_mount import Look, OwnMount
 from nfsfuse.fuse.sizes import believed_size, learn_size
 from nfsfuse.machines.inodes import Inode, NodeId
 from nfsfuse.machines.turns import Turn

@@ -24,10 +24,9 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
-from nfsfuse.fuse.own_mount import OwnMount, checked, libc
+from nfsfuse.fuse.own_mount import Look, OwnMount, checked, libc
 from nfsfuse.fuse.sizes import AT_EMPTY_PATH, AT_STATX_DONT_SYNC, STATX_BYTES
 from nfsfuse.protocol.types import Attributes
 
@@ -42,24 +41,6 @@ LOOK_SECONDS_MAX: Final = 0.2
 """A look takes some 200 us."""
 
 POLL_SECONDS: Final = 0.00005
-
-
-@dataclass(slots=True, eq=False)
-class Look:
-    """One look of a thread of ours at *name* in the directory *parent*. *child* is what to answer, with its
-    attributes; without attributes, what the kernel has of them; None: there is nothing."""
-
-    parent: int
-    parent_generation: int
-    name: bytes
-    child: tuple[int, int] | None
-    attributes: Attributes | None
-    of_parent: Attributes | None = None
-    told_stale: bool = False
-    asked_again: bool = False
-    over: threading.Event = field(default_factory=threading.Event)
-    thread: int = 0
-    failure: OSError | None = None
 
 
 def look_again(mount: OwnMount, look: Look) -> bool:

@@ -17,8 +17,7 @@ from nfsfuse.fuse import abi, convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.interrupt import INTERRUPTS, waiting
-from nfsfuse.fuse.looks import Look
-from nfsfuse.fuse.own_mount import OwnMount
+from nfsfuse.fuse.own_mount import Look, OwnMount
 from nfsfuse.machines.inodes import ROOT, Inode
 from nfsfuse.protocol.types import ACLS, Attributes, LockOwner
 

@@ -16,10 +16,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import Final
 
-if TYPE_CHECKING:
-    from nfsfuse.fuse.looks import Look
+from nfsfuse.protocol.types import Attributes
 
 FILEID_INO64_GEN: Final = 0x81  # include/linux/exportfs.h
 
@@ -28,6 +28,24 @@ _FILE_HANDLE: Final = struct.Struct("=IiIII")
 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+
+
+@dataclass(slots=True, eq=False)
+class Look:
+    """One look of a thread of ours at *name* in the directory *parent*. *child* is what to answer, with its
+    attributes; without attributes, what the kernel has of them; None: there is nothing."""
+
+    parent: int
+    parent_generation: int
+    name: bytes
+    child: tuple[int, int] | None
+    attributes: Attributes | None
+    of_parent: Attributes | None = None
+    told_stale: bool = False
+    asked_again: bool = False
+    over: threading.Event = field(default_factory=threading.Event)
+    thread: int = 0
+    failure: OSError | None = None
 
 
 class OwnMount:
