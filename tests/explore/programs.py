@@ -81,6 +81,18 @@ def read(offset: int = 0) -> Act:
     return read
 
 
+def splice(offset: int = 0) -> Act:
+    """splice(2) of one word, by the size that is believed. Nothing, of a file that is shorter, counts as 0."""
+
+    async def splice(process: Process) -> None:
+        word = process.world.word(offset)
+        number = word.begin(None)
+        seen = await process.client.kernel.splice(process.opened, offset, WORD_SIZE)
+        word.end(number, int.from_bytes(seen), process.name)
+
+    return splice
+
+
 def write(value: int, offset: int = 0, pages: int = 0) -> Act:
     """pwrite(2) of one word, or of whole pages that begin with it (the others' first words are zero)."""
 

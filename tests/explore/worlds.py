@@ -19,6 +19,7 @@ from tests.explore.programs import (
     read,
     read_ahead,
     run_another,
+    splice,
     store,
     truncate,
     write,
@@ -97,6 +98,19 @@ SMALL = {
     "opening, a store and a load": SmallWorld((Script(0, (store(1),)), READER), opens_late=True),
     "a store over two connections, and a load": SmallWorld(
         (Script(0, (store(1),)), READER), disturbances=LOST
+    ),
+    "a pwrite beyond the end, and a splice": SmallWorld(
+        (
+            Script(0, (write(1, 4096),), mapped=False),
+            Script(1, (splice(4096),), writing=False, mapped=False),
+        )
+    ),
+    "a pwrite beyond the end over two connections, and a splice": SmallWorld(
+        (
+            Script(0, (write(1, 4096),), mapped=False),
+            Script(1, (splice(4096),), writing=False, mapped=False),
+        ),
+        disturbances=LOST,
     ),
     "a truncation over two connections": SmallWorld(
         (Script(0, (truncate(8),)), WATCHER), disturbances=LOST

@@ -17,7 +17,7 @@ from itertools import count
 
 from tests.helpers.history import Violation
 from tests.sim.fault_swarm import drawn_with_faults
-from tests.sim.swarm import drawn
+from tests.sim.swarm import drawn_with_sizes
 from tests.sim.world import Options, Play, simulate
 
 Draw = Callable[[int], tuple[Options, Play]]
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, metavar="SEED", help="this one alone, with its story if it fails")
     parser.add_argument("--faults", action="store_true", help="things go wrong: see tests/sim/faults.py")
     arguments = parser.parse_args()
-    draw: Draw = drawn
+    draw: Draw = drawn_with_sizes
     if arguments.faults:
         draw = drawn_with_faults
         logging.disable(logging.CRITICAL)  # every fault is told by every client

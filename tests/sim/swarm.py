@@ -6,7 +6,8 @@ from __future__ import annotations
 from random import Random
 
 from tests.sim.programs import RandomPrograms
-from tests.sim.world import Options
+from tests.sim.sizes import Sizes
+from tests.sim.world import Options, Play
 
 
 def drawn(seed: int) -> tuple[Options, RandomPrograms]:
@@ -25,4 +26,13 @@ def drawn(seed: int) -> tuple[Options, RandomPrograms]:
     programs = RandomPrograms(steps=rng.choice([12, 20, 30]), processes=rng.choice([1, 2, 2, 3]))
     options.killed = rng.choice([0.0, 0.0, 0.1])
     options.later = rng.choice([0.0, 0.5, 1.0, 1.0])
+    return options, programs
+
+
+def drawn_with_sizes(seed: int) -> tuple[Options, Play]:
+    """The same, and sometimes programs that go by sizes instead."""
+    options, programs = drawn(seed)
+    rng = Random(f"sizes {seed}")
+    if rng.random() < 0.2:
+        return options, Sizes(busy=rng.random() < 0.5)
     return options, programs
