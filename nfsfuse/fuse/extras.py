@@ -124,7 +124,6 @@ class Extras(ExtraOperations):
     async def tmpfile(
         self, request: Request, parent: int, mode: int, flags: int, umask: int
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        # The kernel has applied the umask (fuse_create_open).
-        creds = Credentials(request.uid, request.gid)
+        creds = Credentials(request.uid, request.gid, umask & 0o777)  # FUSE_DONT_MASK
         number, found = await self._fs.files.create(parent, None, mode, flags, creds)
         return self._operations.opened(number), self._operations.made(found)

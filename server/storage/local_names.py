@@ -104,10 +104,11 @@ class LocalNames(LocalBase):
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
         check_credentials(creds)
         directory = self._directory(parent)
-        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-        writer = Descriptor(os.open(b".", flags, mode & 0o777, dir_fd=directory.path.number))
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | os.O_NOATIME
+        masked, _ = self._masked(directory, mode, creds)
+        writer = Descriptor(os.open(b".", flags, masked & 0o777, dir_fd=directory.path.number))
         path = Descriptor(os.open(by_proc(writer), os.O_PATH | os.O_CLOEXEC))
-        self._own(path, directory, attributes_of(path.number), stat.S_IFREG | mode & 0o7777, creds)
+        self._own(path, directory, attributes_of(path.number), stat.S_IFREG | masked & 0o7777, creds)
         inode = self._orphans.begin(path, self._locator.adopt)
         self._cache.attach(inode, writer, writable=True)
         return self._node(inode)

@@ -84,7 +84,7 @@ class MemoryNames(MemoryBase):
         if directory.meta.nlink == 0:
             raise FsError(errno.ENOENT)
         gid = directory.meta.gid if directory.meta.mode & stat.S_ISGID else creds.gid
-        inode = self._new_inode(stat.S_IFREG | mode & 0o7777, creds.uid, gid)
+        inode = self._new_inode(stat.S_IFREG | mode & 0o7777 & ~creds.umask, creds.uid, gid)
         inode.meta.orphan = inode.meta.nameless = True
         return self._node(inode)
 

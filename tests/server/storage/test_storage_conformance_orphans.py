@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -257,3 +259,8 @@ def test_a_file_without_a_name_belongs_where_it_was_made(storage: Storage) -> No
     assert storage.tmpfile(directory, 0o600, ME).attributes.gid == storage.getattr(directory).gid
     with raises(errno.ENOTDIR):
         storage.tmpfile(make(storage, b"file"), 0o600, ME)
+
+
+def test_the_umask_takes_bits_from_a_nameless_file(storage: Storage) -> None:
+    node = storage.tmpfile(storage.root().handle, 0o666, replace(ME, umask=0o027))
+    assert stat.S_IMODE(node.attributes.mode) == 0o640
