@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NewType
 
@@ -62,6 +62,8 @@ class InodeTable:
     def __init__(self, root: Node) -> None:
         self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, 1, is_directory=True)}
         self._stood_in = 0
+        self.stand_in_wanted: Callable[[int], None] = lambda node_id: None
+        """Called before that is raised."""
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
 
     def __len__(self) -> int:
@@ -74,6 +76,7 @@ class InodeTable:
         """The inode behind a node id that the kernel uses. A KeyError would be a bug. Raises FsError (ESTALE)
         for one that stands in: the kernel looks its names up once more then, believing none."""
         if node_id >= STANDS_IN_MIN:
+            self.stand_in_wanted(node_id)
             raise FsError(errno.ESTALE, "it was told of an inode whose other name was recalled meanwhile")
         return self._inodes[NodeId(node_id)]
 
