@@ -33,8 +33,9 @@ THREADS_MAX: Final = 256
 REPEAT_SECONDS_MAX: Final = 1.0
 """They do at once; on a busy machine one may have to wait for a processor."""
 
-LOOKS_MAX: Final = 2
-"""How often a call asks for one name: to believe it again, and as that is not so."""
+LOOKS_MAX: Final = 4
+"""How often a call asks for one name: to believe it again, and as that is not so; and once more each, if
+another program was faster with the second."""
 
 Place = tuple[InodeHandle, bytes]
 """A directory and a name in it."""
