@@ -42,11 +42,6 @@ DROPS_MAX: Final = 16
 """Notifications about names that may wait for a lock at once: each has a thread, which pages need too."""
 
 
-CERTAIN_SECONDS_MAX: Final = 0.2
-"""How long a look at a name waits for another program to let a directory go that it has locked. It may be that
-program's own."""
-
-
 EXPIRED_SECONDS: Final = 1.0
 """How long an expired name is asked for at each use. An answer is taken in within some 50 us, mostly."""
 
@@ -93,7 +88,7 @@ class NameDrops:
         self.doubts = Doubts()
         self._lately: dict[Place, tuple[float, InodeHandle]] = {}  # names expired: when, and what they led to
         self._purged = trio.lowlevel.ParkingLot()
-        self._certain = trio.lowlevel.ParkingLot()
+        inodes.stand_in_wanted = lambda node_id: self.doubts.wanted(node_id, trio.current_time())
 
     async def drop(self, directory: CachedDirectory, name: bytes) -> None:
         """When this returns no program that begins to use *name* believes what the kernel knows of it."""
@@ -212,7 +207,7 @@ class NameDrops:
         if led_to is not None and trio.current_time() - when > EXPIRED_SECONDS:
             del self._lately[place]
             led_to = None
-        return led_to != found and not self.doubts.was_told(thread)
+        return led_to != found and not self.doubts.is_again(thread)
 
     # --- doubts ---
 
@@ -222,12 +217,6 @@ class NameDrops:
         assert self.nursery is not None
         doubt = self.doubts.begin((directory.inode.handle, name), inode.handle)
         self.nursery.start_soon(self._expire, directory, name, doubt, trio.Event())
-
-    async def until_certain(self, place: Place, found: InodeHandle) -> None:
-        """Wait until no other name that led to *found* is in doubt, for `CERTAIN_SECONDS_MAX`."""
-        with trio.move_on_after(CERTAIN_SECONDS_MAX):
-            while self.doubts.is_in_doubt(place, found):
-                await self._certain.park()
 
     def _begin(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> trio.Event:
         """Begin to expire *name*; set when that is done, which whoever holds the directory's lock decides."""
@@ -248,7 +237,6 @@ class NameDrops:
         self._turn_over()
         if doubt is not None:
             self.doubts.over(doubt)
-            self._certain.unpark_all()
         dropped.set()
 
     async def _turn(self) -> None:

@@ -101,11 +101,10 @@ class Names:
         inode = None if entry is None else self._inodes.by_handle(entry)
         if entry is not None and (inode is None or inode.attributes.known is None):
             return None
-        verdict = self._verdict(thread, directory, name, inode, trio.current_time())
-        if verdict is Verdict.WAIT:
-            return None
-        if verdict is Verdict.AGAIN:
-            return self._stand_in(inode, None if inode is None else inode.attributes.known)
+        if self._verdict(thread, directory, name, inode) is Verdict.AGAIN:
+            assert inode is not None
+            assert inode.attributes.known is not None
+            return self._stand_in(thread, directory, name, inode, inode.attributes.known)
         if inode is None:
             return Absent(lasting=True)
         assert inode.attributes.known is not None
@@ -114,7 +113,7 @@ class Names:
 
     async def lookup(self, parent: int, name: bytes, thread: int = 0) -> Found | Absent:
         """Find a name, for *thread*; without a round trip if it is known here."""
-        directory, asked = self.directory(parent), trio.current_time()
+        directory = self.directory(parent)
         with directory.pending() as cache:
             await self._remote.until_leased()
             known = self.lookup_at_once(parent, name, thread)
@@ -134,9 +133,10 @@ class Names:
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
             inode = None if reply.node is None else self._inodes.known(reply.node)
-            verdict = await self._certain_verdict(thread, directory, name, inode, asked)
-            if verdict is Verdict.AGAIN:
-                return self._stand_in(inode, None if reply.node is None else reply.node.attributes)
+            if self._verdict(thread, directory, name, inode) is Verdict.AGAIN:
+                assert inode is not None
+                assert reply.node is not None
+                return self._stand_in(thread, directory, name, inode, reply.node.attributes)
             if inode is None:
                 return Absent(lasting=cache.find(name) is None)
             assert reply.node is not None
@@ -148,34 +148,23 @@ class Names:
             return self.told(inode, reply.node.attributes, lasting=lasting)
 
     def _verdict(
-        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float,
-        *, waited: bool = False,
-    ) -> Verdict:  # fmt: skip
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None
+    ) -> Verdict:
         """What *thread* may be told of what was found."""
         doubts = self._name_drops.doubts
         if not doubts:
             return Verdict.FOUND
         found = None if inode is None else inode.handle
-        place = (directory.inode.handle, name)
-        return doubts.looks(thread, place, found, asked, trio.current_time(), waited=waited)
+        return doubts.looks(thread, (directory.inode.handle, name), found, trio.current_time())
 
-    async def _certain_verdict(
-        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode | None, asked: float
-    ) -> Verdict:
-        """As `_verdict`, after a wait where that is called for."""
-        verdict = self._verdict(thread, directory, name, inode, asked)
-        if verdict is Verdict.WAIT:
-            assert inode is not None
-            await self._name_drops.until_certain((directory.inode.handle, name), inode.handle)
-            verdict = self._verdict(thread, directory, name, inode, asked, waited=True)
-        return verdict
-
-    def _stand_in(self, inode: Inode | None, attributes: Attributes | None) -> Found:
+    def _stand_in(
+        self, thread: int, directory: CachedDirectory, name: bytes, inode: Inode, attributes: Attributes
+    ) -> Found:
         """What is told in place of *inode*, which is in doubt: see `nfsfuse.machines.doubts`."""
-        assert inode is not None
-        assert attributes is not None
         self._holdings.never_told([inode.handle])
-        return Found(self._inodes.stand_in(inode), attributes, lasting=False)
+        stand_in = self._inodes.stand_in(inode)
+        self._name_drops.doubts.told(stand_in.node_id, thread, (directory.inode.handle, name))
+        return Found(stand_in, attributes, lasting=False)
 
     def acts(self, thread: int) -> None:
         """*thread* has looked its names up, and asks for what it wants to do with them."""

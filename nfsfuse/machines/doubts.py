@@ -11,9 +11,7 @@ by another name is not given:
 * It leads to a *stand-in*, an inode that the kernel does not know yet. A rename then finds two inodes, and
   asks the server, which decides. Who makes a name finds that it is there. Whoever wants anything of that inode
   is told ESTALE, and the kernel makes the call once more with LOOKUP_REVAL, believing no name
-  (``retry_estale``). A name that it has believed it finds to lead elsewhere, and asks once more
-  (``fuse_dentry_revalidate``): it is told the same. (In another directory than that of the doubt it may be a
-  call made again, so that waits for a while first.)
+  (``retry_estale``).
 * The second time round a program would be told of the error. A rename does not come so far: it has asked for
   what it wants. So everybody is told what there is then.
 
@@ -23,20 +21,21 @@ programs.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 from nfsfuse.protocol.types import InodeHandle
 
 THREADS_MAX: Final = 256
-"""Threads remembered that were told of a stand-in."""
+"""Threads remembered that make a call once more, and stand-ins that were told."""
 
 REPEAT_SECONDS_MAX: Final = 1.0
-"""Each does its call once more at once; on a busy machine it may have to wait for a processor."""
+"""They do at once; on a busy machine one may have to wait for a processor."""
 
-TOLD_MAX: Final = 2
-"""How often a call asks for one name: to believe it again, and if that is not so."""
+LOOKS_MAX: Final = 4
+"""How often a call asks for one name: to believe it again, and as that is not so; and once more each, if
+another program was faster with the second."""
 
 Place = tuple[InodeHandle, bytes]
 """A directory and a name in it."""
@@ -47,7 +46,6 @@ class Verdict(Enum):
 
     FOUND = "found"
     AGAIN = "again"  # a stand-in
-    WAIT = "wait"  # until the doubt is over, or for a while, and then ask once more
 
 
 @dataclass(slots=True, eq=False)
@@ -59,33 +57,29 @@ class Doubt:
 
 
 @dataclass(slots=True, eq=False)
-class _Told:
-    """A thread was told of a stand-in at *place*, at the time *at*, *times*. It has looked *elsewhere* since,
-    and has been told *found* times what is there."""
+class _Again:
+    """A thread makes a call once more since *began*, because of what it was told at *place*. It has *looked*
+    at these since, and been told *found* times what is there."""
 
     place: Place
-    at: float
-    times: int = 1
-    elsewhere: bool = False
+    began: float
+    looked: set[Place] = field(default_factory=set)
     found: int = 0
-
-    def is_over(self, asked: float) -> bool:
-        """Whether what was *asked* at that time belongs to another call."""
-        return asked - self.at > REPEAT_SECONDS_MAX
 
 
 class Doubts:
     """Those of a mount."""
 
-    __slots__ = ("_doubts", "_told")
+    __slots__ = ("_again", "_doubts", "_stand_ins")
 
     def __init__(self) -> None:
         self._doubts: dict[Doubt, None] = {}
-        self._told: dict[int, _Told] = {}  # by thread, in the order told
+        self._stand_ins: dict[int, tuple[int, Place]] = {}  # by node id: who was told of it, and where
+        self._again: dict[int, _Again] = {}  # by thread, in the order begun
 
     def __bool__(self) -> bool:
         """Whether an answer may be any other than FOUND, or a look has to be remembered."""
-        return bool(self._doubts or self._told)
+        return bool(self._doubts or self._again)
 
     def begin(self, place: Place, leads_to: InodeHandle) -> Doubt:
         """A name that the kernel may believe is given up, and not known to be dropped."""
@@ -97,56 +91,41 @@ class Doubts:
         """Whoever had its directory locked has let it go."""
         del self._doubts[doubt]
 
-    def looks(
-        self, thread: int, place: Place, found: InodeHandle | None, asked: float, now: float,
-        *, waited: bool = False,
-    ) -> Verdict:  # fmt: skip
-        """*thread* of some program *asked* at that time what *place* leads to; *now* it is known to be *found*.
-        *waited*: it was to wait."""
-        told = self._told.get(thread)
-        if told is not None and told.is_over(asked):
-            del self._told[thread]
-            told = None
+    def looks(self, thread: int, place: Place, found: InodeHandle | None, now: float) -> Verdict:
+        """*thread* of some program looks *place* up, which leads to *found*."""
+        again = self._again.get(thread)
+        if again is not None and now - again.began > REPEAT_SECONDS_MAX:
+            del self._again[thread]
+            again = None
         doubt = self._about(place, found)
-        if told is None:
-            if doubt is None:
-                return Verdict.FOUND
-            self._tell(thread, _Told(place, now))
-            return Verdict.AGAIN
-        if place != told.place:
-            return self._looks_elsewhere(thread, told, doubt, found)
-        if doubt is not None and self._is_still_the_first(told):
-            if doubt.place[0] != place[0] and not waited:
-                return Verdict.WAIT
-            told.times += 1
-            return Verdict.AGAIN
-        told.found += 1
-        if found is None or told.found == TOLD_MAX:
-            del self._told[thread]
+        if again is None:
+            return Verdict.FOUND if doubt is None else Verdict.AGAIN
+        if doubt is not None and (doubt.place in again.looked or (again.found and place != again.place)):
+            return Verdict.AGAIN  # it is another call
+        again.looked.add(place)
+        again.found += place == again.place
+        if found is None or again.found == LOOKS_MAX:
+            del self._again[thread]
         return Verdict.FOUND
 
-    def _looks_elsewhere(
-        self, thread: int, told: _Told, doubt: Doubt | None, found: InodeHandle | None
-    ) -> Verdict:
-        """On the way there, or in another call."""
-        told.elsewhere = True
-        if found is None:
-            del self._told[thread]
-        return Verdict.AGAIN if doubt is not None and told.found else Verdict.FOUND
+    def told(self, stand_in: int, thread: int, place: Place) -> None:
+        """*thread* is told that *place* leads to an inode of this node id."""
+        _put(self._stand_ins, stand_in, (thread, place))
+
+    def wanted(self, stand_in: int, now: float) -> None:
+        """Something is wanted of a stand-in: who was told of it makes its call once more."""
+        told = self._stand_ins.pop(stand_in, None)
+        if told is not None:
+            thread, place = told
+            _put(self._again, thread, _Again(place, now))
 
     def acts(self, thread: int) -> None:
         """*thread* has found its names, and asks for what it wants to do with them."""
-        self._told.pop(thread, None)
+        self._again.pop(thread, None)
 
-    def was_told(self, thread: int) -> bool:
+    def is_again(self, thread: int) -> bool:
         """Whether *thread* may be making a call once more, in which it believes no name."""
-        return thread in self._told
-
-    @staticmethod
-    def _is_still_the_first(told: _Told) -> bool:
-        """Whether the call has not been made again yet: then it would have begun with the first name of its
-        path, as it believes none. It asks for one that it has expired twice."""
-        return told.times < TOLD_MAX and not told.elsewhere and not told.found
+        return thread in self._again
 
     def _about(self, place: Place, found: InodeHandle | None) -> Doubt | None:
         if found is not None:
@@ -155,12 +134,13 @@ class Doubts:
                     return doubt
         return None
 
-    def is_in_doubt(self, place: Place, found: InodeHandle) -> bool:
-        """Whether the kernel may go on from another name that led to *found*."""
-        return self._about(place, found) is not None
 
-    def _tell(self, thread: int, told: _Told) -> None:
-        self._told.pop(thread, None)
-        self._told[thread] = told
-        if len(self._told) > THREADS_MAX:
-            del self._told[next(iter(self._told))]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _put(into: dict[K, V], key: K, value: V) -> None:
+    into.pop(key, None)
+    into[key] = value
+    if len(into) > THREADS_MAX:
+        del into[next(iter(into))]

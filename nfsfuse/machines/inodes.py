@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import stat
 import zlib
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NewType
 
@@ -74,8 +75,10 @@ class InodeTable:
     def __init__(self, root: Node) -> None:
         self._inodes: dict[NodeId, Inode] = {ROOT: Inode(ROOT, 0, root.handle, 1, is_directory=True)}
         self._stood_in = 0
+        self.stand_in_wanted: Callable[[int], None] = lambda node_id: None
+        """Called before that is raised."""
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
-        self._forgotten: dict[NodeId, InodeHandle] = {}  # oldest first
+        self._forgotten: OrderedDict[NodeId, InodeHandle] = OrderedDict()  # oldest first: a dict searches for it
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -87,6 +90,7 @@ class InodeTable:
         """The inode behind a node id that the kernel uses. A KeyError would be a bug. Raises FsError (ESTALE)
         for one that stands in: the kernel looks its names up once more then, believing none."""
         if node_id >= STANDS_IN_MIN:
+            self.stand_in_wanted(node_id)
             raise FsError(errno.ESTALE, "it was told of an inode whose other name was recalled meanwhile")
         return self._inodes[NodeId(node_id)]
 
@@ -138,7 +142,7 @@ class InodeTable:
         del self._by_handle[inode.handle]
         self._forgotten[inode.node_id] = inode.handle
         if len(self._forgotten) > FORGOTTEN_MAX:
-            del self._forgotten[next(iter(self._forgotten))]
+            self._forgotten.popitem(last=False)
         return inode
 
     def forgotten(self, node_id: int) -> InodeHandle | None:
