@@ -78,7 +78,7 @@ class InodeTable:
         self.stand_in_wanted: Callable[[int], None] = lambda node_id: None
         """Called before that is raised."""
         self._by_handle: dict[InodeHandle, Inode] = {root.handle: self._inodes[ROOT]}
-        self._forgotten: OrderedDict[NodeId, InodeHandle] = OrderedDict()  # oldest first: a dict searches for it
+        self._forgotten: OrderedDict[NodeId, InodeHandle] = OrderedDict()  # oldest first
 
     def __len__(self) -> int:
         return len(self._inodes)

@@ -38,6 +38,8 @@ def told(mutation: Mutation, exc: Violation) -> str:
         (the.the_lease_never_runs_out, SMALL["a client with a dirty page that is cut off, and a load"]),
         (the.rule_5_shared_tokens_while_open_for_writing, TWO_STORES),
         (the.the_daemon_looks_at_who_waits_for_it, SMALL["a store and an execve, and a load"]),
+        (the.growths_are_not_told, SMALL["a pwrite beyond the end, and a splice"]),
+        (the.growths_are_answered_before_others_know, SMALL["a pwrite beyond the end, and a splice"]),
     ],
 )
 def test_a_deliberate_bug_is_found(

@@ -105,8 +105,10 @@ def opened(places: tuple[Path, Path], writes: str) -> Iterator[tuple[Path, User]
     here, there = places
     (here / "f").write_bytes(b"o" * OLD)
     user = User(there / "f", writes)
-    yield here / "f", user
-    user.end()
+    try:
+        yield here / "f", user
+    finally:
+        user.end()
 
 
 @pytest.mark.parametrize("writes", ["r", "rw"])
