@@ -281,7 +281,7 @@ def make_engine(client: Any, remote: Any, root: Node, runner: Runner) -> None:
     nursery = Nursery(runner, client)
     for part in (client.fs, client.fs.recalls, client.fs.write_back):
         part._nursery = nursery
-    client.fs.reader.nursery = client.fs.changes.nursery = nursery
+    client.fs.reader.nursery = client.fs.changes.nursery = client.fs.name_drops.nursery = nursery
 
 
 class World:

@@ -113,6 +113,7 @@ class KernelModel:
     delays: Delays
     note: Callable[[NodeId, str], None]
     fs: Filesystem = field(init=False)
+    checks_permissions: bool = True
     inodes: dict[NodeId, KernelInode] = field(default_factory=dict)
     invalidations: list[tuple[NodeId, int, int]] = field(default_factory=list)
     failed_write_backs: list[FsError] = field(default_factory=list)
