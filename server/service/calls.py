@@ -180,6 +180,8 @@ class Call:
     granted_handles: tuple[InodeHandle, ...] = ()
     attributes_changed: tuple[InodeHandle, ...] = ()
     intended: bool = False
+    unwanted: tuple[InodeHandle, ...] = ()
+    """What was pinned for it, without a name, and nobody waits for any more: to be unpinned."""
     again: bool = False
     """An earlier epoch has done it; the journal waits for the frame of its answer."""
     recalled: set[SessionId] = field(default_factory=set)

@@ -108,6 +108,9 @@ class Driver:
                 waiting = reply
         finally:
             handling.close()
+            for handle in call.unwanted:
+                with trio.CancelScope(shield=True):
+                    await self._disk.slow(partial(call.storage.unpin, handle))
 
     def _advance(
         self, call: Call, handling: Handling, result: Any = None, failure: Exception | None = None

@@ -48,6 +48,7 @@ from server.service.calls import (
 )
 from server.service.names import ATTR, EXCLUSIVE, SHARED, frees_much, hold_name, keep_name, node_of
 from server.state.records import Named
+from server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
 
@@ -162,20 +163,23 @@ def _tmpfile(call: Call) -> Handling:
     r: m.TmpFile = call.message
     made: list[Node] = []
     try:
-        yield Quick(lambda: made.append(call.storage.tmpfile(r.parent, r.mode, r.credentials)))
+        yield Quick(lambda: made.append(_make_nameless(call.storage, r)))
     except GeneratorExit:  # nobody waits for it any more
-        for node in made:
-            call.storage.pin(node.handle)
-            call.storage.unpin(node.handle)
+        call.unwanted = tuple(node.handle for node in made)
         raise
     (node,) = made
+    open_id = call.session.opened(node.handle)
     tokens: list[Token] = []
     tokens += (yield Acquire(node.handle, DATA, EXCLUSIVE, wait=False)) or ()
     tokens += (yield Acquire(node.handle, ATTR, EXCLUSIVE, wait=False)) or ()
     yield Unnaming(node.handle)
-    yield Quick(lambda: call.storage.pin(node.handle))
-    open_id = call.session.opened(node.handle)
     return m.Opened(open_id, node, tuple(tokens), False)
+
+
+def _make_nameless(storage: Storage, request: m.TmpFile) -> Node:
+    node = storage.tmpfile(request.parent, request.mode, request.credentials)
+    storage.pin(node.handle)
+    return node
 
 
 def _release(call: Call) -> Handling:
@@ -262,18 +266,19 @@ def _write_extents(call: Call) -> Handling:
         raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     data = memoryview(call.payload)
 
-    def write() -> Attributes:
-        at = 0
-        for extent in r.extents:
-            attributes = call.storage.write(r.handle, extent.offset, data[at : at + extent.size])
-            at += extent.size
-        return attributes
-
     few = len(r.extents) <= INLINE_EXTENTS_MAX and len(data) <= INLINE_WRITE_SIZE_MAX
     step = Quick if few else Slow
-    attributes = yield step(write)
+    attributes = yield step(lambda: _write_all(call.storage, r, data))
     written: m.Written = yield from _written(call, r, attributes)
     return written
+
+
+def _write_all(storage: Storage, request: m.WriteExtents, data: memoryview) -> Attributes:
+    at = 0
+    for extent in request.extents:
+        attributes = storage.write(request.handle, extent.offset, data[at : at + extent.size])
+        at += extent.size
+    return attributes
 
 
 def _check_extents(extents: tuple[Extent, ...], size: int) -> None:

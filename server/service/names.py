@@ -109,7 +109,7 @@ def _next(steps: Iterator[Node | None]) -> tuple[Node | None, bool]:
 
 def _lookup_number(call: Call) -> Handling:
     request: m.LookupNumber = call.message
-    steps = call.storage.search(request.number)
+    steps: Iterator[Node | None] = yield Quick(lambda: call.storage.search(request.number))
     node: Node | None = None
     more = True
     while more and node is None:
@@ -383,7 +383,9 @@ def _readdir(call: Call) -> Handling:
             yield Acquire(handles[taken], ATTR, SHARED)
             taken += 1
     told: dict[InodeHandle, Node] = yield Slow(partial(_told_in_a_listing, call.storage, handles))
-    above = 0 if request.cookie else call.storage.number_above(request.handle)
+    above = 0
+    if not request.cookie:
+        above = yield Quick(lambda: call.storage.number_above(request.handle))
     return m.Listing(tuple(_entry(entry, told) for entry in listed), end, tokens, above)
 
 

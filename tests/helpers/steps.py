@@ -43,6 +43,8 @@ class StepsOnly:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._storage, name)
+        if not callable(method):  # what is known of the filesystem from the beginning
+            return method
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             if self.guarded and name not in AT_ONCE:

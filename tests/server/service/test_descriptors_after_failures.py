@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from nfsfuse.engine.session import Callback
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode
@@ -21,6 +22,7 @@ from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Credentials,
+    Extent,
     InodeHandle,
     LockOwner,
     OpenId,
@@ -155,6 +157,16 @@ REQUESTS: Final[dict[type[Message], Callable[[World], Made]]] = {
         m.SetLock(w.file, OpenId(1), LockOwner(1), LockKind.POSIX, LockMode.READ, 9, 1, 1, False), b"",
     ),
     m.FlushLocks: lambda w: (m.FlushLocks(w.file, LockOwner(1)), b""),
+    m.WriteExtents: lambda w: (
+        m.WriteExtents(w.file, (Extent(0, 4096), Extent(8192, 4096)), Sync.ALL), bytes(8192),
+    ),
+    m.Grown: lambda w: (m.Grown(w.file, 8192), b""),
+    m.Accessed: lambda w: (m.Accessed((w.file, w.other)), b""),
+    m.TmpFile: lambda w: (m.TmpFile(w.root, 0o600, Credentials(1, 1)), b""),
+    m.LookupNumber: lambda w: (m.LookupNumber((w.path / os.fsdecode(w.present())).stat().st_ino), b""),
+    m.LookupParent: lambda w: (m.LookupParent(w.directory), b""),
+    m.GetInodeFlags: lambda w: (m.GetInodeFlags(w.handle(w.present()), True), b""),
+    m.SetInodeFlags: lambda w: (m.SetInodeFlags(w.handle(w.present()), False, (0,)), b""),
     m.ReleaseLocks: lambda w: (m.ReleaseLocks(w.file, OpenId(1), None), b""),
 }  # fmt: skip
 _EVERYTHING = AttributeChanges(mode=0o600, uid=1, gid=1, size=10, mtime_ns=5)
@@ -281,6 +293,10 @@ async def test_a_client_that_is_gone_in_the_middle(how: str, tmp_path: Path) -> 
     storage.close()
 
 
+def _give_up(callback: Callback, acknowledge: Callable[[m.Recalled | m.Done], None]) -> None:
+    acknowledge(m.Recalled((callback.token,)) if isinstance(callback, m.Recall) else m.Done())
+
+
 @pytest.mark.usefixtures("autojump_clock")
 async def test_space_is_freed_by_a_thread_whoever_lets_go_last(tmp_path: Path) -> None:
     """The last close, the last token, the end of a session: of a file that is removed."""
@@ -290,7 +306,7 @@ async def test_space_is_freed_by_a_thread_whoever_lets_go_last(tmp_path: Path) -
         steps.guarded = True
         one, two = await server.client(), await server.client()
         for client in (one, two):
-            client.session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled((recall.token,)))
+            client.session.on_recall = _give_up
         root = one.root.handle
         for how in ("closed", "returned", "ended"):
             name = how.encode()

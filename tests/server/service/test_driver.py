@@ -144,6 +144,33 @@ async def test_a_cancelled_handler_is_closed_where_it_waits() -> None:
     assert closed == ["at the yield"]
 
 
+async def test_what_a_cancelled_handler_leaves_is_unpinned() -> None:
+    world, unpinned = World(), []
+
+    class Storage:
+        def unpin(self, handle: InodeHandle) -> None:
+            unpinned.append(handle)
+
+    call = world.call()
+    call.storage = Storage()  # type: ignore[assignment]
+
+    def handling() -> Handling:
+        try:
+            yield Slow(lambda: None)
+        except GeneratorExit:
+            call.unwanted = (HANDLE,)
+            raise
+        return m.Done()
+
+    waiting = world.driver.advance(call, handling())
+    assert isinstance(waiting, Coroutine)
+    world.disk.gate.set()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await waiting
+    assert unpinned == [HANDLE]
+
+
 async def test_a_waiting_grant_resumes_the_handler_in_the_middle() -> None:
     world, order = World(), []
     holder = world.call(b"one")

@@ -54,11 +54,10 @@ class Recording(StepsOnly):
         method = super().__getattr__(name)
 
         def noted(*args: Any, **kwargs: Any) -> Any:
-            if name in FREEING:
-                self.ran.append(self._disk.running)
+            self.ran.append(self._disk.running)
             return method(*args, **kwargs)
 
-        return noted
+        return noted if name in FREEING else method
 
 
 async def where(path: Path, ask: Asked, size: int, *, linked: bool = False) -> list[str]:

@@ -12,15 +12,18 @@ from server.service.requests import HANDLERS
 from server.storage.memory import MemoryStorage
 
 
-def test_one_that_is_made_when_its_program_has_been_killed_is_gone() -> None:
+def test_one_that_is_made_when_its_program_has_been_killed_is_left_to_be_unpinned() -> None:
     """The call that makes it may be in a thread, and is not given up half-way."""
     storage = MemoryStorage()
     message = m.TmpFile(storage.root().handle, 0o600, Credentials(0, 0))
-    handling = HANDLERS[m.TmpFile](cast(Call, SimpleNamespace(storage=storage, message=message)))
+    call = cast(Call, SimpleNamespace(storage=storage, message=message, unwanted=()))
+    handling = HANDLERS[m.TmpFile](call)
     step = next(handling)
     assert isinstance(step, Quick)
     step.call()
-    assert len(storage.orphans()) == 1
     handling.close()
+    assert list(call.unwanted) == storage.orphans()
+    (handle,) = call.unwanted
+    storage.unpin(handle)
     assert storage.orphans() == []
     storage.check()
