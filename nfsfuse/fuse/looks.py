@@ -54,8 +54,8 @@ def look_again(mount: OwnMount, look: Look) -> bool:
         if time.monotonic() > end:
             log.warning("a look at %r in directory %d takes too long", look.name, look.parent)
             return False
-    if look.failure is not None:
-        raise look.failure
+    if look.refused:
+        raise OSError(look.refused, os.strerror(look.refused))
     return look.asked_again or look.of_parent is None
 
 
@@ -64,7 +64,7 @@ def _look(mount: OwnMount, look: Look) -> None:
         _walk(mount, look)
     except OSError as exc:
         if exc.errno != errno.ESTALE:  # else the kernel does not know the directory, and so no name in it
-            look.failure = exc
+            look.refused = exc.errno or errno.EIO
     finally:
         look.over.set()
 

@@ -33,7 +33,8 @@ libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 @dataclass(slots=True, eq=False)
 class Look:
     """One look of a thread of ours at *name* in the directory *parent*. *child* is what to answer, with its
-    attributes; without attributes, what the kernel has of them; None: there is nothing."""
+    attributes; without attributes, what the kernel has of them; None: there is nothing. *refused*: with which
+    errno it failed, if it did."""
 
     parent: int
     parent_generation: int
@@ -45,7 +46,7 @@ class Look:
     asked_again: bool = False
     over: threading.Event = field(default_factory=threading.Event)
     thread: int = 0
-    failure: OSError | None = None
+    refused: int = 0
 
 
 class OwnMount:

@@ -181,7 +181,7 @@ async def test_a_new_file_of_a_killed_program_is_closed(milliseconds: int) -> No
         assert killed.cancelled_caught
         assert one.fs.names.lookup_at_once(ROOT, b"new") is None, "only the server can tell"
         await trio.sleep(1)
-        assert one.kernel.epochs == 2, "the kernel believed that there was nothing, and was to ask meanwhile"
+        assert one.kernel.entries == [b"new"] * 2, "the kernel believed that there was nothing; it asks meanwhile"
         assert len(one.fs.inodes) == 1, "the kernel was not told of it, and will not forget it"
         node = await one.node(b"new")
         file = one.fs.holdings.file(one.fs.inodes[node])
@@ -229,19 +229,20 @@ async def test_names_that_a_killed_program_was_to_change_are_asked_for_anew(mill
         names = client.fs.names
         for name in (b"gone", b"moved", b"here", b"made"):
             await names.lookup(ROOT, name)
-        for work in (
-            lambda: names.unlink(ROOT, b"gone"),
-            lambda: names.rename(ROOT, b"moved", ROOT, b"here", 0),
-            lambda: names.mkdir(ROOT, b"made", 0o755, ME),
+        expired = client.kernel.entries
+        for work, changed in (
+            (lambda: names.unlink(ROOT, b"gone"), [b"gone"]),
+            (lambda: names.rename(ROOT, b"moved", ROOT, b"here", 0), [b"here", b"moved"]),
+            (lambda: names.mkdir(ROOT, b"made", 0o755, ME), [b"made"]),
         ):
-            epochs = client.kernel.epochs
+            expired.clear()
             with trio.move_on_after(milliseconds / 1000) as killed:
                 await work()
             assert killed.cancelled_caught
             await trio.testing.wait_all_tasks_blocked()
-            assert client.kernel.epochs == epochs + 1
+            assert sorted(expired) == changed
             await trio.sleep(1)
-            assert client.kernel.epochs == epochs + 2, "once more when it was made"
+            assert sorted(expired) == sorted(changed * 2), "once more when it was made"
         for name, there in ((b"gone", False), (b"moved", False), (b"here", True), (b"made", True)):
             assert isinstance(await names.lookup(ROOT, name), Found) == there, name
 

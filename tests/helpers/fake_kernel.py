@@ -209,7 +209,8 @@ class Client:
         """What is done in this block makes exactly these round trips."""
         before = len(self.remote.calls)
         yield
-        assert [type(message).__name__ for message, _ in self.remote.calls[before:]] == list(expected)
+        asked = [type(message).__name__ for message, _ in self.remote.calls[before:]]
+        assert asked == list(expected), asked
 
     def sent(self, name: str) -> list[int]:
         """The sizes of the payloads of all requests of this name."""
