@@ -181,7 +181,7 @@ async def test_a_new_file_of_a_killed_program_is_closed(milliseconds: int) -> No
         assert killed.cancelled_caught
         assert one.fs.names.lookup_at_once(ROOT, b"new") is None, "only the server can tell"
         await trio.sleep(1)
-        assert one.kernel.entries == [b"new"] * 2, "the kernel believed that there was nothing; it asks meanwhile"
+        assert one.kernel.entries == [b"new"] * 2, "the kernel believed that there was nothing; asked meanwhile"
         assert len(one.fs.inodes) == 1, "the kernel was not told of it, and will not forget it"
         node = await one.node(b"new")
         file = one.fs.holdings.file(one.fs.inodes[node])
