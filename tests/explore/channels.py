@@ -92,7 +92,7 @@ def _read_link(number: int) -> Message:
 
 
 def _recall(number: int) -> Message:
-    return Recall(Token(InodeHandle(b"%d" % number), Resource.DATA, 0, 1, TokenMode.NONE), False)
+    return Recall(Token(InodeHandle(b"%d" % number), Resource.DATA, 0, 1, TokenMode.NONE))
 
 
 @dataclass

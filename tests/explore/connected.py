@@ -61,7 +61,7 @@ _DEADLINES = {Away.SUSPENDED: SUSPEND_AT, Away.PAST_ITS_LEASE: 1.0, Away.FENCED:
 _TOLD = {
     Away.SUSPENDED: "is about to lose its lease",
     Away.PAST_ITS_LEASE: "has lost its lease",
-    Away.FENCED: "is fenced by the server",
+    Away.FENCED: "is silent for so long that the server fences it, if others wait for it",
 }
 
 
@@ -251,7 +251,8 @@ class ConnectedWorld(World):
     def _next_deadline(self, client: ConnectedClient) -> Away | None:
         if not client.alive:
             known = client.session.session_id in self.service.sessions
-            return Away.FENCED if known and client.away is not Away.FENCED else None
+            spared = client.away is Away.FENCED and not self._keeps_others_waiting(client)
+            return Away.FENCED if known and not spared else None
         if not self.left.leases or not client.wire.dead or client.away is Away.FENCED:
             return None
         if client.away is Away.NOT_LONG:
@@ -275,8 +276,14 @@ class ConnectedWorld(World):
             if Do.SUSPEND in wanted:
                 client.session.on_suspended()
         elif deadline is Away.FENCED:
-            self._lose(client)
+            session = self.service.sessions.get(client.session.session_id)
             self.service._fence_expired()
+            if session is None or session.over.is_set():
+                self._lose(client)  # else nobody has wanted anything of it, and it is spared
+
+    def _keeps_others_waiting(self, client: ConnectedClient) -> bool:
+        lease = self.service.leases._leases.get(client.session.session_id)
+        return lease is not None and bool(lease.recalls)
 
     def _waits_for_the_dead(self) -> bool:
         grace = self.service.recovery._grace

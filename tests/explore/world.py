@@ -255,7 +255,7 @@ class _ServerChannel:
 
         def arrive() -> None:
             if isinstance(message, m.Grew):
-                client.fs.recalls.grew(message, acknowledge)
+                client.fs.recalls.arrived(message, acknowledge)
                 return
             client.closes.send()
             client.fs.recalls.arrived(message, acknowledge)
