@@ -414,6 +414,16 @@ class KernelModel:
             await self._set_attributes(inode, attributes.size, trusted)
         return inode
 
+    async def takes_in(self, found: Found) -> None:
+        """The answer to a lookup of a program that calls the engine itself."""
+        await self._found(found.inode.node_id, found.attributes, self._version)
+
+    def forget(self, node_id: NodeId) -> None:
+        """Such a program forgets what it has looked up; and so does the kernel, if nobody else knows it."""
+        self.fs.names.forget(node_id, 1)
+        if self.fs.inodes.get(node_id) is None:
+            self.inodes.pop(node_id, None)
+
     def _opened(self, inode: KernelInode, handle: int, flags: int) -> Descriptor:
         opened = Descriptor(inode, handle, flags, self.fs.files[handle].direct)
         if opened.writing:

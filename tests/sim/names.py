@@ -139,13 +139,14 @@ class _Process:
         fs = self.client.fs
         found = await fs.names.lookup(ROOT, LOG)
         assert isinstance(found, Found)
+        await self.client.kernel.takes_in(found)
         number = await fs.files.open(found.inode.node_id, os.O_WRONLY | os.O_APPEND)
         try:
             await fs.files.write(number, 0, record, page=False)
             await fs.files.flush(number)
         finally:
             fs.files.release(number)
-            fs.names.forget(found.inode.node_id, 1)
+            self.client.kernel.forget(found.inode.node_id)
 
     async def _lock(self) -> None:
         locks, mutex = self.client.fs.locks, self.mutex
