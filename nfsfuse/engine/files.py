@@ -139,8 +139,10 @@ class Files:
             return number
         file = self._holdings.file(self._inodes[node_id])
         writing = is_writing(flags)
-        if file.open_count == 0 and file.attributes.mode is TokenMode.NONE:
-            file.inode.kernel_size.behind = True  # perhaps: nobody has told since it was asked
+        if file.open_count == 0 and (file.attributes.mode is TokenMode.NONE or file.attributes.revoking):
+            # Perhaps: nobody has told since it was asked, or the recall that is under way tells the server that
+            # it is not open here.
+            file.inode.kernel_size.behind = True
         # Counted before anything is asked, so that whatever is granted from now on is as K2 wants it.
         file.open_count += 1
         file.tokens.writers += writing
