@@ -153,7 +153,9 @@ class DescriptorCache:
             better = present.writer or (None if writable else present.reader)
             if better is not None:
                 return better
-            self._put(OpenInode(inode.handle, inode.kind, descriptor, reads=not writable, writes=writable))
+            other = OpenInode(inode.handle, inode.kind, descriptor, reads=not writable, writes=writable)
+            other.above = inode.above
+            self._put(other)
             return descriptor
 
     def pin(self, inode: OpenInode, *, always: bool = False) -> None:

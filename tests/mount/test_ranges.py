@@ -133,12 +133,6 @@ def test_birth_times(mounts: Mounts, pair: Pair) -> None:
     assert mounts.rig.command("stat", "-c", "%s %a", pair.one / "file").succeeded().output.startswith("0 ")
 
 
-def test_unnamed_files_are_refused_as_by_a_filesystem_without_them(pair: Pair) -> None:
-    with pytest.raises(OSError) as caught:  # noqa: PT011
-        os.open(pair.one, os.O_TMPFILE | os.O_RDWR)
-    assert caught.value.errno == errno.EOPNOTSUPP
-
-
 NOBODY = 65534
 
 CHANGES = {

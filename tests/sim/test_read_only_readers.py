@@ -59,10 +59,16 @@ def test_a_read_that_starts_after_an_append_sees_it(seed: int) -> None:
 def test_without_making_sure_that_the_kernel_knows_the_size_it_ends_too_early(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It is told twice: by who makes the file longer, and before it is answered."""
+
     async def cannot(self: KernelModel, node_id: int, generation: int) -> None:
         return None
 
+    async def does_nothing(self: KernelModel, node_id: int, generation: int, size: int) -> bool:
+        return True
+
     monkeypatch.setattr(KernelModel, "learn_size", cannot)
+    monkeypatch.setattr(KernelModel, "grow", does_nothing)
     with pytest.raises(Violation, match="a read found"):
         _simulate_seeds()
 
