@@ -10,8 +10,9 @@ goes to others and what it sends later is refused, if it keeps somebody waiting,
   nothing back either; or it is silent, and somebody has asked for a lock that it holds. Whether its machine is
   dead or its daemon busy cannot be told, so it has this time from when it was asked.
 
-One that has locks and no connection counts as keeping somebody waiting: who asks for a lock need not wait for
-it. And the courtesy ends after a while: a session costs memory, and the next start of the server waits for it.
+One that has no connection, but locks, counts as keeping somebody waiting: who asks for a lock need not wait for
+it. So does one that keeps the room of a file that has been removed. And the courtesy ends after a while: a
+session costs memory, and the next start of the server waits for it.
 
 While the server is at a write of the session's it is not the client that keeps others waiting, but the server's
 disk: to fence it would not help them either, as a session gives up what it holds only when none of its requests
@@ -124,8 +125,9 @@ class Leases:
             if lease.wanted_at is not None:
                 lease.wanted_at = min(now, lease.wanted_at + seconds)
 
-    def expired(self, now: float, has_locks: Callable[[SessionId], bool]) -> list[tuple[SessionId, str]]:
-        """The sessions to be fenced, and why. It is asked of few whether they have locks."""
+    def expired(self, now: float, is_in_the_way: Callable[[SessionId], bool]) -> list[tuple[SessionId, str]]:
+        """The sessions to be fenced, and why. It is asked of few whether they are in the way by what nobody has
+        to ask for: locks, and the room of files that are removed."""
         found = []
         for session, lease in self._leases.items():
             silent = now - lease.heard_at
@@ -137,7 +139,7 @@ class Leases:
             if silent >= self.patience_seconds and (
                 silent >= max(COURTESY_SECONDS, self.patience_seconds)
                 or (lease.wanted_at is not None and lease.wanted_at + self.patience_seconds <= now)
-                or (not lease.connected and (bool(lease.recalls) or has_locks(session)))
+                or (not lease.connected and (bool(lease.recalls) or is_in_the_way(session)))
             ):
                 found.append((session, f"not heard of for {silent:.1f} s"))
         return found

@@ -325,13 +325,19 @@ class Service:
         session = self.sessions.get(session_id)
         return 0 if session is None else session.channel.frames_acknowledged
 
+    def _is_in_the_way(self, session_id: SessionId) -> bool:
+        if self.locks.manager.has_locks(session_id):
+            return True
+        removed = set(self._storage.orphans())
+        return any(handle in removed for handle in self.sessions[session_id].open_files.values())
+
     def _fence_expired(self) -> None:
         for session in self.sessions.values():
             self.leases.heard(session.id, session.channel.heard_at)
         now = trio.current_time()
         for session_id in self.locks.manager.in_the_way():
             self.leases.wanted(session_id, now)
-        expired = self.leases.expired(now, self.locks.manager.has_locks)
+        expired = self.leases.expired(now, self._is_in_the_way)
         expired += [
             (session.id, f"{session.channel.kept_bytes} bytes are not acknowledged")
             for session in self.sessions.values()

@@ -55,7 +55,8 @@ class LocalListing(LocalBase):
                 if not entries:
                     return found, True
                 if cookie == 0 and not found:
-                    self._directory(directory.handle).above = next((entry.ino for entry in entries if entry.name == b".."), 0)
+                    above = next((entry.ino for entry in entries if entry.name == b".."), 0)
+                    self._directory(directory.handle).above = above  # which `_lister` may have replaced
                 found += [entry for entry in entries if entry.name not in hidden]
         return found[:limit], False
 
