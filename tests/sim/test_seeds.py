@@ -13,7 +13,6 @@ FOUND = (
     # seed, clients: what it found when it was first run
     (9, 2),  # K0: a return of tokens crossed with a grant
     (23, 2),  # K5: a second recall was acknowledged while the invalidation of the first was under way
-    (102, 2),  # a reply to a write-back that came late shrank the file, and an append overwrote another
     (107, 2),  # deadlock: read-ahead across the edge of what was being invalidated
     (112, 2),  # a write past the page cache was undone by the write-back of a page stored into meanwhile
     (113, 2),  # a recall to SHARED while an open for writing began
