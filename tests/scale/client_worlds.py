@@ -159,6 +159,42 @@ def recall_among_extents(n: int) -> Step:
     return step
 
 
+def recall_beside_others(n: int) -> Step:
+    """Of one page, while *n* other pages of the file are being recalled."""
+    tokens = DataTokens()
+    tokens.granted(0, (n + 2) * PAGE_SIZE, TokenMode.EXCLUSIVE)
+    for at in range(n):
+        tokens.revoke(at * PAGE_SIZE, (at + 1) * PAGE_SIZE, TokenMode.NONE)
+    start, end = (n + 1) * PAGE_SIZE, (n + 2) * PAGE_SIZE
+
+    def step() -> None:
+        revocation = tokens.revoke(start, end, TokenMode.NONE)
+        assert tokens.may_begin(revocation)
+        tokens.invalidate(revocation)
+        tokens.reduce(start, end, TokenMode.NONE)
+        tokens.revoked(revocation)
+        tokens.granted(start, end, TokenMode.EXCLUSIVE)
+
+    return step
+
+
+def write_beside_dirty_files(n: int) -> Step:
+    cache = PageCache(1 << 30, guard=False)
+    files = [cache.file() for _ in range(n)]
+    for pages in files:
+        pages.write(0, b"some", 0.0)
+    another = cache.file()
+
+    def step() -> None:
+        another.write(0, b"more", 1.0)
+        for extent in another.gather(0, RANGE_END, 1 << 20, 16):
+            another.end_write_back(another.begin_write_back(*extent), clean=True)
+        another.drop(0, 4)
+        assert len(files) == n, "they stay"
+
+    return step
+
+
 def tell_attributes(n: int) -> Step:
     """While *n* inodes are remembered of which answers are under way."""
     tellings = Tellings(2 * n)
@@ -180,5 +216,7 @@ CLIENT: Final[dict[str, Callable[[int], Step]]] = {
     "names of an index: one more": add_to_an_index,
     "open directories: one more": open_a_directory,
     "extents held: a recall of one": recall_among_extents,
+    "recalls under way in a file: one more": recall_beside_others,
+    "dirty files: a write to one more, and its write-back": write_beside_dirty_files,
     "inodes told of: one more": tell_attributes,
 }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import weakref
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, LockOwner, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import PAGE_SIZE, Credentials, InodeHandle, LockOwner, OpenId, RequestId, SessionId
 from server.machines.leases import Leases
 from server.machines.lock_limits import LockLimits
 from server.machines.locks import LockManager
@@ -19,6 +23,7 @@ from server.machines.tokens import TokenManager
 from server.state.journal import Journal
 from server.state.memory import MemoryLog
 from server.state.records import Intent, Named
+from server.storage.local import LocalStorage
 from tests.scale.client_worlds import HANDLE, Step
 
 DATA, DIR, ATTR = Resource.DATA, Resource.DIR, Resource.ATTR
@@ -253,6 +258,30 @@ def files_not_synchronised(n: int) -> Step:
     return step
 
 
+def orphans_of_a_storage(n: int) -> Step:
+    """Open files without a name: one more, which is closed."""
+    directory = mkdtemp(prefix="nfsfuse-orphans-")
+    storage = LocalStorage(Path(directory), bytes(32))
+    root, me = storage.root().handle, Credentials(0, 0)
+
+    def make(name: bytes) -> InodeHandle:
+        node, _ = storage.create(root, name, 0o600, me, exclusive=True, truncate=False)
+        storage.pin(node.handle)
+        storage.unlink(root, name)
+        return node.handle
+
+    for number in range(n):
+        make(b"%d" % number)
+
+    def step() -> None:
+        handle = make(b"another")
+        assert storage.unpin_nowait(handle) is False
+        storage.unpin(handle)
+
+    weakref.finalize(step, shutil.rmtree, directory)
+    return step
+
+
 SERVER: Final[dict[str, Callable[[int], Step]]] = {
     "inodes of a session: one more": inodes_of_a_session,
     "sharers of a file: one more": sharers_of_a_file,
@@ -269,4 +298,5 @@ SERVER: Final[dict[str, Callable[[int], Step]]] = {
     "sessions: one more": sessions_with_leases,
     "recalls of a session: one more": recalls_of_a_session,
     "files not synchronised: one more": files_not_synchronised,
+    "orphans: one more": orphans_of_a_storage,
 }
