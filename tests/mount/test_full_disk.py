@@ -209,7 +209,7 @@ def test_stores_that_there_is_no_memory_for_are_told_and_seen_by_nobody(full: Fu
     with Mapped(full, pages) as mapped:
         assert mapped.store(b"a") == errno.ENOSPC
         assert mapped.store(b"b") == errno.ENOSPC
-        assert "stores through mappings are lost" in full.log.read_text()
+        poll_until(lambda: "stores through mappings are lost" in full.log.read_text(), 10, "the log says so")
         full.disk.free()
         poll_until(lambda: mapped.sync() == 0, 10, "what was kept is written, and all is told")
         poll_until(lambda: mapped.load() == mapped.at_the_server(), 10, "the kernel has what the server has")
