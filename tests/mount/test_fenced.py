@@ -116,6 +116,7 @@ def test_a_client_that_is_cut_off_for_longer_than_its_lease_is_fenced(
         stale = [look for look in looks if look.began > written_at and look["value"] != 2]
         assert not stale, stale
         assert {look["value"] for look in looks} == {1, 2}
+        poll_until(lambda: "a lock was lost with" in rig.log_of(cut).read_text(), 10, "it is said")
         log = rig.log_of(cut).read_text()
         assert "the server has ended this mount's session" in log
         assert "dirty: 11 bytes written here are lost with the session" in log

@@ -90,6 +90,7 @@ def test_what_was_synchronised_is_there_and_the_rest_follows_when_there_is_room(
     os.write(descriptor, b"room")
     assert errno_of(os.close, descriptor) == 0, "all of it was told already"
     assert there.read_bytes() == records(synced + 1) + b"room"
+    poll_until(lambda: "the server refused before is written" in full.log.read_text(), 10, "it is said")
     said = full.log.read_text()
     assert said.count("journal: the server refuses") == 1, said
     assert "journal: what the server refused before is written" in said

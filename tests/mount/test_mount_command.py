@@ -18,6 +18,7 @@ from nfsfuse.protocol.framing import FrameReader, frame_prefix
 from nfsfuse.protocol.limits import MAGIC, PROTOCOL_VERSION
 from nfsfuse.protocol.messages import Hello
 from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
+from scripts.rig.processes import poll_until
 from scripts.rig.rig import BIN, Rig
 
 
@@ -317,6 +318,7 @@ def test_foreground_fails_with_the_reason(rig: Rig) -> None:
 def test_the_kernels_options_are_set_and_said(rig: Rig) -> None:
     server = rig.server()
     mountpoint = rig.mount(server, "read_ahead_kb=512,max_background=7")
+    poll_until(lambda: "is mounted on" in rig.log_of(mountpoint).read_text(), 10, "it is said")
     log = rig.log_of(mountpoint).read_text()
     (line,) = [line for line in log.splitlines() if "is mounted on" in line]
     assert "max_background=7" in line
