@@ -223,14 +223,15 @@ async def test_a_deliberate_bug_is_found(
             await play(seed, monkeypatch)
 
 
-SEEDS_BUSY_MAX = 200
+SEEDS_BUSY = (240, 276, 290, 294, *range(100))
+"""The first ones are known to meet it: one in seventy does."""
 
 
 async def test_answers_that_were_overtaken_and_are_believed_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the stress of real mounts found: a listing, and an unlink of the same client that was faster."""
     the.what_was_overtaken_is_believed(monkeypatch)
     with pytest.RaisesGroup(Unexplained, allow_unwrapped=True, flatten_subgroups=True):
-        for seed in range(SEEDS_BUSY_MAX):
+        for seed in SEEDS_BUSY:
             await play(seed, monkeypatch, busy=True)
 
 
