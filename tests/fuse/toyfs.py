@@ -433,6 +433,12 @@ async def command_loop(control: Control) -> None:
                 nursery.start_soon(run, line)
 
 
+async def serve_owner(control: Control, nursery: trio.Nursery) -> None:
+    """Do as told until there is nobody to tell: a test run that is killed unmounts nothing."""
+    await command_loop(control)
+    nursery.cancel_scope.cancel()
+
+
 async def serve(mountpoint: str, settings: dict[str, Any]) -> None:
     toy = Toy()
     toy.keep_cache = settings.pop("keep_cache", True)
@@ -449,7 +455,7 @@ async def serve(mountpoint: str, settings: dict[str, Any]) -> None:
         async with trio.open_nursery() as nursery:
             negotiated = await nursery.start(mounted.serve)
             control = Control(toy, mounted.notifier, mountpoint, str(negotiated))
-            nursery.start_soon(command_loop, control)
+            nursery.start_soon(serve_owner, control, nursery)
             log_line(json.dumps({"id": 0, "result": "mounted"}))
     finally:
         mounted.close()

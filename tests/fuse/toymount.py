@@ -87,6 +87,7 @@ class Daemon:
                 stderr=stderr,
                 text=True,
                 env=environment(),
+                start_new_session=True,  # what ends the whole run leaves it time to unmount
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
