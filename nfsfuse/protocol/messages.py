@@ -213,7 +213,8 @@ class RmDir(Request[Done]):
 
 @message(15)
 class Rename(Request[Done]):
-    """renameat2(2), with its *flags*."""
+    """renameat2(2), with its *flags*. The answer tells first of the inode that now has the new name, with
+    RENAME_EXCHANGE then of the one that has the old name, which may be the same."""
 
     parent: InodeHandle
     name: bytes

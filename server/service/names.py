@@ -358,7 +358,11 @@ def _rename(call: Call) -> Handling:
     yield from _tell_moved(r.new_parent, r.new_name, renamed.moved)
     if renamed.other is not None and r.flags == RENAME_EXCHANGE:
         yield from _tell_moved(r.parent, r.name, renamed.other)
-    affected = [renamed.moved] + ([renamed.other] if renamed.other is not None else [])
+    affected = [renamed.moved]
+    if renamed.other is not None:
+        affected.append(renamed.other)
+    elif r.flags == RENAME_EXCHANGE:
+        affected.append(renamed.moved)  # both are names of it
     for parent in {r.parent, r.new_parent}:
         above = yield Quick(partial(call.storage.getattr, parent))
         affected.append(Node(parent, above))
