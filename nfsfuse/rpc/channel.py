@@ -153,24 +153,19 @@ class Channel:
         """See `run`; *link* is attached."""
         failures: list[ConnectionLost | ProtocolError] = []
         try:
-            async with trio.open_nursery() as nursery:
-                scope = nursery.cancel_scope
-                nursery.start_soon(_until_over, link.send_queued, failures, scope)
-                await _until_over(partial(self._receive, link), failures, scope)
-        finally:
-            link.close()
-            if self._link is link:
-                self._link = None
-        reasons: list[ConnectionLost | ProtocolError]
-        reasons = [failure for failure in failures if isinstance(failure, ProtocolError)]
-        # Who sends knows the reason better than the reader.
-        reasons += ([] if link.failure is None else [link.failure.alone()]) + failures
-        if reasons:
             try:
-                raise reasons[0]
-            finally:  # what they came through has these lists
-                reasons.clear()
-                failures.clear()
+                async with trio.open_nursery() as nursery:
+                    scope = nursery.cancel_scope
+                    nursery.start_soon(_until_over, link.send_queued, failures, scope)
+                    await _until_over(partial(self._receive, link), failures, scope)
+            finally:
+                link.close()
+                if self._link is link:
+                    self._link = None
+            if failures or link.failure is not None:
+                raise _reason(link, failures)
+        finally:
+            failures.clear()  # what is in there has come through here: nobody but the collector would free it
 
     async def _receive(self, link: Link) -> None:
         while True:
@@ -387,6 +382,14 @@ class Channel:
         self._sequence.check()
         self._exchange.check()
         assert self._transmitted <= self._sequence.sent
+
+
+def _reason(link: Link, failures: list[ConnectionLost | ProtocolError]) -> ConnectionLost | ProtocolError:
+    """Of several. What is wrong comes first; then who sends, who knows the reason better than the reader."""
+    for failure in failures:
+        if isinstance(failure, ProtocolError):
+            return failure
+    return failures[0] if link.failure is None else link.failure.alone()
 
 
 async def _until_over(

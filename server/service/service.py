@@ -83,6 +83,7 @@ class Service:
         self._random_bytes = random_bytes
         self._root = storage.root()
         self._nursery: trio.Nursery | None = None
+        self._ending = False
         self.sessions: dict[SessionId, Session] = {}
         self.leases = Leases(options.lease_ms / 1000)
         self.sync_errors = SyncErrors()
@@ -100,7 +101,6 @@ class Service:
         """Keep the sessions until cancelled. Cancelled, they are left as they are: they may be reclaimed."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            lease_seconds = self._options.lease_ms / 1000
             grace_seconds = self._options.grace_seconds
             if grace_seconds is None:
                 # The administrator may have shortened the lease: sessions of the last epoch have the old one.
@@ -108,17 +108,31 @@ class Service:
             self.recovery.begin(trio.current_time(), grace_seconds)
             await self._forget_late()
             task_status.started()
-            pause = lease_seconds / LEASE_CHECKS
-            while True:
-                planned = trio.current_time() + pause
-                await trio.sleep_until(planned)
-                late = trio.current_time() - planned
-                if late > pause:
-                    self.leases.stood_still(late, trio.current_time())
-                    self.recovery.stood_still(late)
-                self._fence_expired()
-                await self._forget_late()
-                await self._records.note_waits(lambda: self.recovery.waited(trio.current_time()))
+            try:
+                await self._keep_leases()
+            finally:
+                self._end()
+
+    async def _keep_leases(self) -> None:
+        pause = self._options.lease_ms / 1000 / LEASE_CHECKS
+        while True:
+            planned = trio.current_time() + pause
+            await trio.sleep_until(planned)
+            late = trio.current_time() - planned
+            if late > pause:
+                self.leases.stood_still(late, trio.current_time())
+                self.recovery.stood_still(late)
+            self._fence_expired()
+            await self._forget_late()
+            await self._records.note_waits(lambda: self.recovery.waited(trio.current_time()))
+
+    def _end(self) -> None:
+        """The server ends: it takes in nothing more, from nobody. What it would begin now nobody would carry
+        out; asked again, its successor does. Idempotent."""
+        self._ending = True
+        self.tokens.end()
+        for session in self.sessions.values():
+            session.channel.disconnect()
 
     # --- connections ---
 
@@ -168,6 +182,7 @@ class Service:
         resumed = session is not None
         if session is None:
             session = await self._returned(hello) or await self._new(hello)
+        self._check_goes_on()
         # Nothing is awaited between the count and the link: what still came by the old one would be counted
         # by nobody, and sent again.
         received = session.channel.frames_received
@@ -186,6 +201,10 @@ class Service:
         self.leases.resumed(session.id, trio.current_time())
         log.info("%s: %s", session, "connected again" if resumed else "session opened")
         return session
+
+    def _check_goes_on(self) -> None:
+        if self._ending:
+            raise ConnectionLost("the server is ending")
 
     @staticmethod
     def _check(hello: m.Hello) -> None:
@@ -243,6 +262,7 @@ class Service:
     async def _open(self, hello: m.Hello, session_id: SessionId) -> Session:
         """A session of this id, which may be one that the client had before."""
         assert self._nursery is not None
+        self._check_goes_on()
         session = Session(
             session_id, ClientId(hello.client_id), hello.client_name, self.sync_errors, self.open_counts
         )
@@ -262,7 +282,11 @@ class Service:
         async with trio.open_nursery() as nursery:
             session.nursery, session.started = nursery, True
             task_status.started()
-            await session.over.wait()
+            try:
+                await session.over.wait()
+            except trio.Cancelled:
+                self._end()  # before the nursery is closed: no request is begun that it cannot run
+                raise
             session.give_up_queued()
             nursery.cancel_scope.cancel()
         await self._records.forget([session.id])
