@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,38 +45,52 @@ def mounted_at(path: str, table: Path = MOUNT_TABLE) -> Mounted | None:
     """What is mounted on *path* itself; the topmost of several. Does not touch the mount, which may hang."""
     target = canonical(path)
     found = None
-    for line in table.read_bytes().split(b"\n")[:-1]:
-        fields = line.split(b" ")
-        if _unescaped(fields[1]) == target:
-            found = Mounted(_unescaped(fields[0]), target, _unescaped(fields[2]))
+    for source, where, fstype, *_ in _lines(table):
+        if _unescaped(where) == target:
+            found = Mounted(_unescaped(source), target, _unescaped(fstype))
     return found
 
 
 def targets(fstype: str, table: Path = MOUNT_TABLE) -> set[str]:
     """Where filesystems of that type are mounted. Touches none of them."""
-    lines = (line.split(b" ") for line in table.read_bytes().split(b"\n")[:-1])
-    return {_unescaped(fields[1]) for fields in lines if _unescaped(fields[2]) == fstype}
+    return {_unescaped(where) for _, where, kind, *_ in _lines(table) if _unescaped(kind) == fstype}
 
 
 def is_mounted(connection: int) -> bool:
     """Whether the FUSE mount of that number (see `connection_of`) is mounted anywhere that this process
     sees."""
-    lines = MOUNT_INFO.read_bytes().split(b"\n")[:-1]
-    return any(_number_of(line.split(b" ")[2]) == connection for line in lines)
+    return any(_number_of(fields[2]) == connection for fields in _lines(MOUNT_INFO))
 
 
 def connection_of(path: str) -> int:
     """The number of the FUSE mount on *path* under /sys/fs/fuse/connections, asked of nobody but the kernel.
     Raises FileNotFoundError."""
+    return _number_of(_mount_info(path)[2])
+
+
+def options_of(path: str) -> frozenset[str]:
+    """The options of the mount on *path* and of its filesystem, as the kernel shows them. Raises
+    FileNotFoundError."""
+    fields = _mount_info(path)
+    of_the_filesystem = fields[fields.index(b"-") + 3]
+    return frozenset(map(_unescaped, fields[5].split(b",") + of_the_filesystem.split(b",")))
+
+
+def _lines(table: Path) -> Iterator[list[bytes]]:
+    for line in table.read_bytes().split(b"\n")[:-1]:
+        yield line.split(b" ")
+
+
+def _mount_info(path: str) -> list[bytes]:
+    """The fields of proc(5) about the topmost mount on *path*. Raises FileNotFoundError."""
     target = canonical(path)
     found = None
-    for line in MOUNT_INFO.read_bytes().split(b"\n")[:-1]:
-        fields = line.split(b" ")
+    for fields in _lines(MOUNT_INFO):
         if _unescaped(fields[4]) == target:
-            found = fields[2]
+            found = fields
     if found is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
-    return _number_of(found)
+    return found
 
 
 def _number_of(device: bytes) -> int:
@@ -83,21 +98,6 @@ def _number_of(device: bytes) -> int:
     (linux/kdev_t.h). glibc's makedev(3) is another one from minor 256 on."""
     major, minor = device.split(b":")
     return int(major) << 20 | int(minor)
-
-
-def options_of(path: str) -> frozenset[str]:
-    """The options of the mount on *path* and of its filesystem, as the kernel shows them. Raises
-    FileNotFoundError."""
-    target = canonical(path)
-    found = None
-    for line in MOUNT_INFO.read_bytes().split(b"\n")[:-1]:
-        fields = line.split(b" ")
-        if _unescaped(fields[4]) == target:
-            of_the_filesystem = fields[fields.index(b"-") + 3]
-            found = fields[5].split(b",") + of_the_filesystem.split(b",")
-    if found is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
-    return frozenset(map(_unescaped, found))
 
 
 def is_dead(path: str) -> bool:

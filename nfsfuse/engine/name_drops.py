@@ -41,7 +41,6 @@ is free."""
 DROPS_MAX: Final = 16
 """Notifications about names that may wait for a lock at once: each has a thread, which pages need too."""
 
-
 EXPIRED_SECONDS: Final = 1.0
 """How long an expired name is asked for at each use. An answer is taken in within some 50 us, mostly."""
 

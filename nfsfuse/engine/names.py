@@ -25,7 +25,15 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import TokenMode
-from nfsfuse.protocol.types import CAPABILITY, Attributes, Credentials, FilesystemStatistics, Node
+from nfsfuse.protocol.types import (
+    CAPABILITY,
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    Attributes,
+    Credentials,
+    FilesystemStatistics,
+    Node,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +45,6 @@ changes it."""
 def is_directory(node: Node) -> bool:
     """Whether *node* is one: it has one name, whatever its links are."""
     return stat.S_ISDIR(node.attributes.mode)
-
-
-RENAME_EXCHANGE: Final = 2  # include/uapi/linux/fs.h
-RENAME_WHITEOUT: Final = 4
 
 
 @record(frozen=True, slots=True)

@@ -10,8 +10,8 @@ LOOKUP_REVAL when something in it fails with ESTALE. So a thread of the daemon o
    look into it (fuse_permission(), with default_permissions). It is told ESTALE.
 2. It begins anew, and asks again. It is told what it has: nothing changes by that.
 3. It asks for the name. It is told what it has, to be believed for no time. Or that there is nothing, where it
-is    to drop the name: one that leads nowhere it drops anyway. Then it has dropped it, and looks it up, for
-which the    thread has to wait for the lock. Nobody waits for the thread.
+   is to drop the name: one that leads nowhere it drops anyway. Then it has dropped it, and looks it up, for
+   which the thread has to wait for the lock. Nobody waits for the thread.
 """
 
 from __future__ import annotations

@@ -393,7 +393,6 @@ class FilePages:
             for index, _, _ in _pieces(start, end):
                 assert self._cache.has_block(self, index), "valid data have a block"
         outgoing = IntervalSet()
-        outgoing = IntervalSet()
         for start, end, _ in self._outgoing:
             outgoing.add(start, end)
         assert outgoing == self.writing, "what is on its way has a number"

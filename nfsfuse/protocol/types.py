@@ -29,6 +29,17 @@ ACL_DEFAULT: Final = b"system.posix_acl_default"
 """The extended attributes with the ACLs of an inode, and for what is made in a directory: acl(5)."""
 
 ACLS: Final = frozenset({ACL_ACCESS, ACL_DEFAULT})
+
+RENAME_NOREPLACE: Final = 1
+"""Of renameat2(2): EEXIST if the new name exists."""
+
+RENAME_EXCHANGE: Final = 2
+"""Of renameat2(2): swap the two names, both of which must exist."""
+
+RENAME_WHITEOUT: Final = 4
+"""Of renameat2(2): leave a character device 0/0 under the old name, in the same step: what overlayfs hides a
+name of a lower layer with."""
+
 TIME_NS_MIN: Final = -(2**63)
 TIME_NS_MAX: Final = 2**64 - 1
 """Nanoseconds since the epoch: what an integer on the wire holds, from the year 1677 to 2554. ext4 and XFS keep

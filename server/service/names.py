@@ -15,7 +15,14 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
-from nfsfuse.protocol.types import CAPABILITY, Attributes, DirEntry, InodeHandle, Node
+from nfsfuse.protocol.types import (
+    CAPABILITY,
+    RENAME_EXCHANGE,
+    Attributes,
+    DirEntry,
+    InodeHandle,
+    Node,
+)
 from server.service.calls import (
     Acquire,
     AcquireRun,
@@ -33,7 +40,7 @@ from server.service.calls import (
     Unnaming,
 )
 from server.state.records import Named
-from server.storage.interface import RENAME_EXCHANGE, Listed, Renamed, Storage, set_xattr
+from server.storage.interface import Listed, Renamed, Storage, set_xattr
 
 log = logging.getLogger(__name__)
 

@@ -44,9 +44,17 @@ from typing import Final
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node, OpenId
+from nfsfuse.protocol.types import (
+    RENAME_EXCHANGE,
+    RENAME_WHITEOUT,
+    AttributeChanges,
+    Credentials,
+    InodeHandle,
+    Node,
+    OpenId,
+)
 from server.state.records import Intent, Named, Outcome
-from server.storage.interface import RENAME_EXCHANGE, RENAME_WHITEOUT, Storage, set_xattr
+from server.storage.interface import Storage, set_xattr
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,15 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import (
     NAME_SIZE_MAX,
     OFFSET_MAX,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
     TIME_NS_MAX,
     TIME_NS_MIN,
     AttributeChanges,
     Credentials,
 )
-from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from server.storage.interface import ORPHANS_NAME
 
 RENAME_FLAGS: Final = frozenset(
     (0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE)

@@ -42,16 +42,6 @@ from nfsfuse.protocol.types import (
     Node,
 )
 
-RENAME_NOREPLACE: Final = 1
-"""rename: EEXIST if the new name exists (renameat2(2))."""
-
-RENAME_EXCHANGE: Final = 2
-"""rename: swap the two names, both of which must exist (renameat2(2))."""
-
-RENAME_WHITEOUT: Final = 4
-"""rename: leave a character device 0/0 under the old name, in the same step: what overlayfs hides a name of a
-lower layer with (renameat2(2))."""
-
 WHITEOUT_MODE: Final = stat.S_IFCHR
 """The mode of what is left then (WHITEOUT_MODE of <linux/fs.h>); its device number is 0."""
 

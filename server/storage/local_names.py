@@ -14,7 +14,15 @@ from functools import partial
 from typing import Final
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import ACL_DEFAULT, Attributes, Credentials, InodeHandle, Node
+from nfsfuse.protocol.types import (
+    ACL_DEFAULT,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    Attributes,
+    Credentials,
+    InodeHandle,
+    Node,
+)
 from server.storage import syscalls
 from server.storage.checks import (
     check_credentials,
@@ -24,7 +32,7 @@ from server.storage.checks import (
     check_target,
 )
 from server.storage.descriptors import Descriptor, OpenInode, by_proc
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, Renamed
+from server.storage.interface import Renamed
 from server.storage.local_base import LocalBase, translated
 from server.storage.syscalls import attributes_of
 

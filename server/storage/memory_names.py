@@ -7,16 +7,17 @@ import stat
 from collections.abc import Iterator
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import OFFSET_MAX, Credentials, InodeHandle, Node
-from server.storage.checks import check_credentials, check_rename_flags, check_target
-from server.storage.interface import (
+from nfsfuse.protocol.types import (
+    OFFSET_MAX,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
-    WHITEOUT_MODE,
-    Listed,
-    Renamed,
+    Credentials,
+    InodeHandle,
+    Node,
 )
+from server.storage.checks import check_credentials, check_rename_flags, check_target
+from server.storage.interface import WHITEOUT_MODE, Listed, Renamed
 from server.storage.memory_base import ROOT_INO, MemoryBase, operation
 from server.storage.memory_inode import Entries, MemoryInode
 

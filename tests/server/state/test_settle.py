@@ -21,9 +21,19 @@ import pytest
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, InodeHandle, Node, RequestId
+from nfsfuse.protocol.types import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    AttributeChanges,
+    Attributes,
+    Credentials,
+    InodeHandle,
+    Node,
+    RequestId,
+)
 from server.state.records import Outcome, lasting
-from server.storage.interface import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Storage
+from server.storage.interface import Storage
 from server.storage.local import LocalStorage
 from server.storage.local_names import LocalNames
 from server.storage.memory import MemoryStorage

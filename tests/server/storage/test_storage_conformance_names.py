@@ -12,15 +12,15 @@ from contextlib import contextmanager
 import pytest
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import Credentials, InodeHandle, Node
-from server.storage.interface import (
+from nfsfuse.protocol.types import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     RENAME_WHITEOUT,
-    WHITEOUT_MODE,
-    Listed,
-    Storage,
+    Credentials,
+    InodeHandle,
+    Node,
 )
+from server.storage.interface import WHITEOUT_MODE, Listed, Storage
 
 ME = Credentials(os.geteuid(), os.getegid())
 

@@ -11,8 +11,14 @@ from dataclasses import replace
 import pytest
 
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from server.storage.interface import ORPHANS_NAME, RENAME_EXCHANGE, RENAME_NOREPLACE, Storage
+from nfsfuse.protocol.types import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    AttributeChanges,
+    Credentials,
+    InodeHandle,
+)
+from server.storage.interface import ORPHANS_NAME, Storage
 from tests.server.storage.conftest import Restartable
 
 ME = Credentials(0, 0)

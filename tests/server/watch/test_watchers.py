@@ -15,8 +15,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from server.storage.interface import RENAME_EXCHANGE
+from nfsfuse.protocol.types import (
+    RENAME_EXCHANGE,
+    AttributeChanges,
+    Credentials,
+    InodeHandle,
+)
 from server.storage.local import LocalStorage
 from server.watch import choose, fanotify
 from server.watch.choose import Watch, open_export
