@@ -9,7 +9,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import PAGE_SIZE
-from server.storage.inode_flags import FS_APPEND_FL, FS_IMMUTABLE_FL
+from nfsfuse_server.storage.inode_flags import FS_APPEND_FL, FS_IMMUTABLE_FL
 from tests.helpers.fake_kernel import Client, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

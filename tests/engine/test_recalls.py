@@ -18,7 +18,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges
-from server.service.tokens import TOLD_SECONDS_MAX
+from nfsfuse_server.service.tokens import TOLD_SECONDS_MAX
 from tests.helpers.fake_kernel import ME, Client, contended, rig
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

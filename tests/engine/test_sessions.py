@@ -18,7 +18,7 @@ from nfsfuse.machines.turns import Turn
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode, LockRange
 from nfsfuse.protocol.types import OFFSET_MAX, LockOwner
-from server.machines.leases import MARGIN
+from nfsfuse_server.machines.leases import MARGIN
 from tests.helpers.fake_kernel import ME, Client, FakeKernel, Rig, rig
 
 LEASE = 10.0

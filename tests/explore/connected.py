@@ -31,11 +31,11 @@ from nfsfuse.protocol.types import ClientId, RequestId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.sequence import FrameSequence
 from nfsfuse.rpc.streams import ConnectionLost
-from server.machines.leases import MARGIN
-from server.service.service import Service, ServiceOptions
-from server.service.session import Session as ServerSession
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
+from nfsfuse_server.machines.leases import MARGIN
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.service.session import Session as ServerSession
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.recover import recover
 from tests.explore.runner import Choice, Nursery, Runner
 from tests.explore.wire import Wire, content, told
 from tests.explore.world import InlineDisk, World, closes_waiting, make_engine

@@ -15,8 +15,8 @@ from functools import partial
 
 from nfsfuse.machines.lease import Lease
 from nfsfuse.protocol.types import SessionId
-from server.machines.grace import Grace
-from server.machines.leases import Leases
+from nfsfuse_server.machines.grace import Grace
+from nfsfuse_server.machines.leases import Leases
 
 LEASE = 5
 """Ticks: SUSPEND_AT and MARGIN are whole numbers of them."""

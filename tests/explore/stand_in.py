@@ -10,12 +10,12 @@ from types import ModuleType
 from typing import Any, Final
 
 import nfsfuse.engine.session as client_session
-import server.service.service as server_service
+import nfsfuse_server.service.service as server_service
 from nfsfuse.rpc.channel import Channel
-from server.service.session import Session
+from nfsfuse_server.service.session import Session
 from tests.explore.runner import Event, Runner, trio_of
 
-_PLACES: Final = ("nfsfuse.engine.", "nfsfuse.rpc.channel", "server.service.", "tests.helpers.kernel_")
+_PLACES: Final = ("nfsfuse.engine.", "nfsfuse.rpc.channel", "nfsfuse_server.service.", "tests.helpers.kernel_")
 
 
 @contextmanager

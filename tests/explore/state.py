@@ -47,15 +47,15 @@ from nfsfuse.machines.page_cache import FilePages, PageCache
 from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 from nfsfuse.rpc.channel import Asked, Channel
 from nfsfuse.rpc.exchange import RequestArrived
-from server.service.driver import Driver
-from server.service.growths import Growths as ServerGrowths
-from server.service.recovery import Recovery
-from server.service.requests import Requests
-from server.service.service import Service
-from server.service.session import Session
-from server.service.tokens import Tokens
-from server.state.journal import Journal
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.driver import Driver
+from nfsfuse_server.service.growths import Growths as ServerGrowths
+from nfsfuse_server.service.recovery import Recovery
+from nfsfuse_server.service.requests import Requests
+from nfsfuse_server.service.service import Service
+from nfsfuse_server.service.session import Session
+from nfsfuse_server.service.tokens import Tokens
+from nfsfuse_server.state.journal import Journal
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.explore.connected import ConnectedClient, ConnectedWorld
 from tests.explore.programs import Process
 from tests.explore.runner import Nursery, OpenNursery, Runner

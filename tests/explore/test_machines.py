@@ -6,7 +6,7 @@ import pytest
 
 from nfsfuse.machines.lease import Lease
 from nfsfuse.protocol.types import SessionId
-from server.machines.grace import Grace, Returning
+from nfsfuse_server.machines.grace import Grace, Returning
 from tests.explore.channels import Channels
 from tests.explore.exhaust import Model, exhaust
 from tests.explore.leases import ReturningClients, TwoLeases

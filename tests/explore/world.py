@@ -23,13 +23,13 @@ from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, Node, OpenId, RequestId, SessionId
 from nfsfuse.rpc.exchange import Answering, RequestArrived
-from server.service.disk import Disk
-from server.service.requests import Requests
-from server.service.service import Service, ServiceOptions
-from server.service.session import Session
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.requests import Requests
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.service.session import Session
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.recover import recover
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.explore.register import Register
 from tests.explore.runner import Choice, Nursery, ParkingLot, Runner
 from tests.helpers.kernel_model import WORD_SIZE, KernelModel

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from nfsfuse.rpc.streams import ConnectionLost
-from server.service.service import Service
+from nfsfuse_server.service.service import Service
 from tests.helpers.streams import MemoryByteStream, memory_stream_pair
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from server.service.disk import Disk
+from nfsfuse_server.service.disk import Disk
 
 T = TypeVar("T")
 

@@ -17,20 +17,20 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import ClientId, Epoch, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
-from server.machines.leases import Leases
-from server.service.calls import Call
-from server.service.disk import Disk
-from server.service.driver import Driver
-from server.service.growths import Growths
-from server.service.locks import Locks
-from server.service.requests import HANDLERS
-from server.service.session import Session
-from server.service.tokens import Tokens
-from server.state.interface import KnownSession
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.records import Outcome
-from server.state.recover import recover
-from server.storage.interface import Storage
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.service.calls import Call
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.driver import Driver
+from nfsfuse_server.service.growths import Growths
+from nfsfuse_server.service.locks import Locks
+from nfsfuse_server.service.requests import HANDLERS
+from nfsfuse_server.service.session import Session
+from nfsfuse_server.service.tokens import Tokens
+from nfsfuse_server.state.interface import KnownSession
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.records import Outcome
+from nfsfuse_server.state.recover import recover
+from nfsfuse_server.storage.interface import Storage
 
 T = TypeVar("T")
 

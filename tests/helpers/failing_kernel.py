@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from server.storage import (
+from nfsfuse_server.storage import (
     descriptors,
     handles,
     local_attributes,
@@ -36,7 +36,7 @@ RAW_CALLS: Final = (
     "_statx", "_name_to_handle_at", "_open_by_handle_at", "_getdents64", "_renameat2", "_fallocate",
     "_fchownat", "_utimensat",
 )  # fmt: skip
-"""Of `server.storage.syscalls`."""
+"""Of `nfsfuse_server.storage.syscalls`."""
 
 
 class FailingKernel:

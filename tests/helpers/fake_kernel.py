@@ -27,10 +27,10 @@ from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes, ClientId, Credentials, InodeHandle, Node, OpenId
 from nfsfuse.rpc.exchange import Answering
-from server.service.disk import Disk
-from server.service.service import Service, ServiceOptions
-from server.storage.memory import MemoryStorage
-from server.storage.memory_base import Fault, no_fault
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.storage.memory import MemoryStorage
+from nfsfuse_server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer

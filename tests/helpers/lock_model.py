@@ -1,6 +1,6 @@
 """A lock manager as naive as can be: a mode per byte and owner, one list of waiters, nothing remembered.
 
-It follows the rules that `server.machines.locks` states, and shares no code with it but the vocabulary.
+It follows the rules that `nfsfuse_server.machines.locks` states, and shares no code with it but the vocabulary.
 Every file has `SIZE` bytes.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nfsfuse.protocol.locks import LockKind, LockMode
-from server.machines.lock_effects import Denied, Effect, Granted
+from nfsfuse_server.machines.lock_effects import Denied, Effect, Granted
 
 SIZE = 4
 

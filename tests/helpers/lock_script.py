@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId, SessionId
-from server.machines.lock_effects import Effect, Granted
-from server.machines.locks import LockManager
+from nfsfuse_server.machines.lock_effects import Effect, Granted
+from nfsfuse_server.machines.locks import LockManager
 
 MODES = {"R": LockMode.READ, "W": LockMode.WRITE, "U": LockMode.UNLOCK}
 LETTERS = {mode: letter for letter, mode in MODES.items()}

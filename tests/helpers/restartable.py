@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import trio
 
-from server.service.disk import Disk
-from server.service.service import Service, ServiceOptions
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.recover import recover
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 
 

@@ -11,12 +11,12 @@ import trio
 
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol.types import ClientId, Node
-from server.service.disk import Disk
-from server.service.service import Service, ServiceOptions
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
-from server.storage.interface import Storage
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.recover import recover
+from nfsfuse_server.storage.interface import Storage
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from server.storage.interface import AT_ONCE, BLOCKING, Storage
+from nfsfuse_server.storage.interface import AT_ONCE, BLOCKING, Storage
 from tests.helpers.disk import InlineDisk
 
 T = TypeVar("T")

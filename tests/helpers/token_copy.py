@@ -9,8 +9,8 @@ from collections import deque
 from typing import TypeVar
 
 from nfsfuse.protocol.intervals import IntervalMap
-from server.machines.token_state import Holder, ResourceTokens
-from server.machines.tokens import TokenManager
+from nfsfuse_server.machines.token_state import Holder, ResourceTokens
+from nfsfuse_server.machines.tokens import TokenManager
 from tests.helpers.token_world import Client, World
 
 V = TypeVar("V")

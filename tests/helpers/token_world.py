@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from nfsfuse.protocol.intervals import IntervalMap
 from nfsfuse.protocol.tokens import COMPATIBLE, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
-from server.machines.token_effects import Effect, Granted, Recall, Refused
-from server.machines.tokens import TokenManager
+from nfsfuse_server.machines.token_effects import Effect, Granted, Recall, Refused
+from nfsfuse_server.machines.tokens import TokenManager
 
 Key = tuple[InodeHandle, Resource]
 Belief = dict[Key, IntervalMap[TokenMode]]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nfsfuse_server.storage.syscalls import name_to_handle, open_by_handle
 from scripts.rig.rig import Rig
-from server.storage.syscalls import name_to_handle, open_by_handle
 from tests.mount.conftest import Pair
 
 FORGET = Path("/proc/sys/vm/drop_caches")
@@ -96,7 +96,7 @@ def test_a_handle_is_good_after_a_remount(rig: Rig) -> None:
 
 LISTED = """
 import os, sys
-from server.storage.syscalls import getdents
+from nfsfuse_server.storage.syscalls import getdents
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
 numbers = {entry.name: entry.ino for entry in getdents(descriptor, 4096)}
 print(numbers[b"."], numbers[b".."])

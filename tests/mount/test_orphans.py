@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nfsfuse_server.storage.interface import ORPHANS_NAME
 from scripts.rig.rig import Rig
-from server.storage.interface import ORPHANS_NAME
 
 NAME = ORPHANS_NAME.decode()
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nfsfuse.engine.closes import RELEASE_SECONDS
+from nfsfuse_server.storage.largest_file import file_size_max
 from scripts.rig.processes import poll_until
-from server.storage.largest_file import file_size_max
 from tests.mount.conftest import Pair
 
 SECOND = 10**9

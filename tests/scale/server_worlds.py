@@ -14,16 +14,16 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, Credentials, InodeHandle, LockOwner, OpenId, RequestId, SessionId
-from server.machines.leases import Leases
-from server.machines.lock_limits import LockLimits
-from server.machines.locks import LockManager
-from server.machines.sync_errors import SyncErrors
-from server.machines.token_effects import Effect, Granted, Recall
-from server.machines.tokens import TokenManager
-from server.state.journal import Journal
-from server.state.memory import MemoryLog
-from server.state.records import Intent, Named
-from server.storage.local import LocalStorage
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.machines.lock_limits import LockLimits
+from nfsfuse_server.machines.locks import LockManager
+from nfsfuse_server.machines.sync_errors import SyncErrors
+from nfsfuse_server.machines.token_effects import Effect, Granted, Recall
+from nfsfuse_server.machines.tokens import TokenManager
+from nfsfuse_server.state.journal import Journal
+from nfsfuse_server.state.memory import MemoryLog
+from nfsfuse_server.state.records import Intent, Named
+from nfsfuse_server.storage.local import LocalStorage
 from tests.scale.client_worlds import HANDLE, Step
 
 DATA, DIR, ATTR = Resource.DATA, Resource.DIR, Resource.ATTR

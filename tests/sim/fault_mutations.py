@@ -16,9 +16,9 @@ from nfsfuse.machines.page_cache import Outgoing
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle
-from server.machines.grace import Grace
-from server.machines.leases import Leases
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.machines.grace import Grace
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.sim.fault_programs import SIZE
 from tests.sim.faults import Kind
 from tests.sim.mutations import Mutation, the_lease_never_runs_out

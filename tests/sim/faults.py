@@ -26,7 +26,7 @@ import trio
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle
-from server.machines.leases import MARGIN
+from nfsfuse_server.machines.leases import MARGIN
 from tests.helpers.losses import Losses
 from tests.sim.freezing import Freezer
 from tests.sim.world import Client, World, unshield

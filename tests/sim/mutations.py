@@ -39,11 +39,11 @@ from nfsfuse.protocol.types import PAGE_SIZE, RequestId, SessionId
 from nfsfuse.rpc.channel import Channel
 from nfsfuse.rpc.exchange import RequestArrived
 from nfsfuse.rpc.link import Link
-from server.machines.token_effects import Effect, Recall
-from server.machines.tokens import TokenManager
-from server.service.calls import Call, TellOthers
-from server.service.growths import Growths as ServerGrowths
-from server.state.journal import Journal
+from nfsfuse_server.machines.token_effects import Effect, Recall
+from nfsfuse_server.machines.tokens import TokenManager
+from nfsfuse_server.service.calls import Call, TellOthers
+from nfsfuse_server.service.growths import Growths as ServerGrowths
+from nfsfuse_server.state.journal import Journal
 from tests.helpers import kernel_pages
 from tests.helpers.dentries import DentryKernel
 from tests.helpers.kernel_model import Descriptor, KernelModel
@@ -338,7 +338,7 @@ def replay_without_the_reply_cache(patch: pytest.MonkeyPatch) -> None:
     """The server keeps no replies until they are acknowledged. Who connects again asks again for what was not
     answered, and it is done again, as by NFS over UDP before there were duplicate request caches."""
     replay_without_the_journal(patch)
-    patch.setattr("server.service.service.Channel", _Forgetful)
+    patch.setattr("nfsfuse_server.service.service.Channel", _Forgetful)
 
 
 class _Forgetful(Channel):

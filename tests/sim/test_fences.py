@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.machines.leases import MARGIN
+from nfsfuse_server.machines.leases import MARGIN
 from tests.sim.fault_programs import FaultPrograms
 from tests.sim.fault_swarm import drawn_with_faults, options, strikes
 from tests.sim.faults import LEASE_SECONDS, Kind

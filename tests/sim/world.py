@@ -30,8 +30,8 @@ from nfsfuse.machines.inodes import NodeId
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
-from server.service.service import Service, ServiceOptions
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import SlowDisk
 from tests.helpers.history import History, Violation

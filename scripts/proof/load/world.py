@@ -18,7 +18,7 @@ from scripts.rig.sweep import end_process
 LEASE_SECONDS = 2.0
 
 MARGIN_SECONDS = 0.2 * LEASE_SECONDS
-"""What the server waits beyond it (MARGIN in server/machines/leases.py)."""
+"""What the server waits beyond it (MARGIN in server/nfsfuse_server/machines/leases.py)."""
 
 SLACK_SECONDS = 3.0
 """For the machine to be busy with something else: between what must happen and the latest that it may."""

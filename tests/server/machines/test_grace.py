@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from nfsfuse.protocol.types import SessionId
-from server.machines.grace import Grace
+from nfsfuse_server.machines.grace import Grace
 
 ONE, TWO, THREE = SessionId(b"one"), SessionId(b"two"), SessionId(b"three")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfsfuse.protocol.types import SessionId
-from server.machines.leases import COURTESY_SECONDS, MARGIN, Leases
+from nfsfuse_server.machines.leases import COURTESY_SECONDS, MARGIN, Leases
 
 ONE, TWO = SessionId(b"one"), SessionId(b"two")
 SECONDS = 10.0

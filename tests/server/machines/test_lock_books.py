@@ -10,12 +10,12 @@ import pytest
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange, OwnedLock
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId
-from server.machines import lock_ranges
-from server.machines.deadlock import WaitsForGraph
-from server.machines.lock_limits import Ledger, LockLimits
-from server.machines.lock_ranges import Segment
-from server.machines.lock_space import HeldLocks, LockSpace
-from server.machines.locks import LockManager
+from nfsfuse_server.machines import lock_ranges
+from nfsfuse_server.machines.deadlock import WaitsForGraph
+from nfsfuse_server.machines.lock_limits import Ledger, LockLimits
+from nfsfuse_server.machines.lock_ranges import Segment
+from nfsfuse_server.machines.lock_space import HeldLocks, LockSpace
+from nfsfuse_server.machines.locks import LockManager
 from tests.helpers.lock_script import LockScript, inode_handle, owner_id, session_id
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId, SessionId
-from server.machines.lock_effects import Denied, Effect, Granted
-from server.machines.locks import LockManager
+from nfsfuse_server.machines.lock_effects import Denied, Effect, Granted
+from nfsfuse_server.machines.locks import LockManager
 
 SIZE = 8
 SESSION = SessionId(b"s" * 16)

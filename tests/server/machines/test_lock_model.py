@@ -17,9 +17,9 @@ from hypothesis.stateful import (
 
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId, SessionId
-from server.machines.deadlock import WaitsForGraph
-from server.machines.lock_space import LockSpace
-from server.machines.locks import LockManager
+from nfsfuse_server.machines.deadlock import WaitsForGraph
+from nfsfuse_server.machines.lock_space import LockSpace
+from nfsfuse_server.machines.locks import LockManager
 from tests.helpers.lock_model import SIZE, Ask, Byte, LockModel, Who
 
 SESSIONS = range(2)

@@ -6,8 +6,8 @@ import errno
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, SessionId
-from server.machines import sync_errors
-from server.machines.sync_errors import SyncErrors
+from nfsfuse_server.machines import sync_errors
+from nfsfuse_server.machines.sync_errors import SyncErrors
 
 ONE, TWO, THREE = (SessionId(b"%d" % number) for number in range(3))
 FILE, OTHER = InodeHandle(b"file"), InodeHandle(b"other")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from nfsfuse.protocol.tokens import STRONGEST_BESIDE, TokenMode
-from server.machines.token_state import Holder, ResourceTokens
+from nfsfuse_server.machines.token_state import Holder, ResourceTokens
 from tests.helpers.token_explorer import BOTH, FIRST, SECOND, QuietManager, Rules, explore
 from tests.helpers.token_world import Client, reduce
 

@@ -7,8 +7,8 @@ import pytest
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
-from server.machines.token_effects import Effect, Granted, Recall, Refused
-from server.machines.tokens import TokenManager
+from nfsfuse_server.machines.token_effects import Effect, Granted, Recall, Refused
+from nfsfuse_server.machines.tokens import TokenManager
 
 A, B, C = SessionId(b"a"), SessionId(b"b"), SessionId(b"c")
 H, OTHER = InodeHandle(b"h"), InodeHandle(b"other")

@@ -8,7 +8,7 @@ import pytest
 
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
-from server.machines.tokens import TokenManager
+from nfsfuse_server.machines.tokens import TokenManager
 from tests.helpers.token_world import Ask, World
 
 HANDLES = [InodeHandle(b"file"), InodeHandle(b"other")]

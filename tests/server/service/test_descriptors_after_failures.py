@@ -29,11 +29,11 @@ from nfsfuse.protocol.types import (
     RequestId,
     Sync,
 )
-from server.service.disk import Disk
-from server.service.requests import SESSION_MESSAGES
-from server.storage.descriptors import Descriptor, OpenInode
-from server.storage.interface import Storage
-from server.storage.local import LocalStorage
+from nfsfuse_server.service.disk import Disk
+from nfsfuse_server.service.requests import SESSION_MESSAGES
+from nfsfuse_server.storage.descriptors import Descriptor, OpenInode
+from nfsfuse_server.storage.interface import Storage
+from nfsfuse_server.storage.local import LocalStorage
 from tests.helpers.failing_kernel import FailingKernel
 from tests.helpers.garbage import nothing_for_the_collector
 from tests.helpers.service import Client, Serving, serving

@@ -12,9 +12,9 @@ import trio.testing
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import Resource, TokenMode, name_point
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from server.service.direct import DirectChanges
-from server.service.orphans import sweep_orphans
-from server.watch.interface import (
+from nfsfuse_server.service.direct import DirectChanges
+from nfsfuse_server.service.orphans import sweep_orphans
+from nfsfuse_server.watch.interface import (
     AttributesChanged,
     Change,
     ContentChanged,

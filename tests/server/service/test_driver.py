@@ -14,18 +14,18 @@ import trio.testing
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
-from server.machines.leases import Leases
-from server.machines.open_counts import OpenCounts
-from server.service.calls import Acquire, Call, Change, Handling, Hold, Quick, Slow, Unnaming, Use
-from server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, waits_of_this_thread
-from server.service.driver import Driver
-from server.service.growths import Growths
-from server.service.locks import Locks
-from server.service.names import ATTR, EXCLUSIVE, SHARED
-from server.service.tokens import Tokens, Waiting
-from server.state.journal import Journal
-from server.state.memory import MemoryLog
-from server.state.records import Intent, Named, unpack
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.machines.open_counts import OpenCounts
+from nfsfuse_server.service.calls import Acquire, Call, Change, Handling, Hold, Quick, Slow, Unnaming, Use
+from nfsfuse_server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, waits_of_this_thread
+from nfsfuse_server.service.driver import Driver
+from nfsfuse_server.service.growths import Growths
+from nfsfuse_server.service.locks import Locks
+from nfsfuse_server.service.names import ATTR, EXCLUSIVE, SHARED
+from nfsfuse_server.service.tokens import Tokens, Waiting
+from nfsfuse_server.state.journal import Journal
+from nfsfuse_server.state.memory import MemoryLog
+from nfsfuse_server.state.records import Intent, Named, unpack
 
 T = TypeVar("T")
 HANDLE = InodeHandle(b"handle")

@@ -18,10 +18,10 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials
 from nfsfuse.rpc.streams import ConnectionLost
-from server.service.service import Service, ServiceOptions
-from server.state.memory import MemoryLog, MemoryRegistry
-from server.state.recover import recover
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.service import Service, ServiceOptions
+from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
+from nfsfuse_server.state.recover import recover
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 

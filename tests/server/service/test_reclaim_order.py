@@ -17,8 +17,8 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, OpenFile, OpenId
-from server.service.service import ServiceOptions
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.service import ServiceOptions
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer
 

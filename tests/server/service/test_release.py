@@ -14,7 +14,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import ACCESSES_MAX, RELEASES_MAX
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle, OpenId, SessionId
-from server.service.session import Session
+from nfsfuse_server.service.session import Session
 from tests.helpers.service import Client, Serving, serving
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

@@ -10,8 +10,8 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, TokenMode
 from nfsfuse.rpc.streams import ConnectionLost
-from server.service.calls import Call, Handling, Slow
-from server.service.requests import HANDLERS
+from nfsfuse_server.service.calls import Call, Handling, Slow
+from nfsfuse_server.service.requests import HANDLERS
 from tests.helpers.service import Client, serving
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

@@ -28,10 +28,10 @@ from nfsfuse.protocol.types import (
     OpenFile,
     OpenId,
 )
-from server.service.requests import HANDLERS
-from server.service.service import ServiceOptions
-from server.state.interface import StateError
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.requests import HANDLERS
+from nfsfuse_server.service.service import ServiceOptions
+from nfsfuse_server.state.interface import StateError
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer

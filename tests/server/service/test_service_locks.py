@@ -12,8 +12,8 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
 from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId, SessionId
-from server.machines.leases import Leases
-from server.service.locks import WAITERS_PER_SESSION_MAX, Locks, LockWaiting
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.service.locks import WAITERS_PER_SESSION_MAX, Locks, LockWaiting
 from tests.helpers.service import Client, serving
 
 READ, WRITE, UNLOCK = LockMode.READ, LockMode.WRITE, LockMode.UNLOCK

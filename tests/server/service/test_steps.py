@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from server.storage.interface import AT_ONCE, BLOCKING, Storage
+from nfsfuse_server.storage.interface import AT_ONCE, BLOCKING, Storage
 
-SERVICE = Path(__file__).resolve().parents[3] / "server" / "service"
+SERVICE = Path(__file__).resolve().parents[3] / "server" / "nfsfuse_server" / "service"
 METHODS = {name for name in vars(Storage) if not name.startswith("_")}
 
 Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

@@ -14,8 +14,8 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Credentials, Extent, InodeHandle, Sync
-from server.service.files import INLINE_EXTENTS_MAX, INLINE_WRITE_SIZE_MAX
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.service.files import INLINE_EXTENTS_MAX, INLINE_WRITE_SIZE_MAX
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.service import Client, Serving, serving
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

@@ -13,9 +13,9 @@ import trio.testing
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, RequestId, SessionId
-from server.machines.leases import Leases
-from server.service.calls import Acquire, Call, Hold, Use
-from server.service.tokens import Tokens, Waiting
+from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.service.calls import Acquire, Call, Hold, Use
+from nfsfuse_server.service.tokens import Tokens, Waiting
 
 HANDLE = InodeHandle(b"handle")
 DATA, ATTR = Resource.DATA, Resource.ATTR

@@ -12,11 +12,19 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.codes import CODES
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Attributes, Credentials, InodeHandle, Node, RequestId, SessionId
-from server.state.interface import StateError
-from server.state.journal import INTENT_SIZE_MAX, OUTCOME_SIZE_MAX, Journal
-from server.state.memory import MemoryLog
-from server.state.records import JOURNAL_VERSION, Intent, Named, pack_done, pack_intent, pack_version, unpack
-from server.state.records import version_of as unpack_version
+from nfsfuse_server.state.interface import StateError
+from nfsfuse_server.state.journal import INTENT_SIZE_MAX, OUTCOME_SIZE_MAX, Journal
+from nfsfuse_server.state.memory import MemoryLog
+from nfsfuse_server.state.records import (
+    JOURNAL_VERSION,
+    Intent,
+    Named,
+    pack_done,
+    pack_intent,
+    pack_version,
+    unpack,
+)
+from nfsfuse_server.state.records import version_of as unpack_version
 
 JOURNAL_1 = Path(__file__).with_name("journal_1.txt")
 ONE, TWO = SessionId(b"one"), SessionId(b"two")

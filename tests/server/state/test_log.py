@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.state.interface import OVERHEAD, Log
-from server.state.log_file import LogFile
-from server.state.memory import MemoryLog
+from nfsfuse_server.state.interface import OVERHEAD, Log
+from nfsfuse_server.state.log_file import LogFile
+from nfsfuse_server.state.memory import MemoryLog
 
 SIZE = 4096
 

@@ -13,11 +13,11 @@ import pytest
 
 from nfsfuse.protocol.limits import PROTOCOL_VERSION
 from nfsfuse.protocol.types import ClientId, Epoch, SessionId
-from server.state import database as database_module
-from server.state.database import Database
-from server.state.directory import StateDirectory, boot_id
-from server.state.interface import KnownSession, Registry, StateError
-from server.state.memory import MemoryRegistry
+from nfsfuse_server.state import database as database_module
+from nfsfuse_server.state.database import Database
+from nfsfuse_server.state.directory import StateDirectory, boot_id
+from nfsfuse_server.state.interface import KnownSession, Registry, StateError
+from nfsfuse_server.state.memory import MemoryRegistry
 
 Reopen = Callable[[], Registry]
 
@@ -216,7 +216,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_a_state_directory_is_one_processs(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from server.state.directory import StateDirectory\n"
+        "import sys; from pathlib import Path; from nfsfuse_server.state.directory import StateDirectory\n"
         "directory = StateDirectory(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -32,11 +32,11 @@ from nfsfuse.protocol.types import (
     Node,
     RequestId,
 )
-from server.state.records import Outcome, lasting
-from server.storage.interface import Storage
-from server.storage.local import LocalStorage
-from server.storage.local_names import LocalNames
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.state.records import Outcome, lasting
+from nfsfuse_server.storage.interface import Storage
+from nfsfuse_server.storage.local import LocalStorage
+from nfsfuse_server.storage.local_names import LocalNames
+from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.dying_server import CLIENT, Died, DyingServer, errno_of
 
 ME = Credentials(1000, 100)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from server.storage.interface import Storage
-from server.storage.local import LocalStorage
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.storage.interface import Storage
+from nfsfuse_server.storage.local import LocalStorage
+from nfsfuse_server.storage.memory import MemoryStorage
 
 SECRET = bytes(range(32))
 

@@ -19,9 +19,9 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Credentials, InodeHandle
-from server.storage import orphans
-from server.storage.interface import ORPHANS_NAME
-from server.storage.local import LocalStorage
+from nfsfuse_server.storage import orphans
+from nfsfuse_server.storage.interface import ORPHANS_NAME
+from nfsfuse_server.storage.local import LocalStorage
 
 ME = Credentials(0, 0)
 NAME = ORPHANS_NAME.decode()
@@ -57,7 +57,7 @@ def kept(path: Path) -> list[str]:
 _VICTIM = textwrap.dedent("""
     import os, signal, sys
     from nfsfuse.protocol.types import Credentials
-    from server.storage.local import LocalStorage
+    from nfsfuse_server.storage.local import LocalStorage
     storage = LocalStorage(sys.argv[1], bytes(range(32)))
     root = storage.root().handle
     handles = []

@@ -17,11 +17,11 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from server.storage import handles, local_search
-from server.storage.handles import HandleSigner, load_or_create_secret
-from server.storage.interface import StorageError, set_xattr
-from server.storage.local import LocalStorage
-from server.storage.syscalls import name_to_handle
+from nfsfuse_server.storage import handles, local_search
+from nfsfuse_server.storage.handles import HandleSigner, load_or_create_secret
+from nfsfuse_server.storage.interface import StorageError, set_xattr
+from nfsfuse_server.storage.local import LocalStorage
+from nfsfuse_server.storage.syscalls import name_to_handle
 
 ME = Credentials(0, 0)
 THEM = Credentials(1000, 1000)
@@ -468,8 +468,8 @@ _UNPRIVILEGED = textwrap.dedent("""
     import os, sys
     from nfsfuse.protocol.types import AttributeChanges, Credentials
     from nfsfuse.protocol.errors import FsError
-    from server.storage.interface import StorageError
-    from server.storage.local import LocalStorage
+    from nfsfuse_server.storage.interface import StorageError
+    from nfsfuse_server.storage.local import LocalStorage
     os.setgroups([]); os.setgid(65534); os.setuid(65534)  # only now: modules may be root's
     try:
         LocalStorage(sys.argv[1], bytes(32))

@@ -8,7 +8,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.storage.memory import MemoryStorage
 
 ME = Credentials(0, 0)
 

@@ -13,14 +13,14 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import TIME_NS_MAX, TIME_NS_MIN, AttributeChanges, Credentials, InodeHandle
-from server.storage.inode_flags import (
+from nfsfuse_server.storage.inode_flags import (
     FS_APPEND_FL,
     FS_CASEFOLD_FL,
     FS_IMMUTABLE_FL,
     FS_XFLAG_IMMUTABLE,
 )
-from server.storage.interface import Storage
-from server.storage.local import LocalStorage
+from nfsfuse_server.storage.interface import Storage
+from nfsfuse_server.storage.local import LocalStorage
 
 ME = Credentials(os.geteuid(), os.getegid())
 SECOND = 1_000_000_000

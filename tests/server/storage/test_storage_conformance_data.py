@@ -13,7 +13,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import OFFSET_MAX, AttributeChanges, Credentials, InodeHandle
-from server.storage.interface import Storage
+from nfsfuse_server.storage.interface import Storage
 
 ME = Credentials(os.geteuid(), os.getegid())
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16

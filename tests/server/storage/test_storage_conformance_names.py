@@ -20,7 +20,7 @@ from nfsfuse.protocol.types import (
     InodeHandle,
     Node,
 )
-from server.storage.interface import WHITEOUT_MODE, Listed, Storage
+from nfsfuse_server.storage.interface import WHITEOUT_MODE, Listed, Storage
 
 ME = Credentials(os.geteuid(), os.getegid())
 

@@ -18,7 +18,7 @@ from nfsfuse.protocol.types import (
     Credentials,
     InodeHandle,
 )
-from server.storage.interface import ORPHANS_NAME, Storage
+from nfsfuse_server.storage.interface import ORPHANS_NAME, Storage
 from tests.server.storage.conftest import Restartable
 
 ME = Credentials(0, 0)

@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, InodeHandle, Node
-from server.storage.interface import Renamed, Storage
-from server.storage.local import LocalStorage
-from server.storage.memory import MemoryStorage
+from nfsfuse_server.storage.interface import Renamed, Storage
+from nfsfuse_server.storage.local import LocalStorage
+from nfsfuse_server.storage.memory import MemoryStorage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

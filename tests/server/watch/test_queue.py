@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfsfuse.protocol.types import InodeHandle
-from server.watch.queue import Batch, EventQueue, Name
+from nfsfuse_server.watch.queue import Batch, EventQueue, Name
 
 IN_CREATE = 0x100
 

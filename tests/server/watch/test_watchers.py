@@ -21,12 +21,12 @@ from nfsfuse.protocol.types import (
     Credentials,
     InodeHandle,
 )
-from server.storage.local import LocalStorage
-from server.watch import choose, fanotify
-from server.watch.choose import Watch, open_export
-from server.watch.fanotify import FanotifyWatcher
-from server.watch.inotify import InotifyWatcher
-from server.watch.interface import (
+from nfsfuse_server.storage.local import LocalStorage
+from nfsfuse_server.watch import choose, fanotify
+from nfsfuse_server.watch.choose import Watch, open_export
+from nfsfuse_server.watch.fanotify import FanotifyWatcher
+from nfsfuse_server.watch.inotify import InotifyWatcher
+from nfsfuse_server.watch.interface import (
     AttributesChanged,
     Change,
     ContentChanged,
@@ -35,7 +35,7 @@ from server.watch.interface import (
     Watcher,
     WatchError,
 )
-from server.watch.queue import EventQueue
+from nfsfuse_server.watch.queue import EventQueue
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
