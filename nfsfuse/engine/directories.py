@@ -155,7 +155,7 @@ class Directories:
                 told = await self._attributes(opened, entries)
                 dots = [Item(b".", _AFTER_DOT, directory.inode.node_id)] if offset == 0 else []
                 dots += [Item(b"..", _AFTER_DOT_DOT, above)] if above else []
-                items = [self._item(opened, entry, told) for entry in entries if entry[2] in told]
+                items = [item for entry in entries if (item := self._item(opened, entry, told)) is not None]
                 if items:
                     directory.unread.add(number)
                 if items or not entries:
@@ -180,9 +180,17 @@ class Directories:
                         raise
         return told
 
-    def _item(self, opened: _OpenDirectory, entry: Listed, told: dict[InodeHandle, Attributes]) -> Item:
+    def _item(
+        self, opened: _OpenDirectory, entry: Listed, told: dict[InodeHandle, Attributes]
+    ) -> Item | None:
+        """What is told of an entry; None if it is gone."""
         name, cookie, handle = entry
-        inode = self._inodes.by_handle(handle) or self._inodes.known(Node(handle, told[handle]))
+        if handle not in told:
+            return None
+        try:
+            inode = self._inodes.still(Node(handle, told[handle]))
+        except FsError:
+            return None
         inode.found_as = inode.found_as or (opened.directory.inode, name)
         attributes = inode.attributes.known or told[handle]
         # A piece is shown as it was listed, but what has changed since then is not to be believed.

@@ -136,7 +136,7 @@ class Names:
 
             message = m.Lookup(directory.inode.handle, name, self._holdings.opens_ahead.expected())
             reply, _ = await self._remote.call(message, b"", answered)
-            inode = None if reply.node is None else self._inodes.known(reply.node)
+            inode = None if reply.node is None else self._inodes.still(reply.node)
             if self._verdict(thread, directory, name, inode) is Verdict.AGAIN:
                 assert inode is not None
                 assert reply.node is not None
@@ -194,7 +194,7 @@ class Names:
 
             reply = await self._changes.ask(message, made, (directory, name))
             assert reply.node is not None
-            inode = self._inodes.known(reply.node)
+            inode = self._inodes.still(reply.node)
             inode.found_as = (directory.inode, name)
             return self.told(inode, reply.node.attributes, lasting=cache.find(name) == reply.node.handle)
 

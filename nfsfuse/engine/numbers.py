@@ -52,10 +52,12 @@ class Numbers:
         inode.lookups += 1  # as of now: the kernel may be forgetting it
         try:
             attributes = await self._names.getattr(inode.node_id)
+            if self._inodes.get(inode.node_id) is not inode:
+                raise FsError(errno.ESTALE, f"{inode} was removed, and its number is in use again")
         except BaseException:
             self._holdings.forget(inode.node_id, 1)
             raise
-        return Found(self._inodes[inode.node_id], attributes, lasting=False)
+        return Found(inode, attributes, lasting=False)
 
     async def _of_handle(self, handle: InodeHandle) -> Found:
         found: list[Inode] = []
@@ -87,7 +89,7 @@ class Numbers:
 
     def _told(self, inode: Inode, attributes: Attributes) -> Found:
         # If the kernel has forgotten it since the answer arrived it is made anew.
-        inode = self._inodes.by_handle(inode.handle) or self._inodes.known(Node(inode.handle, attributes))
+        inode = self._inodes.still(Node(inode.handle, attributes))
         return self._names.told(inode, attributes, lasting=False)
 
     async def above(self, directory: CachedDirectory) -> int:

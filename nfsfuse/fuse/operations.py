@@ -86,7 +86,7 @@ class Operations(pyfuse3.Operations):
 
     def _looked(self, look: Look) -> pyfuse3.EntryAttributes:
         """What a thread of ours is told of a name (`nfsfuse.fuse.looks`), to be believed for no time."""
-        inode = None if look.child is None else self._fs.inodes.get(look.child[0])
+        inode = None if look.child is None else self._fs.inodes.same(*look.child)
         if inode is None or look.attributes is None:
             return convert.absent(0.0)
         inode.lookups += 1

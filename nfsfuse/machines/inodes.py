@@ -104,6 +104,14 @@ class InodeTable:
         """The inode behind a node id, if the kernel knows one."""
         return self._inodes.get(NodeId(node_id))
 
+    def same(self, node_id: int, generation: int) -> Inode | None:
+        """The inode that had this node id and generation at some time, if the kernel knows it still: who has
+        noted an inode by its number gets it back by this. Another one may have the number by now; told its
+        generation with what was noted of the former, the kernel takes it for broken if the types differ
+        (fuse_make_bad() in fs/fuse/fuse_i.h), and all that is done to it ends in EIO."""
+        inode = self._inodes.get(NodeId(node_id))
+        return inode if inode is not None and inode.generation == generation else None
+
     def by_handle(self, handle: InodeHandle) -> Inode | None:
         """The inode of this handle, if the kernel knows it."""
         return self._by_handle.get(handle)
@@ -128,6 +136,14 @@ class InodeTable:
             self._inodes[node_id] = inode
             self._by_handle[node.handle] = inode
         return inode
+
+    def still(self, node: Node) -> Inode:
+        """As `known`, of a *node* in an answer that arrived a while ago. Raises FsError (ESTALE) if its number is
+        another inode's by now: that one is newer."""
+        other = self._inodes.get(NodeId(node.attributes.ino))
+        if other is not None and other.handle != node.handle:
+            raise FsError(errno.ESTALE, f"inode {other.node_id} was removed, and its number is in use again")
+        return self.known(node)
 
     def forget(self, node_id: int, count: int) -> Inode | None:
         """The kernel forgot *count* lookups; the inode, if it does not know it any more."""

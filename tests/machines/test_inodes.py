@@ -71,6 +71,30 @@ def test_a_number_used_again_has_another_generation_and_takes_the_lookups_over(t
     table.check()
 
 
+def test_who_has_noted_an_inode_by_its_number_is_not_given_the_next_one(table: InodeTable) -> None:
+    """Found by the stress of names: a directory's attributes were told of the file that had its number by then,
+    which the kernel took for broken: close(2) of the file, open elsewhere, ended in EIO."""
+    former = table.known(node(5, b"first"))
+    assert table.same(5, former.generation) is former
+    inode = table.known(node(5, b"second"))
+    assert table.same(5, former.generation) is None
+    assert table.same(5, inode.generation) is inode
+    assert table.same(6, 0) is None
+
+
+def test_an_old_answer_does_not_take_a_number_back(table: InodeTable) -> None:
+    first, second = node(5, b"first"), node(5, b"second")
+    assert table.still(first) is table.known(first)
+    inode = table.known(second)
+    with pytest.raises(FsError, match="in use again") as failed:
+        table.still(first)
+    assert failed.value.errno == errno.ESTALE
+    assert table.still(second) is inode
+    assert table.forget(5, 0) is inode
+    assert table.still(first).handle == b"first", "nobody has the number"
+    table.check()
+
+
 def test_as_many_handles_are_remembered_as_there_is_room_for() -> None:
     table = InodeTable(node(2, b"root"))
     for number in range(10, FORGOTTEN_MAX + 11):
