@@ -138,8 +138,8 @@ class InodeTable:
         return inode
 
     def still(self, node: Node) -> Inode:
-        """As `known`, of a *node* in an answer that arrived a while ago. Raises FsError (ESTALE) if its number is
-        another inode's by now: that one is newer."""
+        """As `known`, of a *node* in an answer that arrived a while ago. Raises FsError (ESTALE) if its number
+        is another inode's by now: that one is newer."""
         other = self._inodes.get(NodeId(node.attributes.ino))
         if other is not None and other.handle != node.handle:
             raise FsError(errno.ESTALE, f"inode {other.node_id} was removed, and its number is in use again")
