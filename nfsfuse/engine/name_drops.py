@@ -103,13 +103,12 @@ class NameDrops:
             with trio.move_on_after(DROP_SECONDS_MAX):
                 await dropped.wait()
         if not dropped.is_set():
-            await self._at_once(directory, name, leads_to)
+            await self.expire_at_once(directory, name, leads_to)
 
-    async def expire_at_once(self, directory: CachedDirectory, name: bytes) -> None:
-        """As `drop`, whoever has the directory locked, and nothing else."""
-        await self._at_once(directory, name, directory.cache.stood_for(name))
-
-    async def _at_once(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+    async def expire_at_once(self, directory: CachedDirectory, name: bytes, leads_to: Entry) -> None:
+        """Have the kernel believe *name* no more, which it believes to lead there, whoever has the directory
+        locked; and nothing else. If it believes it to lead elsewhere it drops it as it is: a rename that is
+        under way would have that be believed at the other name (__d_move() in fs/dcache.c)."""
         child = self._inodes.by_handle(leads_to) if isinstance(leads_to, bytes) else None
         if not await self._kernel.expire_entry_at_once(directory.inode, name, child):
             await self._kernel.distrust_entries()

@@ -16,7 +16,7 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.write_back import WriteBack
-from nfsfuse.machines.directory_cache import UNKNOWN
+from nfsfuse.machines.directory_cache import UNKNOWN, Entry
 from nfsfuse.machines.doubts import Verdict
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.remote import Remote
@@ -229,8 +229,10 @@ class Names:
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         old, new = self.directory(parent), self.directory(new_parent)
+        believed: list[Entry] = []
 
         def renamed(reply: Message, _: bytes | bytearray) -> None:
+            believed.extend((old.cache.stood_for(name), new.cache.stood_for(new_name)))
             self._done(reply)
             assert isinstance(reply, m.Done)
             for node in reply.affected:
@@ -254,9 +256,9 @@ class Names:
                 # Somebody else wants one of them already, so it was not left to us. But the kernel is about to
                 # move what it believes of the one to the other: it must not believe it there (K4). It does that
                 # before it lets the locks go, for which a notification would wait.
-                await self._name_drops.expire_at_once(old, name)
+                await self._name_drops.expire_at_once(old, name, believed[0])
                 if flags & RENAME_EXCHANGE:
-                    await self._name_drops.expire_at_once(new, new_name)
+                    await self._name_drops.expire_at_once(new, new_name, believed[1])
 
     def _done(self, reply: Message) -> None:
         assert isinstance(reply, m.Done)

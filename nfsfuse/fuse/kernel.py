@@ -124,10 +124,7 @@ class FuseKernel:
             return False
         look = Look(parent.node_id, parent.generation, name, None, None)
         if child is not None:
-            look.attributes = child.attributes.known
-            # Of a file the kernel may know another size by now than it does when it gets the answer.
-            if look.attributes is not None or child.is_directory:
-                look.child = (child.node_id, child.generation)
+            look.child, look.attributes = (child.node_id, child.generation), child.attributes.known
         done = False
         parent.attributes.doubted += 1
         try:

@@ -23,7 +23,7 @@ import os
 import struct
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 from nfsfuse.fuse.own_mount import Look, OwnMount, checked, libc
@@ -71,11 +71,18 @@ def _look(mount: OwnMount, look: Look) -> None:
 
 def _walk(mount: OwnMount, look: Look) -> None:
     look.thread = threading.get_native_id()
-    with mount.opened(look.parent, look.parent_generation, os.O_PATH) as parent:
+    with ExitStack() as stack:
+        parent = stack.enter_context(mount.opened(look.parent, look.parent_generation, os.O_PATH))
         if look.child is not None and look.attributes is None:
-            with mount.opened_besides(*look.child, os.O_PATH | os.O_NOFOLLOW) as child:
-                look.attributes = _believed(child)
-        look.of_parent = _believed(parent)
+            try:
+                child = stack.enter_context(mount.opened_besides(*look.child, os.O_PATH | os.O_NOFOLLOW))
+            except OSError as exc:
+                if exc.errno != errno.ESTALE:
+                    raise
+                look.child = None  # the kernel does not know it, and so no name of it
+            else:
+                look.descriptor = child
+        look.of_parent = believed(parent)
         mount.looks[look.thread] = look
         try:
             # Not to be followed into what is mounted there any further than to its root, which asks nothing.
@@ -85,8 +92,8 @@ def _walk(mount: OwnMount, look: Look) -> None:
             del mount.looks[look.thread]
 
 
-def _believed(descriptor: int) -> Attributes:
-    """The attributes as the kernel has them."""
+def believed(descriptor: int) -> Attributes:
+    """The attributes as the kernel has them, which it tells at once. Raises OSError."""
     buffer = ctypes.create_string_buffer(STATX_BYTES)
     flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
     checked(libc.statx(descriptor, b"", flags, STATX_BASIC_STATS, buffer))

@@ -17,6 +17,7 @@ from nfsfuse.fuse import abi, convert
 from nfsfuse.fuse.binding import Request, current_request, pyfuse3
 from nfsfuse.fuse.boundary import handler, translated
 from nfsfuse.fuse.interrupt import INTERRUPTS, waiting
+from nfsfuse.fuse.looks import believed
 from nfsfuse.fuse.own_mount import Look, OwnMount
 from nfsfuse.machines.inodes import ROOT, Inode
 from nfsfuse.protocol.types import ACLS, Attributes, LockOwner
@@ -85,12 +86,16 @@ class Operations(pyfuse3.Operations):
         return self.found(await self._fs.names.lookup(parent_inode, name, request.pid))
 
     def _looked(self, look: Look) -> pyfuse3.EntryAttributes:
-        """What a thread of ours is told of a name (`nfsfuse.fuse.looks`), to be believed for no time."""
+        """What a thread of ours is told of a name (`nfsfuse.fuse.looks`), to be believed for no time.
+        Attributes that the kernel has are looked up here: had they been before it asked, a write might have
+        come between, and the file be as short again (it numbers what it is told, attr_version, from when it
+        asks)."""
         inode = None if look.child is None else self._fs.inodes.same(*look.child)
-        if inode is None or look.attributes is None:
+        if inode is None:
             return convert.absent(0.0)
+        attributes = believed(look.descriptor) if look.attributes is None else look.attributes
         inode.lookups += 1
-        return convert.entry(inode, look.attributes, 0.0, 0.0)
+        return convert.entry(inode, attributes, 0.0, 0.0)
 
     async def _by_number(self, request: Request, node_id: int, name: bytes) -> Found:
         if request.pid in self._own_mount.threads:

@@ -33,14 +33,15 @@ libc.open_by_handle_at.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 @dataclass(slots=True, eq=False)
 class Look:
     """One look of a thread of ours at *name* in the directory *parent*. *child* is what to answer, with its
-    attributes; without attributes, what the kernel has of them; None: there is nothing. *refused*: with which
-    errno it failed, if it did."""
+    *attributes*; without them, with what the kernel has of them when it is answered, which *descriptor*
+    (O_PATH) tells; None: there is nothing. *refused*: with which errno it failed, if it did."""
 
     parent: int
     parent_generation: int
     name: bytes
     child: tuple[int, int] | None
     attributes: Attributes | None
+    descriptor: int = -1
     of_parent: Attributes | None = None
     told_stale: bool = False
     asked_again: bool = False

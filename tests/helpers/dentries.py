@@ -156,15 +156,15 @@ class DentryKernel(FakeKernel):
             self._drop(place, harms=known.epoch != self._epoch)
         return None
 
-    async def _look(self, place: Place, reval: bool) -> NodeId | None:
+    async def _look(self, place: Place, reval: bool) -> Dentry:
         """lookup_one_qstr_excl(), its directory locked."""
         known = await self._believed(place, reval)
         if known is not None:
-            return known.node
+            return known
         epoch = self._epoch
         node, lasting = await self._ask(place)
-        self._dentries[place] = Dentry(node, epoch, lasting)
-        return node
+        self._dentries[place] = made = Dentry(node, epoch, lasting)
+        return made
 
     async def _walk(self, place: Place, reval: bool) -> NodeId:
         """walk_component(): what is believed is used without the directory's lock."""
@@ -174,13 +174,7 @@ class DentryKernel(FakeKernel):
                 raise FsError(errno.ENOENT)
             return known.node
         async with self._locks[place[0]]:
-            return await self._existing(place, reval)
-
-    async def _existing(self, place: Place, reval: bool) -> NodeId:
-        node = await self._look(place, reval)
-        if node is None:
-            raise FsError(errno.ENOENT)
-        return node
+            return _node_of(await self._look(place, reval))
 
     async def _made(self, place: Place, epoch: int, found: Found) -> NodeId:
         node, lasting = found.inode.node_id, found.lasting
@@ -220,7 +214,7 @@ class DentryKernel(FakeKernel):
 
         async def call(reval: bool) -> int:
             async with self._locks[place[0]]:
-                if await self._look(place, True) is not None:  # LOOKUP_EXCL
+                if (await self._look(place, True)).node is not None:  # LOOKUP_EXCL
                     raise FsError(errno.EEXIST)
                 epoch = self._epoch
                 await self._pause()
@@ -233,7 +227,7 @@ class DentryKernel(FakeKernel):
         async def call(reval: bool) -> None:
             node = await self._walk(source, reval)
             async with self._locks[target[0]]:
-                if await self._look(target, True) is not None:  # LOOKUP_EXCL
+                if (await self._look(target, True)).node is not None:  # LOOKUP_EXCL
                     raise FsError(errno.EEXIST)
                 epoch = self._epoch
                 await self._pause()
@@ -245,7 +239,7 @@ class DentryKernel(FakeKernel):
     async def unlink(self, place: Place) -> None:
         async def call(reval: bool) -> None:
             async with self._locks[place[0]]:
-                await self._existing(place, reval)
+                _node_of(await self._look(place, reval))
                 await self._pause()
                 self.fs.names.acts(thread())
                 await self.fs.names.unlink(*place)
@@ -260,25 +254,29 @@ class DentryKernel(FakeKernel):
                 for parent in sorted({source[0], target[0]}):
                     await stack.enter_async_context(self._locks[parent])
                     await self._pause()
-                moved = await self._existing(source, reval)
+                moved = await self._look(source, reval)
+                _node_of(moved)
                 # The new name is asked for anyhow (LOOKUP_RENAME_TARGET), but for an exchange.
                 other = await self._look(target, reval or flags != EXCHANGE)
-                if flags == EXCHANGE and other is None:
-                    raise FsError(errno.ENOENT)
-                if moved == other:
+                if flags == EXCHANGE:
+                    _node_of(other)
+                if moved.node == other.node:
                     return  # vfs_rename()
                 await self._pause()
                 self.fs.names.acts(thread())
                 await self.fs.names.rename(*source, *target, flags)
                 await self._pause()
-                self._move(source, target, flags)
+                # d_move() and d_exchange(): what was found is found at the other name from now on, also what
+                # has been dropped meanwhile (__d_move() in fs/dcache.c hashes it again), as valid as it was.
+                self._dentries.pop(source, None)
+                self._dentries[target] = moved
+                if flags == EXCHANGE:
+                    self._dentries[source] = other
 
         await self._again(call, source, target)
 
-    def _move(self, source: Place, target: Place, flags: int) -> None:
-        """d_move() and d_exchange(): what is believed moves with the name."""
-        old, new = self._dentries.pop(source, None), self._dentries.pop(target, None)
-        if old is not None:
-            self._dentries[target] = old
-        if flags == EXCHANGE and new is not None:
-            self._dentries[source] = new
+
+def _node_of(dentry: Dentry) -> NodeId:
+    if dentry.node is None:
+        raise FsError(errno.ENOENT)
+    return dentry.node
