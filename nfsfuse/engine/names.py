@@ -18,7 +18,7 @@ from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.directory_cache import UNKNOWN, Entry
 from nfsfuse.machines.doubts import Verdict
-from nfsfuse.machines.inodes import Inode, InodeTable
+from nfsfuse.machines.inodes import ROOT, Inode, InodeTable
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
@@ -170,8 +170,10 @@ class Names:
         self._name_drops.doubts.told(stand_in.node_id, thread, (directory.inode.handle, name))
         return Found(stand_in, attributes, lasting=False)
 
-    def acts(self, thread: int) -> None:
-        """*thread* has looked its names up, and asks for what it wants to do with them."""
+    def acts(self, thread: int, on: int = ROOT) -> None:
+        """*thread* has looked its names up, and asks for what it wants to do with them and with the inode *on*.
+        Raises FsError (ESTALE) if that stands in for another: then it makes its call once more."""
+        _ = self._inodes[on]
         if self._name_drops.doubts:
             self._name_drops.doubts.acts(thread)
 

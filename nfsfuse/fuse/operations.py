@@ -196,7 +196,7 @@ class Operations(pyfuse3.Operations):
     async def link(
         self, request: Request, inode: Ino, new_parent_inode: Ino, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        self._fs.names.acts(request.pid)
+        self._fs.names.acts(request.pid, inode)
         return self.made(await self._fs.names.link(inode, new_parent_inode, new_name))
 
     @handler
