@@ -196,6 +196,14 @@ class NameDrops:
         if len(self._lately) > EXPIRED_MAX:
             del self._lately[next(iter(self._lately))]
 
+    def led_to(self, directory: CachedDirectory, name: bytes) -> Entry:
+        """What the kernel has found by *name*, as far as that is known: also if it was expired since."""
+        entry = directory.cache.stood_for(name)
+        if entry is not UNKNOWN:
+            return entry
+        _, led_to = self._lately.get((directory.inode.handle, name), (0.0, None))
+        return UNKNOWN if led_to is None else led_to
+
     def may_be_believed(self, place: Place, found: InodeHandle, thread: int) -> bool:
         """Whether *thread* may be told to believe that a name leads to *found*. Who asks for one that the
         kernel has had takes the answer in without a lock (fuse_dentry_revalidate() in fs/fuse/dir.c), so it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
@@ -224,7 +225,10 @@ class Names:
         with directory.pending() as cache:
 
             def removed(reply: Message, _: bytes | bytearray) -> None:
+                assert isinstance(reply, m.Done)
+                led_to = self._name_drops.led_to(directory, name)
                 self._done(reply)
+                self._counts_one_less(led_to, reply.affected[:1])
                 cache.changed(name, None)
 
             await self._changes.ask(message, removed, (directory, name))
@@ -234,9 +238,12 @@ class Names:
         believed: list[Entry] = []
 
         def renamed(reply: Message, _: bytes | bytearray) -> None:
-            believed.extend((old.cache.stood_for(name), new.cache.stood_for(new_name)))
-            self._done(reply)
             assert isinstance(reply, m.Done)
+            believed.extend((old.cache.stood_for(name), new.cache.stood_for(new_name)))
+            led_to = self._name_drops.led_to(new, new_name)
+            self._done(reply)
+            if not flags & RENAME_EXCHANGE:
+                self._counts_one_less(led_to, reply.affected[1:])
             for node in reply.affected:
                 inode = self._inodes.by_handle(node.handle)
                 if inode is not None:
@@ -262,8 +269,20 @@ class Names:
                 if flags & RENAME_EXCHANGE:
                     await self._name_drops.expire_at_once(new, new_name, believed[1])
 
-    def _done(self, reply: Message) -> None:
-        assert isinstance(reply, m.Done)
+    def _counts_one_less(self, led_to: Entry, removed: Iterable[Node]) -> None:
+        """The kernel is about to count one link less of what it has found by a name, and believes that
+        (fuse_entry_unlinked() in fs/fuse/dir.c): also if the server has *removed* another inode, as the name
+        led there by then; and if it has been told the new count meanwhile."""
+        handles = {node.handle for node in removed if not is_directory(node)}
+        if isinstance(led_to, bytes):
+            handles.add(led_to)
+        for handle in handles:
+            inode = self._inodes.by_handle(handle)
+            if inode is not None and not inode.is_directory:
+                inode.attributes.changed_by_kernel()
+                self._holdings.distrust(inode)
+
+    def _done(self, reply: m.Done) -> None:
         self._holdings.apply(reply.tokens)
         for node in reply.affected:
             self._holdings.learn_changed(node)

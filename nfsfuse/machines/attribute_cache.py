@@ -21,7 +21,7 @@ from nfsfuse.protocol.types import Attributes
 
 UNSETTLED_TELLINGS: Final = 4
 """How often the kernel is told a directory's attributes, after a change of its own there, before it may believe
-them. For a change it asks two or three times, to check permissions."""
+them. For a change it asks two or three times, to check permissions. Likewise a file's that has lost a name."""
 
 XATTRS_MAX: Final = 8
 """Extended attributes kept of one inode: those that programs probe for are few."""
@@ -185,7 +185,8 @@ class AttributeCache:
     def changed_by_kernel(self) -> None:
         """The kernel has changed something in this directory. It forgets the attributes by itself, but may take
         in an older answer after that, so it has to be told if it believes any: which takes longer than to be
-        asked some more. While it goes on changing the directory it is given none to believe."""
+        asked some more. While it goes on changing the directory it is given none to believe. Or it is about to
+        change the number of a file's links by itself, whatever it is told of that meanwhile."""
         self.unsettled = UNSETTLED_TELLINGS
 
     def times_are_known(self) -> bool:
