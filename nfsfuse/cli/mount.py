@@ -36,7 +36,7 @@ from nfsfuse.rpc.collector import collect_rarely
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
 
 if TYPE_CHECKING:
-    from nfsfuse.fuse import supplement
+    from nfsfuse.fuse.binding import supplement
 
 log = logging.getLogger(__name__)
 
@@ -232,17 +232,17 @@ class _Mount:
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
-        from nfsfuse.fuse.abi import InitFlag
-        from nfsfuse.fuse.binding import SupplementError, pyfuse3
-        from nfsfuse.fuse.boundary import UPCALLS
-        from nfsfuse.fuse.extras import Extras
-        from nfsfuse.fuse.init import InitOptions
-        from nfsfuse.fuse.interrupt import INTERRUPTS
-        from nfsfuse.fuse.kernel import FuseKernel
-        from nfsfuse.fuse.later import Replies
-        from nfsfuse.fuse.operations import Operations
-        from nfsfuse.fuse.quick import Quick
-        from nfsfuse.fuse.supplement import mount
+        from nfsfuse.fuse.binding.abi import InitFlag
+        from nfsfuse.fuse.binding.init import InitOptions
+        from nfsfuse.fuse.binding.libraries import SupplementError, pyfuse3
+        from nfsfuse.fuse.binding.supplement import mount
+        from nfsfuse.fuse.notifications.kernel import FuseKernel
+        from nfsfuse.fuse.upcalls.boundary import UPCALLS
+        from nfsfuse.fuse.upcalls.extra_operations import Extras
+        from nfsfuse.fuse.upcalls.interrupt import INTERRUPTS
+        from nfsfuse.fuse.upcalls.later import Replies
+        from nfsfuse.fuse.upcalls.operations import Operations
+        from nfsfuse.fuse.upcalls.quick import Quick
 
         kernel = FuseKernel(self._mountpoint, checks_permissions=self._options.default_permissions)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
@@ -360,7 +360,7 @@ class _Mount:
             log.warning("%s: it still says who serves it: %s", self._mountpoint, exc)
 
     def _set_read_ahead(self) -> None:
-        from nfsfuse.fuse.read_ahead import set_read_ahead
+        from nfsfuse.fuse.binding.read_ahead import set_read_ahead
 
         try:
             if not set_read_ahead(self._mountpoint, self._options.read_ahead_kb):
