@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,8 @@ import trio
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.guardian import Guardian, abort
-from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, is_mounted, mounted_at, unmount
+from nfsfuse.cli.mountpoint import MountFailure, check_device, check_mountpoint, remove_dead_mounts
+from nfsfuse.cli.mounts import connection_of, is_mounted
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
@@ -44,10 +44,6 @@ CONNECT_SECONDS_MAX = 20.0
 """How long a mount command waits for the server before it gives up and says so."""
 
 
-class MountFailure(Exception):
-    """The mount cannot be made; the text is for the user."""
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Carry out ``nfsfuse mount``; the exit status."""
     try:
@@ -69,46 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.foreground:
         return serve(options.log or "stderr", Launch(None))
     return in_background(partial(serve, options.log or "syslog"))
-
-
-def check_mountpoint(path: str) -> None:
-    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on, or only what
-    `remove_dead_mounts` will remove."""
-    mounted = mounted_at(path)
-    if mounted is not None and mounted.fstype == FSTYPE:
-        if is_dead(path):
-            return
-        raise MountFailure(f"{path}: already mounted from {mounted.source}")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as exc:
-        raise MountFailure(f"cannot mount on {path}: {exc.strerror}") from exc
-    if not stat.S_ISDIR(mode):
-        raise MountFailure(f"cannot mount on {path}: not a directory")
-
-
-def remove_dead_mounts(path: str, server: str) -> SessionId:
-    """Unmount what daemons that were killed have left on *path*; the last one's session with *server*, empty if
-    that is not known. Raises MountFailure."""
-    session = SessionId(b"")
-    while (mounted := mounted_at(path)) is not None and mounted.fstype == FSTYPE and is_dead(path):
-        session = registry.session_of_the_dead(path, server) or session
-        try:
-            unmount(mounted.target, MNT_DETACH)  # programs that still use it get ENOTCONN either way
-        except OSError as exc:
-            raise MountFailure(f"cannot remove the dead mount on {path}: {exc.strerror}") from exc
-        log.warning("removed a dead mount of %s from %s: its daemon was gone", mounted.source, path)
-    return session
-
-
-def check_device() -> None:
-    """Raise MountFailure unless FUSE can be used."""
-    try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError as exc:
-        raise MountFailure("there is no /dev/fuse: load the fuse module (modprobe fuse)") from exc
-    except OSError as exc:
-        raise MountFailure(f"cannot open /dev/fuse: {exc.strerror}") from exc
 
 
 def serve_mount(
