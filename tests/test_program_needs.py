@@ -18,20 +18,24 @@ PROC = {
     # file: what it names of /proc, and why that waits for no program
     "cli/mounts.py": {"/proc/self/mounts", "/proc/self/mountinfo"},  # the daemon's own
     "cli/guardian.py": {"/proc/{}/status", "/proc/{}/schedstat"},  # the daemon's, which needs nothing of it
-    "fuse/looks.py": {"/proc/self/task/{}/wchan"},  # a thread of the daemon's own
-    "fuse/read_ahead.py": {"/proc/self/mountinfo"},  # the daemon's own
-    "fuse/supplement.py": {"/proc/self/maps"},  # the daemon's own
-    "fuse/requesters.py": {"/proc/{}/status", "/proc/{}/stat"},  # in threads that nobody waits for
-    "fuse/_notifications.c": {"/proc/%d/schedstat"},  # takes no lock: tests/fuse/test_requesters.py
+    "fuse/notifications/looks.py": {"/proc/self/task/{}/wchan"},  # a thread of the daemon's own
+    "fuse/binding/read_ahead.py": {"/proc/self/mountinfo"},  # the daemon's own
+    "fuse/binding/supplement.py": {"/proc/self/maps"},  # the daemon's own
+    "fuse/upcalls/requesters.py": {"/proc/{}/status", "/proc/{}/stat"},  # in threads that nobody waits for
+    # takes no lock: tests/fuse/upcalls/test_requesters.py
+    "fuse/notifications/_notifications.c": {"/proc/%d/schedstat"},
 }
 
 PATHS = {
     # file: which of `OPENING` it calls, and why the event loop does not wait for its own mount there
-    "fuse/looks.py": {"open", "os.open"},  # in threads, likewise; that thread may be left waiting for a lock
-    "fuse/own_mount.py": {"os.open"},  # in threads, whose requests are answered at once: see there
-    "fuse/read_ahead.py": {"open", "os.path.realpath"},  # /proc/self, /sys; the directory of the mountpoint
-    "fuse/requesters.py": {"open"},  # /proc, in threads that nobody waits for
-    "fuse/supplement.py": {"open"},  # /proc/self
+    # in threads, likewise; that thread may be left waiting for a lock
+    "fuse/notifications/looks.py": {"open", "os.open"},
+    # in threads, whose requests are answered at once: see there
+    "fuse/notifications/own_mount.py": {"os.open"},
+    # /proc/self, /sys; the directory of the mountpoint
+    "fuse/binding/read_ahead.py": {"open", "os.path.realpath"},
+    "fuse/upcalls/requesters.py": {"open"},  # /proc, in threads that nobody waits for
+    "fuse/binding/supplement.py": {"open"},  # /proc/self
 }
 """Of all but the command lines: these have paths on the command line, and touch a mountpoint before it is
 one."""

@@ -177,7 +177,7 @@ class _Watch:
         """Whether the daemon's main thread has run, or has waited for something, since this was asked last: not
         if it is stopped, by a signal or a debugger, nor if it can run and is given no processor. (Of the
         daemon, of which nothing waits for the guardian, `status` waits for nothing: see
-        `nfsfuse.fuse.requesters`.)"""
+        `nfsfuse.fuse.upcalls.requesters`.)"""
         try:
             status = Path(f"/proc/{self._daemon}/status").read_text(errors="replace")
             before, self._had = self._had, Path(f"/proc/{self._daemon}/schedstat").read_text().split()[0]

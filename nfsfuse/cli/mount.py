@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,8 @@ import trio
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.guardian import Guardian, abort
-from nfsfuse.cli.mounts import FSTYPE, MNT_DETACH, connection_of, is_dead, is_mounted, mounted_at, unmount
+from nfsfuse.cli.mountpoint import MountFailure, check_device, check_mountpoint, remove_dead_mounts
+from nfsfuse.cli.mounts import connection_of, is_mounted
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
@@ -36,16 +36,12 @@ from nfsfuse.rpc.collector import collect_rarely
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
 
 if TYPE_CHECKING:
-    from nfsfuse.fuse import supplement
+    from nfsfuse.fuse.binding import supplement
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS_MAX = 20.0
 """How long a mount command waits for the server before it gives up and says so."""
-
-
-class MountFailure(Exception):
-    """The mount cannot be made; the text is for the user."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,46 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.foreground:
         return serve(options.log or "stderr", Launch(None))
     return in_background(partial(serve, options.log or "syslog"))
-
-
-def check_mountpoint(path: str) -> None:
-    """Raise MountFailure unless *path* is a directory that nothing of ours is mounted on, or only what
-    `remove_dead_mounts` will remove."""
-    mounted = mounted_at(path)
-    if mounted is not None and mounted.fstype == FSTYPE:
-        if is_dead(path):
-            return
-        raise MountFailure(f"{path}: already mounted from {mounted.source}")
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as exc:
-        raise MountFailure(f"cannot mount on {path}: {exc.strerror}") from exc
-    if not stat.S_ISDIR(mode):
-        raise MountFailure(f"cannot mount on {path}: not a directory")
-
-
-def remove_dead_mounts(path: str, server: str) -> SessionId:
-    """Unmount what daemons that were killed have left on *path*; the last one's session with *server*, empty if
-    that is not known. Raises MountFailure."""
-    session = SessionId(b"")
-    while (mounted := mounted_at(path)) is not None and mounted.fstype == FSTYPE and is_dead(path):
-        session = registry.session_of_the_dead(path, server) or session
-        try:
-            unmount(mounted.target, MNT_DETACH)  # programs that still use it get ENOTCONN either way
-        except OSError as exc:
-            raise MountFailure(f"cannot remove the dead mount on {path}: {exc.strerror}") from exc
-        log.warning("removed a dead mount of %s from %s: its daemon was gone", mounted.source, path)
-    return session
-
-
-def check_device() -> None:
-    """Raise MountFailure unless FUSE can be used."""
-    try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
-    except FileNotFoundError as exc:
-        raise MountFailure("there is no /dev/fuse: load the fuse module (modprobe fuse)") from exc
-    except OSError as exc:
-        raise MountFailure(f"cannot open /dev/fuse: {exc.strerror}") from exc
 
 
 def serve_mount(
@@ -232,17 +188,17 @@ class _Mount:
 
     async def _serve(self, session: Session, root: Node) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
-        from nfsfuse.fuse.abi import InitFlag
-        from nfsfuse.fuse.binding import SupplementError, pyfuse3
-        from nfsfuse.fuse.boundary import UPCALLS
-        from nfsfuse.fuse.extras import Extras
-        from nfsfuse.fuse.init import InitOptions
-        from nfsfuse.fuse.interrupt import INTERRUPTS
-        from nfsfuse.fuse.kernel import FuseKernel
-        from nfsfuse.fuse.later import Replies
-        from nfsfuse.fuse.operations import Operations
-        from nfsfuse.fuse.quick import Quick
-        from nfsfuse.fuse.supplement import mount
+        from nfsfuse.fuse.binding.abi import InitFlag
+        from nfsfuse.fuse.binding.init import InitOptions
+        from nfsfuse.fuse.binding.libraries import SupplementError, pyfuse3
+        from nfsfuse.fuse.binding.supplement import mount
+        from nfsfuse.fuse.notifications.kernel import FuseKernel
+        from nfsfuse.fuse.upcalls.boundary import UPCALLS
+        from nfsfuse.fuse.upcalls.extra_operations import Extras
+        from nfsfuse.fuse.upcalls.interrupt import INTERRUPTS
+        from nfsfuse.fuse.upcalls.later import Replies
+        from nfsfuse.fuse.upcalls.operations import Operations
+        from nfsfuse.fuse.upcalls.quick import Quick
 
         kernel = FuseKernel(self._mountpoint, checks_permissions=self._options.default_permissions)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
@@ -360,7 +316,7 @@ class _Mount:
             log.warning("%s: it still says who serves it: %s", self._mountpoint, exc)
 
     def _set_read_ahead(self) -> None:
-        from nfsfuse.fuse.read_ahead import set_read_ahead
+        from nfsfuse.fuse.binding.read_ahead import set_read_ahead
 
         try:
             if not set_read_ahead(self._mountpoint, self._options.read_ahead_kb):

@@ -15,7 +15,7 @@ from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.session import Session
 
 if TYPE_CHECKING:
-    from nfsfuse.fuse.kernel import FuseKernel
+    from nfsfuse.fuse.notifications.kernel import FuseKernel
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from nfsfuse.machines.turns import Turns
 from nfsfuse.machines.write_errors import WriteErrors
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import IntervalSet
+from nfsfuse.protocol.pages import page_end, pages_around
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, OpenId
 
@@ -109,7 +110,7 @@ class CachedFile:
 
     def has_content(self, content: bytes | bytearray) -> None:
         """The server told all that is in it. It counts if all of it is held: else it may have changed since."""
-        if self.tokens.holds(0, -(-len(content) // PAGE_SIZE) * PAGE_SIZE, TokenMode.SHARED):
+        if self.tokens.holds(0, page_end(len(content)), TokenMode.SHARED):
             self.pages.fill(0, content, IntervalSet())
 
     def changes(self, start: int, end: int) -> None:
@@ -171,8 +172,8 @@ class CachedFile:
         self.tokens.check()
         self.pages.check()
         for start, end in self.pages.dirty.intervals():
-            low, high = start // 4096 * 4096, -(-end // 4096) * 4096
-            for at in (low, high - 4096):
+            low, high = pages_around(start, end)
+            for at in (low, high - PAGE_SIZE):
                 assert (self.tokens.held.at(at) or 0) == 2, (
                     f"K3: dirty [{start}, {end}) is not held exclusively"
                 )

@@ -16,6 +16,7 @@ from nfsfuse.engine.files import Files
 from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.inode_flags import InodeFlags
+from nfsfuse.engine.kernel_attributes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.locks import Locks
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.name_drops import NameDrops
@@ -27,7 +28,6 @@ from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.reclaim import claims, give_up_times
 from nfsfuse.engine.session import Session
-from nfsfuse.engine.sizes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer

@@ -27,6 +27,7 @@ from nfsfuse.machines.data_tokens import Phase, Revocation
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval
+from nfsfuse.protocol.pages import pages_around
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
@@ -168,7 +169,7 @@ class PageProtocol:
         refused = file.pages.refused.intervals()
         if not refused:
             return  # it was done already, for another of the requests that failed together
-        start, end = refused[0][0] // PAGE_SIZE * PAGE_SIZE, -(-refused[-1][1] // PAGE_SIZE) * PAGE_SIZE
+        start, end = pages_around(refused[0][0], refused[-1][1])
         revocation = await self.take_from_kernel(file, start, end)
         while file.pages.writing.overlaps(start, end):
             await file.changed()

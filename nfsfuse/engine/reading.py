@@ -16,7 +16,8 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.tokens import RANGE_END, TokenMode
+from nfsfuse.protocol.pages import pages_of
+from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
 ReadData = bytes | bytearray | memoryview
@@ -24,11 +25,6 @@ ReadData = bytes | bytearray | memoryview
 
 Answered = Callable[[ReadData | Exception], None]
 """Takes what a read has come to. It must not raise, and nothing else runs before it has returned."""
-
-
-def pages_of(offset: int, size: int) -> tuple[int, int]:
-    """The range of whole pages that contains ``[offset, offset + size)``."""
-    return offset // PAGE_SIZE * PAGE_SIZE, min(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, RANGE_END)
 
 
 @dataclass(slots=True, eq=False)

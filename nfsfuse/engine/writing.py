@@ -12,13 +12,13 @@ from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.page_protocol import PageProtocol
-from nfsfuse.engine.reading import pages_of
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.pages import pages_of, pages_within
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import CAPABILITY, OFFSET_MAX, PAGE_SIZE
 
@@ -349,7 +349,7 @@ class Writer:
             file.attributes.written_beside_others()
         if not (write.direct or write.page):
             # The kernel has whole pages up to date already; of others it knows what it knew.
-            first, last = -(-offset // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+            first, last = pages_within(offset, end)
             if first < last:
                 file.tokens.written(first, last)
         self._write_back.dirtied(file, offset)

@@ -20,9 +20,9 @@ from collections import OrderedDict
 from typing import Final
 
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.pages import page_start, pages_around, pages_within
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END
-from nfsfuse.protocol.types import PAGE_SIZE
 
 BLOCK_SIZE: Final = 64 * 1024
 """Bytes. Small enough that a small file does not waste much, large enough that a large write is few pieces."""
@@ -47,7 +47,7 @@ class Block:
 
     def protect(self, start: int, end: int, protection: int) -> None:
         """mprotect(2) the pages of ``[start, end)`` of the block."""
-        start = start // PAGE_SIZE * PAGE_SIZE
+        start = page_start(start)
         if _libc.mprotect(ctypes.c_void_p(self._address + start), end - start, protection) != 0:
             raise OSError(ctypes.get_errno(), "mprotect")
 
@@ -201,8 +201,7 @@ class FilePages:
         assert over or not self.writing.overlaps(offset, end), "a store into an extent under write-back"
         for begin, stop in self.writing.intervals(offset, end):
             self._rewritten.add(begin, stop)
-            first, last = begin // PAGE_SIZE * PAGE_SIZE, -(-stop // PAGE_SIZE) * PAGE_SIZE
-            self._protect(first, last, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._protect(*pages_around(begin, stop), mmap.PROT_READ | mmap.PROT_WRITE)
         more = len(data) - self.dirty.size(offset, end)
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
@@ -368,14 +367,14 @@ class FilePages:
             self._not_writing(start, end)
             self._rewritten.delete(start, end)
             # From the page of the new end on, although the extent goes on below it.
-            self._protect(start // PAGE_SIZE * PAGE_SIZE, end, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._protect(page_start(start), end, mmap.PROT_READ | mmap.PROT_WRITE)
         self.drop(size, RANGE_END)
 
     def _protect(self, start: int, end: int, protection: int) -> None:
         """mprotect(2) the pages that lie wholly in ``[start, end)``, in guard mode."""
         if not self._cache.guard:
             return
-        start, end = -(-start // PAGE_SIZE) * PAGE_SIZE, end // PAGE_SIZE * PAGE_SIZE
+        start, end = pages_within(start, end)
         for index, low, high in _pieces(start, end):
             block = self._cache.block(self, index)
             assert block is not None

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Final
 
-from nfsfuse.fuse.read_ahead import set_read_ahead
+from nfsfuse.fuse.binding.read_ahead import set_read_ahead
 from scripts.benchmark.peers import Peer
 from scripts.benchmark.systems import COMMAND_SECONDS_MAX, Nfsfuse
 from scripts.rig.rig import ROOT, Failed

@@ -19,18 +19,18 @@ from typing import Any
 
 import trio
 
-from nfsfuse.fuse import abi
-from nfsfuse.fuse.abi import InitFlag, Opcode
-from nfsfuse.fuse.binding import Request, SupplementError, current_request, pyfuse3
-from nfsfuse.fuse.extra import DirectoryEntry, ExtraOperations, FileLock, StatxReply
-from nfsfuse.fuse.init import InitOptions
-from nfsfuse.fuse.interrupt import interruptible, waiting
-from nfsfuse.fuse.later import Replies
-from nfsfuse.fuse.notify import Notifier
-from nfsfuse.fuse.own_mount import OwnMount
-from nfsfuse.fuse.read_ahead import set_read_ahead
-from nfsfuse.fuse.sizes import believed_size
-from nfsfuse.fuse.supplement import mount
+from nfsfuse.fuse.binding import abi
+from nfsfuse.fuse.binding.abi import InitFlag, Opcode
+from nfsfuse.fuse.binding.init import InitOptions
+from nfsfuse.fuse.binding.libraries import Request, SupplementError, current_request, pyfuse3
+from nfsfuse.fuse.binding.read_ahead import set_read_ahead
+from nfsfuse.fuse.binding.supplement import mount
+from nfsfuse.fuse.notifications.believed_sizes import believed_size
+from nfsfuse.fuse.notifications.notifier import Notifier
+from nfsfuse.fuse.notifications.own_mount import OwnMount
+from nfsfuse.fuse.upcalls.dispatcher import DirectoryEntry, ExtraOperations, FileLock, StatxReply
+from nfsfuse.fuse.upcalls.interrupt import interruptible, waiting
+from nfsfuse.fuse.upcalls.later import Replies
 from nfsfuse.protocol.types import LockOwner
 
 FACTS = (

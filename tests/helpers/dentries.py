@@ -89,7 +89,7 @@ class DentryKernel(FakeKernel):
             self._dentries[place].valid = False
 
     async def expire_entry_at_once(self, parent: Inode, name: bytes, child: Inode | None) -> bool:
-        """A look with LOOKUP_REVAL, see `nfsfuse.fuse.looks`."""
+        """A look with LOOKUP_REVAL, see `nfsfuse.fuse.notifications.looks`."""
         place = (parent.node_id, name)
         await self._pause()
         known = self._dentries.get(place)

@@ -17,8 +17,8 @@ import trio
 from nfsfuse.cli.main import main
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.session import Session
-from nfsfuse.fuse.operations import Operations
-from nfsfuse.fuse.quick import Quick
+from nfsfuse.fuse.upcalls.operations import Operations
+from nfsfuse.fuse.upcalls.quick import Quick
 
 
 def fails(*_: Any, **__: Any) -> None:

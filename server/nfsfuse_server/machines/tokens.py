@@ -26,8 +26,9 @@ from collections.abc import Iterable
 
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
+from nfsfuse.protocol.pages import is_page_range
 from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
+from nfsfuse.protocol.types import InodeHandle, SessionId
 from nfsfuse_server.machines.token_effects import Effect, Granted, Recall, Refused
 from nfsfuse_server.machines.token_state import Claims, Holder, Request, ResourceTokens
 from nfsfuse_server.machines.token_table import Key, TokenTable
@@ -316,8 +317,7 @@ def _united(ranges: Iterable[Interval]) -> tuple[Interval, ...]:
 
 
 def _is_range(resource: Resource, start: int, end: int) -> bool:
-    aligned = resource is not Resource.DATA or start % PAGE_SIZE == end % PAGE_SIZE == 0
-    return 0 <= start < end <= RANGE_END and aligned
+    return is_page_range(start, end) if resource is Resource.DATA else 0 <= start < end <= RANGE_END
 
 
 def _check_tokens(tokens: Iterable[Token]) -> None:

@@ -22,9 +22,9 @@ from nfsfuse.protocol.limits import (
     SMALL_FILE_SIZE_MAX,
 )
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.pages import is_page_range, pages_of
+from nfsfuse.protocol.tokens import Resource, Token, TokenMode
 from nfsfuse.protocol.types import (
-    PAGE_SIZE,
     AttributeChanges,
     Attributes,
     Extent,
@@ -59,11 +59,6 @@ INLINE_WRITE_SIZE_MAX: Final = 64 * 1024
 
 INLINE_EXTENTS_MAX: Final = 16
 """Extents, likewise: a system call or two each."""
-
-
-def pages(offset: int, size: int) -> tuple[int, int]:
-    """The range of whole pages that contains ``[offset, offset + size)``."""
-    return offset // PAGE_SIZE * PAGE_SIZE, min(-(-(offset + size) // PAGE_SIZE) * PAGE_SIZE, RANGE_END)
 
 
 def _open(call: Call) -> Handling:
@@ -220,7 +215,7 @@ def _read(call: Call) -> Handling:
     r: m.Read = call.message
     if not 0 < r.size <= PAYLOAD_SIZE_MAX or r.offset < 0:
         raise FsError(errno.EINVAL, f"read of {r.size} bytes at {r.offset}")
-    start, end = pages(r.offset, r.size)
+    start, end = pages_of(r.offset, r.size)
     tokens: tuple[Token, ...] = ()
     if r.mode is TokenMode.NONE:
         if not (yield Use(r.handle, DATA, SHARED, start, end)):
@@ -249,7 +244,7 @@ def _write(call: Call) -> Handling:
     size = len(call.payload)
     if not 0 < size <= PAYLOAD_SIZE_MAX or r.offset < 0:
         raise FsError(errno.EINVAL, f"write of {size} bytes at {r.offset}")
-    if not (yield Use(r.handle, DATA, EXCLUSIVE, *pages(r.offset, size))):
+    if not (yield Use(r.handle, DATA, EXCLUSIVE, *pages_of(r.offset, size))):
         raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     data = memoryview(call.payload)
     step = Quick if size <= INLINE_WRITE_SIZE_MAX else Slow
@@ -261,7 +256,7 @@ def _write(call: Call) -> Handling:
 def _write_extents(call: Call) -> Handling:
     r: m.WriteExtents = call.message
     _check_extents(r.extents, len(call.payload))
-    first, *others = _pages_of(r.extents)
+    first, *others = _pages_of_extents(r.extents)
     if not (yield Use(r.handle, DATA, EXCLUSIVE, *first, tuple(others))):
         raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     data = memoryview(call.payload)
@@ -292,11 +287,11 @@ def _check_extents(extents: tuple[Extent, ...], size: int) -> None:
         raise FsError(errno.EINVAL, f"the extents do not have {size} bytes")
 
 
-def _pages_of(extents: tuple[Extent, ...]) -> tuple[Interval, ...]:
+def _pages_of_extents(extents: tuple[Extent, ...]) -> tuple[Interval, ...]:
     """The pages of *extents*, disjoint and ascending: two extents may share one."""
     ranges: list[Interval] = []
     for extent in extents:
-        start, end = pages(extent.offset, extent.size)
+        start, end = pages_of(extent.offset, extent.size)
         if ranges and start <= ranges[-1][1]:
             ranges[-1] = (ranges[-1][0], end)
         else:
@@ -387,7 +382,7 @@ def _get_token(call: Call) -> Handling:
     attributes: Attributes | None = None
     bare = False
     if r.data is not TokenMode.NONE:
-        if not 0 <= r.start < r.end <= RANGE_END or r.start % PAGE_SIZE or r.end % PAGE_SIZE:
+        if not is_page_range(r.start, r.end):
             raise FsError(errno.EINVAL, f"not a range of pages: [{r.start}, {r.end})")
         tokens += yield Acquire(r.handle, DATA, r.data, r.start, r.end)
     if r.attr is not TokenMode.NONE:

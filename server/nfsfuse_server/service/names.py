@@ -14,6 +14,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX, XATTR_SIZE_MAX
 from nfsfuse.protocol.messages import Message
+from nfsfuse.protocol.pages import page_start
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
 from nfsfuse.protocol.types import (
     CAPABILITY,
@@ -160,7 +161,7 @@ def _setattr(call: Call) -> Handling:
     size = request.changes.size
     if size is not None:
         # Pages from the one that contains the new end are everybody's to drop.
-        start = size & ~0xFFF
+        start = page_start(size)
         urgent = request.blocks_write_back
         if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
             raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from nfsfuse.protocol.pages import offset_in_page, page_end, page_number, pages_within
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes
 
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)
@@ -36,7 +37,7 @@ class SparseBytes:
         size = max(0, min(size, self.size - offset))
         parts = []
         while size:
-            number, start = divmod(offset, PAGE_SIZE)
+            number, start = page_number(offset), offset_in_page(offset)
             part = self.pages.get(number, _ZERO_PAGE)[start : start + size]
             parts.append(part)
             offset += len(part)
@@ -62,42 +63,42 @@ class SparseBytes:
         """
         end = offset + length
         if end >= self.size:
-            end = -(-max(end, self.size) // PAGE_SIZE) * PAGE_SIZE
-        first, last = -(-offset // PAGE_SIZE), end // PAGE_SIZE
-        for number in [page for page in self.pages if first <= page < last]:
+            end = page_end(max(end, self.size))
+        first, last = pages_within(offset, end)
+        for number in [page for page in self.pages if first <= page * PAGE_SIZE < last]:
             del self.pages[number]
         if first > last:  # within one page
             self._zero(offset, end)
         else:
-            self._zero(offset, first * PAGE_SIZE)
-            self._zero(last * PAGE_SIZE, end)
+            self._zero(offset, first)
+            self._zero(last, end)
 
     def allocate(self, offset: int, length: int) -> None:
         """Turns holes into pages of zeros."""
-        for number in range(offset // PAGE_SIZE, -(-(offset + length) // PAGE_SIZE)):
+        for number in range(page_number(offset), page_number(page_end(offset + length))):
             self.pages.setdefault(number, _ZERO_PAGE)
 
     def seek_data(self, offset: int) -> int | None:
         """The first offset from there on that is in a page; None if there is none."""
-        if offset // PAGE_SIZE in self.pages and offset < self.size:
+        if page_number(offset) in self.pages and offset < self.size:
             return offset
         starts = (number * PAGE_SIZE for number in self.pages)
         return min((start for start in starts if offset < start < self.size), default=None)
 
     def seek_hole(self, offset: int) -> int:
         """The first offset from there on that is in no page; at the latest the size."""
-        while offset < self.size and offset // PAGE_SIZE in self.pages:
-            offset = (offset // PAGE_SIZE + 1) * PAGE_SIZE
+        while offset < self.size and page_number(offset) in self.pages:
+            offset = page_end(offset + 1)
         return min(offset, self.size)
 
     def _zero(self, start: int, end: int) -> None:
-        if start < end and start // PAGE_SIZE in self.pages:
+        if start < end and page_number(start) in self.pages:
             self._put(start, bytes(end - start))
 
     def _put(self, offset: int, data: bytes) -> None:
         done = 0
         while done < len(data):
-            number, start = divmod(offset + done, PAGE_SIZE)
+            number, start = page_number(offset + done), offset_in_page(offset + done)
             part = data[done : done + PAGE_SIZE - start]
             page = self.pages.get(number, _ZERO_PAGE)
             self.pages[number] = page[:start] + part + page[start + len(part) :]
@@ -222,7 +223,7 @@ class MemoryInode:
             gid=meta.gid,
             rdev=meta.rdev,
             size=size,
-            blocks=len(self.data.pages) * (PAGE_SIZE // _SECTOR_SIZE),
+            blocks=len(self.data.pages) * PAGE_SIZE // _SECTOR_SIZE,
             atime_ns=meta.atime_ns,
             mtime_ns=meta.mtime_ns,
             ctime_ns=meta.ctime_ns,
