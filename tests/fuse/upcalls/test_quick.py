@@ -42,3 +42,26 @@ def test_what_is_not_answered_goes_the_long_way(toy: Mounter) -> None:
     daemon = toy()
     daemon.put("f", b"x")
     assert daemon.run(GET, "f", "user.other") == [errno.EOPNOTSUPP] * 3, "pyfuse3's operations have none"
+
+
+def test_everybody_else_gets_a_turn_while_a_program_asks_on_and_on(toy: Mounter) -> None:
+    """The next message is waited for where the last was answered, and not in the event loop: for a while."""
+    daemon = toy()
+    daemon.put("f", b"x")
+    program = daemon.program(
+        "from threading import Thread\n"
+        "def ask():\n"
+        "    while not over: os.getxattr(path, 'user.value')\n"
+        "over = []\n"
+        "threads = [Thread(target=ask) for _ in range(2)]\n"
+        "for thread in threads: thread.start()\n"
+        "say('asking'); input(); over.append(1)\n"
+        "for thread in threads: thread.join()\n"
+        "say('over')",
+        "f",
+    )
+    program.listen()
+    for _ in range(50):
+        daemon.ask("journal")  # by a task of the daemon's event loop
+    program.tell()
+    assert program.finish() == ["over"]
