@@ -1,4 +1,4 @@
-"""Test-wide settings: Hypothesis draws the same examples on every run.
+"""Test-wide settings: records are frozen, and Hypothesis draws the same examples on every run.
 
 ``pytest --hypothesis-profile=explore`` draws others each time; what it finds becomes a named test.
 """
@@ -11,6 +11,10 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import settings
+
+from nfsfuse.protocol import record
+
+record.enforced = True  # before any module with records is imported: see there
 
 settings.register_profile("deterministic", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", derandomize=False, database=None, deadline=None)

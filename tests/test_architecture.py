@@ -148,14 +148,14 @@ def files() -> Iterator[Path]:
 # --- floors ---
 
 
-def test_the_walk_sees_the_repository():
+def test_the_walk_sees_the_repository() -> None:
     assert {"nfsfuse.protocol.messages", "nfsfuse.rpc.channel"} <= set(CODE)
     assert imports_of("nfsfuse.protocol.messages") >= {"typing", "nfsfuse.protocol.types"}
     assert Path(__file__) in set(files())
 
 
 @pytest.mark.parametrize("module", CODE)
-def test_a_module_imports_from_its_own_floor_or_below(module: str):
+def test_a_module_imports_from_its_own_floor_or_below(module: str) -> None:
     floor = floor_of(module)
     assert floor is not None, f"{module} has no floor: give it one in FLOORS"
     for name in ours_in(module):
@@ -165,7 +165,7 @@ def test_a_module_imports_from_its_own_floor_or_below(module: str):
 
 
 @pytest.mark.parametrize("module", [module for module in CODE if within(module, PURE)])
-def test_the_wire_and_the_machines_are_pure(module: str):
+def test_the_wire_and_the_machines_are_pure(module: str) -> None:
     """Whatever they import is pure as well, or purity would be a matter of one import more."""
     allowed = PURE_IMPORTS | PURE_EXCEPTIONS.get(module, {}).keys()
     for name in imports_of(module):
@@ -176,18 +176,18 @@ def test_the_wire_and_the_machines_are_pure(module: str):
 
 
 @pytest.mark.parametrize("module", [module for module in CODE if within(module, PURE)])
-def test_pure_modules_do_not_await(module: str):
+def test_pure_modules_do_not_await(module: str) -> None:
     asynchronous = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
     assert not [node.lineno for node in ast.walk(tree_of(module)) if isinstance(node, asynchronous)]
 
 
 @pytest.mark.parametrize("module", PURE_EXCEPTIONS)
-def test_an_exception_from_purity_is_still_needed(module: str):
+def test_an_exception_from_purity_is_still_needed(module: str) -> None:
     assert PURE_EXCEPTIONS[module].keys() <= imports_of(module)
 
 
 @pytest.mark.parametrize("module", CODE)
-def test_client_and_server_share_the_protocol_only(module: str):
+def test_client_and_server_share_the_protocol_only(module: str) -> None:
     for name in ours_in(module):
         if within(module, ("nfsfuse",)):
             assert not within(name, ("nfsfuse_server",)), f"{module} imports {name}"
@@ -195,13 +195,13 @@ def test_client_and_server_share_the_protocol_only(module: str):
             assert within(name, SERVER_MAY_IMPORT), f"{module} imports {name}"
 
 
-def test_no_module_imports_itself_over_others():
+def test_no_module_imports_itself_over_others() -> None:
     graph = {module: [name for name in ours_in(module) if name in CODE] for module in CODE}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the cycle
 
 
 @pytest.mark.parametrize("module", WITHOUT_FUSE)
-def test_the_shared_part_pulls_in_no_fuse(module: str):
+def test_the_shared_part_pulls_in_no_fuse(module: str) -> None:
     # pip's finder of an editable installation has the project's name in its own.
     program = (
         f"import sys, {module}; "
@@ -218,24 +218,24 @@ def test_the_shared_part_pulls_in_no_fuse(module: str):
 # --- style that can be counted ---
 
 
-def test_package_init_files_are_empty():
+def test_package_init_files_are_empty() -> None:
     for folder in (*PACKAGES.values(), ROOT / "tests"):
         for path in folder.rglob("__init__.py"):
             assert path.read_bytes() == b"", path
 
 
-def test_every_folder_with_modules_is_a_package():
+def test_every_folder_with_modules_is_a_package() -> None:
     for path in MODULES.values():
         assert (path.parent / "__init__.py").exists(), path.parent
 
 
 @pytest.mark.parametrize("module", CODE)
-def test_no_file_is_too_long(module: str):
+def test_no_file_is_too_long(module: str) -> None:
     assert len(MODULES[module].read_text().splitlines()) <= LINES_MAX
 
 
 @pytest.mark.parametrize("module", CODE)
-def test_everything_public_has_a_docstring(module: str):
+def test_everything_public_has_a_docstring(module: str) -> None:
     tree = tree_of(module)
     assert ast.get_docstring(tree), f"{module} itself"
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -248,14 +248,14 @@ FORBIDDEN_PATH = re.compile(rf"(?<![\w./-])/(?:{'|'.join(map(re.escape, MACHINE_
 
 
 @pytest.mark.parametrize("path", MACHINE_PATHS)
-def test_a_machines_path_would_be_found(path: str):
+def test_a_machines_path_would_be_found(path: str) -> None:
     for line in (f"/{path}", f"cd /{path}/x", f'"/{path}"'):
         assert FORBIDDEN_PATH.search(line)
     for line in (f"net/{path}", f"/{path}shop", f"../{path}/x"):
         assert not FORBIDDEN_PATH.search(line)
 
 
-def test_no_file_names_a_machines_path():
+def test_no_file_names_a_machines_path() -> None:
     for path in files():
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
             assert not FORBIDDEN_PATH.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,12 @@ def test_canonical_follows_links_on_the_way_and_does_not_touch_the_end(
     (tmp_path / "real" / "mount").symlink_to("elsewhere")
     touched: list[str] = []
     lstat = os.lstat
-    monkeypatch.setattr(os, "lstat", lambda path, **how: touched.append(os.fspath(path)) or lstat(path, **how))
+
+    def touching(path: str, **how: Any) -> os.stat_result:
+        touched.append(os.fspath(path))
+        return lstat(path, **how)
+
+    monkeypatch.setattr(os, "lstat", touching)
     assert canonical(f"{tmp_path}/link/mount") == f"{os.path.realpath(tmp_path)}/real/mount"
     assert canonical(f"{tmp_path}/link/mount/") == f"{os.path.realpath(tmp_path)}/real/mount"
     assert touched, "the parents were looked at"

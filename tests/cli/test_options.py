@@ -21,7 +21,7 @@ from nfsfuse.cli.options import IGNORED_OPTIONS, BadOption, MountOptions, parse_
 
 DEFAULT = MountOptions()
 
-GOOD = (
+GOOD: tuple[tuple[list[str], MountOptions], ...] = (
     ([], DEFAULT),
     ([""], DEFAULT),
     (["defaults,_netdev,nofail,x-systemd.automount,x-mount.mkdir=0755"], DEFAULT),

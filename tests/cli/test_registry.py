@@ -162,7 +162,7 @@ def test_a_full_directory_keeps_what_was_said_before(
     mountpoint = str(tmp_path / "place")
     made = registry.Registration(mountpoint, "server")
     made.renew(SESSION)
-    monkeypatch.setattr(registry.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="No space left"):
         made.renew(SessionId(b"another"))
     monkeypatch.undo()

@@ -28,9 +28,10 @@ from nfsfuse.fuse.binding.supplement import mount
 from nfsfuse.fuse.notifications.believed_sizes import believed_size
 from nfsfuse.fuse.notifications.notifier import Notifier
 from nfsfuse.fuse.notifications.own_mount import OwnMount
-from nfsfuse.fuse.upcalls.dispatcher import DirectoryEntry, ExtraOperations, FileLock, StatxReply
+from nfsfuse.fuse.upcalls.dispatcher import ExtraOperations, FileLock
 from nfsfuse.fuse.upcalls.interrupt import interruptible, waiting
 from nfsfuse.fuse.upcalls.later import Replies
+from nfsfuse.fuse.upcalls.replies import DirectoryEntry, StatxReply
 from nfsfuse.protocol.types import LockOwner
 
 FACTS = (
@@ -395,6 +396,8 @@ class Control:
         returned = bytearray(1)
         told: dict[str, Any] = {"returned": returned} if method == "inval_inode" else {}
         if method == "grow":
+            node_id: int
+            size: int
             node_id, size = arguments
             believes = partial(believed_size, OwnMount(str(self.mountpoint)), node_id, 0)
 

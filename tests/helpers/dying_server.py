@@ -25,7 +25,7 @@ from nfsfuse_server.service.growths import Growths
 from nfsfuse_server.service.locks import Locks
 from nfsfuse_server.service.requests import HANDLERS
 from nfsfuse_server.service.session import Session
-from nfsfuse_server.service.tokens import Tokens
+from nfsfuse_server.service.tokens import Tokens, Waiting
 from nfsfuse_server.state.interface import KnownSession
 from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.records import Outcome
@@ -115,7 +115,7 @@ class DyingServer:
         except FsError as exc:
             outcome = exc
         else:
-            assert not isinstance(reply, Coroutine), "nothing waits here"
+            assert not isinstance(reply, Coroutine | Waiting), "nothing waits here"
             outcome = reply[0] if isinstance(reply, tuple) else reply
         self._driver.ended(call, outcome, 1)
         self._tokens.ended(call)

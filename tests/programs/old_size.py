@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import sys
+from collections.abc import Callable
 
 PAGE = 4096
 MUCH = 1 << 20
@@ -69,7 +70,7 @@ def read_without_waiting(offset: int) -> int:
     return os.preadv(descriptor, [bytearray(MUCH)], offset, os.RWF_NOWAIT)
 
 
-USES = {
+USES: dict[str, Callable[..., int | str]] = {
     "load": load,
     "copy_file_range": lambda offset: os.copy_file_range(descriptor, target, MUCH, offset, 0),
     "sendfile": lambda offset: os.sendfile(local, descriptor, offset, MUCH),
@@ -88,5 +89,5 @@ for line in sys.stdin:
     try:
         answer: object = USES[use](*arguments)
     except OSError as exc:
-        answer = os.strerror(exc.errno)
+        answer = os.strerror(exc.errno or 0)
     print(json.dumps(answer), flush=True)

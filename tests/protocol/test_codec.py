@@ -31,6 +31,7 @@ from nfsfuse.protocol.codec import (
 from nfsfuse.protocol.codes import CODES, Message
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.limits import HEADER_SIZE_MAX, SEQUENCE_LENGTH_MAX, TEXT_SIZE_MAX
+from nfsfuse.protocol.types import RequestId
 
 KINDS = sorted(CODES, key=lambda kind: CODES[kind])
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1  # what msgpack can say
@@ -95,7 +96,7 @@ def plain_example(annotation: Any) -> Any:
             return {int: 7, bool: True, bytes: b"seven", str: "seven"}[plain]
 
 
-ANYTHING = (
+ANYTHING: tuple[object, ...] = (
     True,
     7,
     -1,
@@ -154,22 +155,22 @@ def refuses(header: bytes) -> ProtocolError:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @given(data=st.data())
 @settings(max_examples=25)
-def test_every_message_survives_the_trip(kind: type[Message], data: st.DataObject):
+def test_every_message_survives_the_trip(kind: type[Message], data: st.DataObject) -> None:
     message = data.draw(values_of(kind))
-    assert decode(encode(RequestEnvelope(5, message))) == RequestEnvelope(5, message)
-    assert decode(encode(ReplyEnvelope(5, message))) == ReplyEnvelope(5, message)
+    assert decode(encode(RequestEnvelope(RequestId(5), message))) == RequestEnvelope(RequestId(5), message)
+    assert decode(encode(ReplyEnvelope(RequestId(5), message))) == ReplyEnvelope(RequestId(5), message)
 
 
 @given(ENVELOPES)
 @settings(max_examples=300)
-def test_every_envelope_survives_the_trip(envelope):
+def test_every_envelope_survives_the_trip(envelope: Envelope) -> None:
     header = encode(envelope)
     for form in (header, bytearray(header), memoryview(header)):
         assert decode(form) == envelope
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_field_that_was_added_later_may_be_missing(kind: type[Message]):
+def test_a_field_that_was_added_later_may_be_missing(kind: type[Message]) -> None:
     """As in what was written down before; those without a default may not."""
     good = plain_example(kind)
     added = sum(field.default is not dataclasses.MISSING for field in dataclasses.fields(kind))  # type: ignore[arg-type]
@@ -180,31 +181,31 @@ def test_a_field_that_was_added_later_may_be_missing(kind: type[Message]):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_the_example_that_faults_start_from_is_right(kind: type[Message]):
+def test_the_example_that_faults_start_from_is_right(kind: type[Message]) -> None:
     assert type(decode(msgpack.packb([1, 5, CODES[kind], *plain_example(kind)])).message) is kind  # type: ignore[union-attr]
 
 
-def test_a_failure_detail_is_made_fit_to_travel():
+def test_a_failure_detail_is_made_fit_to_travel() -> None:
     """Details name files, and file names may be no UTF-8 (os.fsdecode's surrogates) and long."""
-    broken = FailureEnvelope(5, 2, "no \udcff here")
-    assert decode(encode(broken)) == FailureEnvelope(5, 2, "no \\udcff here")
-    long = decode(encode(FailureEnvelope(5, 2, "\N{SNOWMAN}" * HEADER_SIZE_MAX)))
+    broken = FailureEnvelope(RequestId(5), 2, "no \udcff here")
+    assert decode(encode(broken)) == FailureEnvelope(RequestId(5), 2, "no \\udcff here")
+    long = decode(encode(FailureEnvelope(RequestId(5), 2, "\N{SNOWMAN}" * HEADER_SIZE_MAX)))
     assert isinstance(long, FailureEnvelope)
     assert TEXT_SIZE_MAX - 3 < len(long.detail.encode()) <= TEXT_SIZE_MAX
 
 
 @pytest.mark.parametrize("number", [INT_MAX + 1, INT_MIN - 1])
-def test_an_integer_beyond_64_bit_is_not_sent_and_spoils_nothing_after_it(number):
+def test_an_integer_beyond_64_bit_is_not_sent_and_spoils_nothing_after_it(number: int) -> None:
     with pytest.raises(OverflowError):
-        encode(FailureEnvelope(number, 2, ""))
-    assert decode(encode(FailureEnvelope(5, 2, ""))) == FailureEnvelope(5, 2, "")
+        encode(FailureEnvelope(RequestId(number), 2, ""))
+    assert decode(encode(FailureEnvelope(RequestId(5), 2, ""))) == FailureEnvelope(RequestId(5), 2, "")
 
 
 # --- refusals ---
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_any_fault_in_any_field_is_refused(kind: type[Message]):
+def test_any_fault_in_any_field_is_refused(kind: type[Message]) -> None:
     for fault in faults(kind, plain_example(kind)):
         if type(fault) is list:  # the fields are part of the envelope's own list
             refuses(msgpack.packb([0, 5, CODES[kind], *fault]))
@@ -246,7 +247,7 @@ ENVELOPE_FAULTS = {
 
 
 @pytest.mark.parametrize("values", ENVELOPE_FAULTS.values(), ids=ENVELOPE_FAULTS.keys())
-def test_a_wrong_envelope_is_refused(values):
+def test_a_wrong_envelope_is_refused(values: list[object]) -> None:
     refuses(msgpack.packb(values))
 
 
@@ -254,9 +255,9 @@ LISTS = b"\x91" * NESTED + b"\x90"
 RAW_FAULTS = {
     "empty": b"",
     "never used byte": b"\xc1",
-    "cut short": encode(FailureEnvelope(5, 2, "detail"))[:-1],
-    "trailing byte": encode(FailureEnvelope(5, 2, "detail")) + b"\x00",
-    "two values": encode(FailureEnvelope(5, 2, "detail")) * 2,
+    "cut short": encode(FailureEnvelope(RequestId(5), 2, "detail"))[:-1],
+    "trailing byte": encode(FailureEnvelope(RequestId(5), 2, "detail")) + b"\x00",
+    "two values": encode(FailureEnvelope(RequestId(5), 2, "detail")) * 2,
     "invalid utf-8": b"\x94\x02\x05\x02\xa2\xff\xfe",
     "utf-8 of a surrogate": b"\x94\x02\x05\x02\xa3\xed\xb3\xbf",
     "declares 2^32 elements": b"\xdd\xff\xff\xff\xff" + b"\x01" * 8,
@@ -281,12 +282,12 @@ RAW_FAULTS = {
 
 
 @pytest.mark.parametrize("header", RAW_FAULTS.values(), ids=RAW_FAULTS.keys())
-def test_bytes_that_no_encoder_makes_are_refused(header):
+def test_bytes_that_no_encoder_makes_are_refused(header: bytes) -> None:
     refuses(header)
 
 
 @pytest.mark.parametrize("depth", [10, 100, 400, 500, 900, 990, 1010, 1020, 1022, 1023, 1024, 1025, 5000])
-def test_no_depth_of_lists_is_anything_but_refused(depth):
+def test_no_depth_of_lists_is_anything_but_refused(depth: int) -> None:
     """Printing a nested list recurses in the interpreter: an error message is no place for it."""
     lists = b"\x91" * depth + b"\x90"
     for header in (lists, lists + b"\x00", b"\x93" + lists + b"\x01\x02", b"\x93\x01" + lists + b"\x02"):
@@ -295,7 +296,7 @@ def test_no_depth_of_lists_is_anything_but_refused(depth):
         refuses(b"\x94\x01\x05" + msgpack.packb(code) + lists)
 
 
-def test_a_small_header_does_not_reserve_much_memory():
+def test_a_small_header_does_not_reserve_much_memory() -> None:
     """A list is allocated at its declared length before its elements are there."""
 
     header = struct.pack(">BI", 0xDD, SEQUENCE_LENGTH_MAX) * 500
@@ -321,7 +322,7 @@ def decodes_or_refuses(header: bytes) -> None:
 
 @given(ENVELOPES.map(encode), st.data())
 @settings(max_examples=1000)
-def test_mutated_headers_are_decoded_or_refused(header, data):
+def test_mutated_headers_are_decoded_or_refused(header: bytes, data: st.DataObject) -> None:
     mutated = bytearray(header)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(mutated)))
@@ -339,5 +340,5 @@ def test_mutated_headers_are_decoded_or_refused(header, data):
 
 @given(st.binary(max_size=200))
 @settings(max_examples=500)
-def test_random_bytes_are_decoded_or_refused(header):
+def test_random_bytes_are_decoded_or_refused(header: bytes) -> None:
     decodes_or_refuses(header)

@@ -19,6 +19,9 @@ INTERESTING_SIZES = [
     BUFFER_SIZE - 1, BUFFER_SIZE, BUFFER_SIZE + 1, 2 * BUFFER_SIZE + 5,
 ]  # fmt: skip
 SIZES = st.integers(0, 40) | st.sampled_from(INTERESTING_SIZES)
+Sizes = list[tuple[int, int]]
+"""Of the header and the payload of each frame, in bytes."""
+
 FRAME_SIZES = st.lists(st.tuples(SIZES, SIZES), max_size=6)
 
 
@@ -32,7 +35,7 @@ def made(sizes: Iterable[tuple[int, int]]) -> list[Frame]:
 
 
 def on_the_wire(frames: Iterable[Frame]) -> bytes:
-    parts = [MAGIC]
+    parts: list[bytes | bytearray] = [MAGIC]
     for frame in frames:
         parts += [frame_prefix(frame.header, len(frame.payload), frame.received), frame.payload]
     return b"".join(parts)
@@ -55,7 +58,7 @@ def feed(reader: FrameReader, data: bytes, pieces: Iterable[int] = ()) -> list[F
 
 @given(FRAME_SIZES, st.lists(st.integers(1, 50) | st.sampled_from([8, 4096, BUFFER_SIZE]), max_size=60))
 @settings(max_examples=300)
-def test_any_chunking_gives_the_same_frames(sizes, pieces):
+def test_any_chunking_gives_the_same_frames(sizes: Sizes, pieces: list[int]) -> None:
     frames = made(sizes)
     reader = FrameReader()
     assert feed(reader, on_the_wire(frames), pieces) == frames
@@ -63,7 +66,7 @@ def test_any_chunking_gives_the_same_frames(sizes, pieces):
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 8, 9, 4095])
-def test_even_chunking_gives_the_same_frames(piece):
+def test_even_chunking_gives_the_same_frames(piece: int) -> None:
     frames = made(
         [(5, 0), (0, 0), (0, 7), (300, 300), (BUFFER_SIZE - 8, 3), (BUFFER_SIZE + 3, BUFFER_SIZE + 3), (9, 1)]
     )
@@ -72,7 +75,7 @@ def test_even_chunking_gives_the_same_frames(piece):
 
 
 @given(FRAME_SIZES.filter(bool), st.data())
-def test_a_stream_that_ends_inside_a_frame_is_not_at_a_boundary(sizes, data):
+def test_a_stream_that_ends_inside_a_frame_is_not_at_a_boundary(sizes: Sizes, data: st.DataObject) -> None:
     frames = made(sizes)
     wire = on_the_wire(frames)
     end = data.draw(st.integers(1, len(wire) - 1))
@@ -83,14 +86,14 @@ def test_a_stream_that_ends_inside_a_frame_is_not_at_a_boundary(sizes, data):
     assert reader.at_boundary() == (end in boundaries)
 
 
-def test_a_stream_of_nothing_is_at_a_boundary():
+def test_a_stream_of_nothing_is_at_a_boundary() -> None:
     assert FrameReader().at_boundary()
 
 
 @pytest.mark.parametrize(
     "sizes", [(HEADER_SIZE_MAX, 0), (0, PAYLOAD_SIZE_MAX), (HEADER_SIZE_MAX, PAYLOAD_SIZE_MAX)]
 )
-def test_the_largest_frames_pass_and_small_ones_after_them(sizes):
+def test_the_largest_frames_pass_and_small_ones_after_them(sizes: tuple[int, int]) -> None:
     frames = made([(3, 3), sizes, sizes, (3, 3)])
     assert feed(FrameReader(), on_the_wire(frames)) == frames
 
@@ -99,7 +102,7 @@ def test_the_largest_frames_pass_and_small_ones_after_them(sizes):
     "sizes", [(HEADER_SIZE_MAX + 1, 0), (0, PAYLOAD_SIZE_MAX + 1), (2**32 - 1, 2**32 - 1)]
 )
 @pytest.mark.parametrize("piece", [1, BUFFER_SIZE])
-def test_an_oversized_frame_is_refused_by_its_lengths_alone(sizes, piece):
+def test_an_oversized_frame_is_refused_by_its_lengths_alone(sizes: tuple[int, int], piece: int) -> None:
     wire = MAGIC + struct.pack("<IIQ", *sizes, 0)
     reader = FrameReader()
     feed(reader, wire[:-1], [piece] * len(wire))
@@ -108,7 +111,7 @@ def test_an_oversized_frame_is_refused_by_its_lengths_alone(sizes, piece):
 
 
 @pytest.mark.parametrize("sizes", [(HEADER_SIZE_MAX + 1, 0), (1, PAYLOAD_SIZE_MAX + 1)])
-def test_an_oversized_frame_is_not_sent(sizes):
+def test_an_oversized_frame_is_not_sent(sizes: tuple[int, int]) -> None:
     with pytest.raises(AssertionError):
         frame_prefix(bytes(sizes[0]), sizes[1])
 
@@ -117,7 +120,7 @@ def test_an_oversized_frame_is_not_sent(sizes):
     "stranger", [b"GET / HTTP/1.1\r\n", b"nfsfuse\0", b"NFSFUSE\n", b"\0" * 8, b"n" * 8, b"nfsfuze"]
 )
 @pytest.mark.parametrize("piece", [1, 2, 8, 100])
-def test_a_stranger_is_refused_at_its_first_wrong_byte(stranger, piece):
+def test_a_stranger_is_refused_at_its_first_wrong_byte(stranger: bytes, piece: int) -> None:
     wrong = next(index for index, (got, due) in enumerate(zip(stranger, MAGIC, strict=False)) if got != due)
     reader = FrameReader()
     start = wrong - wrong % piece
@@ -126,7 +129,7 @@ def test_a_stranger_is_refused_at_its_first_wrong_byte(stranger, piece):
         feed(reader, stranger[start : start + piece])
 
 
-def test_a_payload_is_received_straight_into_its_buffer():
+def test_a_payload_is_received_straight_into_its_buffer() -> None:
     size = BUFFER_SIZE * 3
     (frame,) = made([(10, size)])
     wire = on_the_wire([frame])
@@ -143,7 +146,7 @@ def test_a_payload_is_received_straight_into_its_buffer():
     assert reader.buffer().obj is not target, "the payload belongs to its receiver now"
 
 
-def test_payloads_do_not_share_memory_with_what_comes_later():
+def test_payloads_do_not_share_memory_with_what_comes_later() -> None:
     first, second = made([(4, 50), (4, 60)])
     reader = FrameReader()
     (arrived,) = feed(reader, on_the_wire([first]))
@@ -151,14 +154,14 @@ def test_payloads_do_not_share_memory_with_what_comes_later():
     assert arrived == first
 
 
-def test_a_frame_of_nothing_is_an_acknowledgement():
+def test_a_frame_of_nothing_is_an_acknowledgement() -> None:
     reader = FrameReader()
     (frame,) = feed(reader, MAGIC + frame_prefix(b"", 0, 2**63))
     assert frame == Frame(b"", b"", 2**63)
     assert reader.at_boundary()
 
 
-def test_a_burst_of_small_frames_is_one_receive():
+def test_a_burst_of_small_frames_is_one_receive() -> None:
     frames = made([(12, 0)] * 1000)
     wire = on_the_wire(frames)
     assert len(wire) < BUFFER_SIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
 
 POINTS = 24
 
+V = TypeVar("V")
+
 
 @pytest.fixture(autouse=True, params=[2, under_test.LEAF_MAX], ids=["leaves", "one leaf"], scope="module")
 def leaf_max(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -22,6 +25,9 @@ def leaf_max(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+Changes = list[tuple[int, int, V]]
+"""Of a map: from where to where, and to which value."""
+
 edits = st.lists(
     st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.sampled_from([None, "a", "b", "c"])),
     max_size=30,
@@ -29,7 +35,7 @@ edits = st.lists(
 
 
 @given(edits, st.integers(0, POINTS), st.integers(0, POINTS))
-def test_agrees_with_a_dictionary_of_points(changes, start, end):
+def test_agrees_with_a_dictionary_of_points(changes: Changes[str | None], start: int, end: int) -> None:
     intervals: IntervalMap[str] = IntervalMap()
     points: dict[int, str] = {}
     for low, high, value in changes:
@@ -56,7 +62,7 @@ def test_agrees_with_a_dictionary_of_points(changes, start, end):
         assert intervals.around(point) == (around[0] if around else None)
 
 
-def test_equal_neighbours_merge_into_one_extent():
+def test_equal_neighbours_merge_into_one_extent() -> None:
     extents = IntervalSet()
     extents.add(0, 4096)
     extents.add(8192, 12288)
@@ -65,7 +71,7 @@ def test_equal_neighbours_merge_into_one_extent():
     assert len(extents) == 1
 
 
-def test_a_terabyte_under_one_value_is_one_entry():
+def test_a_terabyte_under_one_value_is_one_entry() -> None:
     extents: IntervalMap[str] = IntervalMap()
     extents.set(0, 2**63, "held")
     extents.set(4096, 8192, "recalled")
@@ -73,7 +79,7 @@ def test_a_terabyte_under_one_value_is_one_entry():
     assert extents.covers(0, 2**40)
 
 
-def test_overlap_is_told_at_the_edges():
+def test_overlap_is_told_at_the_edges() -> None:
     extents = IntervalSet()
     extents.add(10, 20)
     assert extents.overlaps(19, 25)
@@ -86,7 +92,9 @@ levels = st.lists(st.tuples(st.integers(0, POINTS), st.integers(0, POINTS), st.i
 
 
 @given(levels, st.integers(0, POINTS), st.integers(0, POINTS), st.integers(1, 3))
-def test_raising_never_lowers_and_what_is_at_least_so_high_is_told(changes, start, end, least):
+def test_raising_never_lowers_and_what_is_at_least_so_high_is_told(
+    changes: Changes[int], start: int, end: int, least: int
+) -> None:
     intervals: IntervalMap[int] = IntervalMap()
     points: dict[int, int] = {}
     for low, high, value in changes:
@@ -99,7 +107,7 @@ def test_raising_never_lowers_and_what_is_at_least_so_high_is_told(changes, star
 
 
 @given(edits, st.integers(0, POINTS), st.integers(0, POINTS))
-def test_the_size_of_a_set_counts_its_points(changes, start, end):
+def test_the_size_of_a_set_counts_its_points(changes: Changes[str | None], start: int, end: int) -> None:
     extents = IntervalSet()
     points: set[int] = set()
     for low, high, value in changes:

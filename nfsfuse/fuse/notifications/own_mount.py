@@ -81,6 +81,17 @@ class OwnMount:
             os.close(descriptor)
 
     def _open(self, node_id: int, generation: int, flags: int) -> int:
+        """The mount is given to open_by_handle_at(2) by a descriptor of its root, which is opened by the path
+        of the mountpoint. That waits for nothing that waits for this thread:
+
+        * The directories above are not of this mount.
+        * Of the root, which is no name that is looked up in this mount, the kernel asks GETATTR and an ACL, to
+          see whether it may be opened, and OPENDIR: all answered at once (`Operations`, `Quick`).
+
+        An O_PATH descriptor, for which nothing is asked, will not do: open_by_handle_at(2) refuses it (EBADF).
+        Nor one that is kept from the mount on: it makes the mount busy; of a copy of the mount (open_tree(2)
+        with OPEN_TREE_CLONE) it would keep the filesystem alive, and the daemon would not hear that it is
+        unmounted."""
         handle = _FILE_HANDLE.pack(12, FILEID_INO64_GEN, node_id >> 32, node_id & 0xFFFFFFFF, generation)
         mount = os.open(self._mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -232,7 +232,20 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def getxattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> bytes:
-        return await (self._fs.acls.get if name in ACLS else self._fs.names.getxattr)(inode, name)
+        if name not in ACLS:
+            return await self._fs.names.getxattr(inode, name)
+        if request.pid in self._own_mount.threads:
+            return self._acl_at_once(inode, name)
+        return await self._fs.acls.get(inode, name)
+
+    def _acl_at_once(self, inode: Ino, name: bytes) -> bytes:
+        """For a thread of ours: the kernel looks whether it may open a file, or look into a directory. Of
+        EAGAIN it keeps nothing (fs/posix_acl.c, get_inode_acl), and goes on by the mode (fs/namei.c,
+        acl_permission_check); then by CAP_DAC_READ_SEARCH, which whoever opens by node ids has."""
+        acl = self._fs.acls.at_once(inode, name)
+        if acl is None:
+            raise pyfuse3.FUSEError(errno.EAGAIN)
+        return acl
 
     @handler
     async def listxattr(self, request: Request, inode: Ino, ctx: Context) -> Sequence[pyfuse3.XAttrNameT]:

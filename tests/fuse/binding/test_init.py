@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,7 +128,7 @@ def test_locks_are_required_unless_nolock() -> None:
     "wrong",
     [{"max_write": 4095}, {"max_write": 2 << 20}, {"max_background": 0}, {"congestion_threshold": 99}],
 )
-def test_options_out_of_range(wrong: dict[str, int]) -> None:
+def test_options_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|needed"):
         InitOptions(**wrong)
 
