@@ -14,6 +14,7 @@ import errno
 import stat
 
 from nfsfuse.engine.names import Names
+from nfsfuse.engine.xattrs import Xattrs
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
@@ -25,10 +26,13 @@ from nfsfuse.protocol.types import ACLS
 class Acls:
     """What the kernel of a mount is told of ACLs; *name* is one of `ACLS`. Raises FsError."""
 
-    def __init__(self, remote: Remote, inodes: InodeTable, names: Names, kernel: Kernel) -> None:
+    def __init__(
+        self, remote: Remote, inodes: InodeTable, names: Names, xattrs: Xattrs, kernel: Kernel
+    ) -> None:
         self._remote = remote
         self._inodes = inodes
         self._names = names
+        self._xattrs = xattrs
         self._kernel = kernel
         self._unknown_there = False
         """The server's filesystem has no ACLs, as it was told of some file or directory."""
@@ -72,7 +76,7 @@ class Acls:
                 return known
         changes = attributes.xattr_changes
         try:
-            return await self._names.getxattr(node_id, name)
+            return await self._xattrs.get(node_id, name)
         except FsError as exc:
             raise FsError(self._absent(inode, exc)) from exc
         finally:

@@ -461,8 +461,7 @@ class Files:
                 self._truncated(file, changes.size)
             inode.attributes.forget_value()
             inode.attributes.forget_xattr_values()
-            self._holdings.apply(reply.tokens)
-            self._holdings.learn(inode, reply.attributes)
+            self._holdings.told(inode, reply.attributes, reply.tokens)
             inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
 
         if changes.size is None:

@@ -31,6 +31,7 @@ from nfsfuse.engine.session import Session
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.engine.xattrs import Xattrs
 from nfsfuse.machines.access_times import AccessTimes
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
@@ -95,7 +96,8 @@ class Filesystem:
         self.names = Names(
             remote, self.inodes, self.holdings, self.write_back, self.changes, self.name_drops
         )
-        self.acls = Acls(remote, self.inodes, self.names, kernel)
+        self.xattrs = Xattrs(remote, self.inodes, self.holdings, self.write_back)
+        self.acls = Acls(remote, self.inodes, self.names, self.xattrs, kernel)
         self.numbers = Numbers(remote, self.inodes, self.holdings, self.names, root.attributes.ino)
         self.directories = Directories(
             remote, self.inodes, self.holdings, self.names, self.numbers, kernel

@@ -99,6 +99,13 @@ class Holdings:
             self.distrust(inode)
         return age
 
+    def told(
+        self, inode: Inode, attributes: Attributes, tokens: Iterable[Token], *, bare: bool = False
+    ) -> None:
+        """A reply granted *tokens*, and told attributes of *inode*, which may be kept under these."""
+        self.apply(tokens)
+        self.learn(inode, attributes, bare=bare)
+
     def distrust(self, inode: Inode) -> None:
         """The kernel is not to believe what it was told of the attributes."""
         if inode.attributes.kernel_trusts:

@@ -52,8 +52,7 @@ class InodeFlags:
         def changed(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)
             inode.attributes.forget_value()
-            self._holdings.apply(reply.tokens)
-            self._holdings.learn(inode, reply.attributes)
+            self._holdings.told(inode, reply.attributes, reply.tokens)
             self._holdings.distrust(inode)
 
         message = m.SetInodeFlags(inode.handle, extended, numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import stat
 from collections.abc import Iterable
@@ -27,7 +26,6 @@ from nfsfuse.protocol.messages import Message, Request
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import (
-    CAPABILITY,
     RENAME_EXCHANGE,
     RENAME_WHITEOUT,
     Attributes,
@@ -364,79 +362,6 @@ class Names:
             told = self._statistics = (now, reply.statistics)
         return told[1]
 
-    def getxattr_at_once(self, node_id: int, name: bytes) -> bytes | None:
-        """The value, if it is known here (FsError ENODATA if it is known that there is none); None if that
-        takes a round trip, or waiting."""
-        attributes = self._inodes[node_id].attributes
-        if attributes.revoking or not self._remote.leased():
-            return None  # a change that nobody waits for (a write-back) may be what it is recalled for
-        if attributes.lacks_xattr(name):
-            raise FsError(errno.ENODATA)
-        return attributes.xattrs.get(name)
-
-    async def getxattr(self, node_id: int, name: bytes) -> bytes:
-        await self._remote.until_leased()
-        known = self.getxattr_at_once(node_id, name)
-        if known is not None:
-            return known
-        inode = self._inodes[node_id]
-        changes = inode.attributes.xattr_changes
-
-        def told(_: Message, payload: bytes | bytearray) -> None:
-            if changes == inode.attributes.xattr_changes:
-                inode.attributes.learned_xattr(name, bytes(payload))
-
-        try:
-            _, value = await self._remote.call(m.GetXattr(inode.handle, name), b"", told)
-        except FsError as exc:
-            # A failure has no hook. Unless something has happened meanwhile it is as good as one.
-            if exc.errno == errno.ENODATA and changes == inode.attributes.xattr_changes:
-                inode.attributes.learned_xattr(name, None)
-            raise
-        return bytes(value)
-
-    async def setxattr(
-        self, node_id: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool = False
-    ) -> None:
-        inode = self._inodes[node_id]
-        file = self._holdings.existing_file(inode.handle)
-        if name == CAPABILITY and file is not None:
-            await self._write_back.write_back(file)  # what was written before would take it away after
-        message = m.SetXattr(inode.handle, name, flags, kill_sgid)
-        await self._change_xattr(inode, name, message, value)
-
-    def has_no_xattrs_at_once(self, node_id: int) -> bool:
-        """Whether it is known here that there are none; False if that takes a round trip, or waiting."""
-        attributes = self._inodes[node_id].attributes
-        return attributes.has_no_xattrs and not attributes.revoking and self._remote.leased()
-
-    async def listxattr(self, node_id: int) -> tuple[bytes, ...]:
-        await self._remote.until_leased()
-        if self.has_no_xattrs_at_once(node_id):
-            return ()
-        reply, _ = await self._remote.call(m.ListXattr(self._inodes[node_id].handle))
-        return reply.names
-
-    async def removexattr(self, node_id: int, name: bytes) -> None:
-        inode = self._inodes[node_id]
-        await self._change_xattr(inode, name, m.RemoveXattr(inode.handle, name), b"")
-
-    async def _change_xattr(self, inode: Inode, name: bytes, message: Request[m.Stat], value: bytes) -> None:
-        attributes = inode.attributes
-        has_none = name != CAPABILITY and attributes.lacks_xattr(CAPABILITY)
-        attributes.forget_xattrs()
-        changes = attributes.xattr_changes
-
-        def changed(reply: Message, payload: bytes | bytearray) -> None:
-            still_none = has_none and changes == attributes.xattr_changes
-            attributes.forget_xattrs()
-            self._stat(inode, reply, payload)
-            if still_none:
-                attributes.learned_xattr(CAPABILITY, None)  # which the next write would ask for
-
-        await self._remote.call(message, value, changed)
-
     def _stat(self, inode: Inode, reply: Message, _: bytes | bytearray) -> None:
         assert isinstance(reply, m.Stat)
-        self._holdings.apply(reply.tokens)
-        self._holdings.learn(inode, reply.attributes, bare=reply.bare)
+        self._holdings.told(inode, reply.attributes, reply.tokens, bare=reply.bare)

@@ -52,8 +52,7 @@ class Ranges:
                 _changed(file, offset, end)
             file.attributes.forget_value()
             file.attributes.forget_xattr_values()
-            self._holdings.apply(reply.tokens)
-            self._holdings.learn(file.inode, reply.attributes)
+            self._holdings.told(file.inode, reply.attributes, reply.tokens)
 
         with file.inode.kernel_size.changed_here():
             await self._remote.call(m.Fallocate(file.inode.handle, mode, offset, length), b"", allocated)
@@ -127,8 +126,7 @@ class Ranges:
 
         def told(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)
-            self._holdings.apply(reply.tokens)
-            self._holdings.learn(file.inode, reply.attributes, bare=reply.bare)
+            self._holdings.told(file.inode, reply.attributes, reply.tokens, bare=reply.bare)
 
         reply, _ = await self._remote.call(m.GetAttr(file.inode.handle), b"", told)
         return reply.attributes

@@ -244,8 +244,7 @@ class Writer:
         def taken(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)
             file.attributes.forget_xattrs()
-            self._holdings.apply(reply.tokens)
-            self._holdings.learn(file.inode, reply.attributes)
+            self._holdings.told(file.inode, reply.attributes, reply.tokens)
             file.attributes.learned_xattr(CAPABILITY, None)
 
         try:

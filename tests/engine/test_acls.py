@@ -196,7 +196,7 @@ async def test_a_filesystem_without_acls_is_asked_once_for_all() -> None:
                 await client.fs.acls.get(node, ACL_ACCESS)
             assert told.value.errno == errno.ENODATA
         with pytest.raises(FsError) as refused:
-            await client.fs.names.setxattr(node, ACL_ACCESS, b"acl", 0)
+            await client.fs.xattrs.set(node, ACL_ACCESS, b"acl", 0)
         assert refused.value.errno == errno.EOPNOTSUPP
 
 
@@ -209,14 +209,14 @@ async def test_a_write_takes_capabilities_away_before_it_returns() -> None:
         give(world, handle, CAPABILITY)
         one, other = world.clients
         theirs = await other.node(b"file")
-        assert await other.fs.names.getxattr(theirs, CAPABILITY) == b"1"
+        assert await other.fs.xattrs.get(theirs, CAPABILITY) == b"1"
         number = await one.open(b"file", os.O_RDWR)
         await one.write(number, 0, b"PROGRAM")
         with pytest.raises(FsError) as gone:
             world.storage.getxattr(handle, CAPABILITY)
         assert gone.value.errno == errno.ENODATA
         with pytest.raises(FsError):
-            await other.fs.names.getxattr(theirs, CAPABILITY)
+            await other.fs.xattrs.get(theirs, CAPABILITY)
         with one.asks():
             await one.write(number, 0, b"program")  # it is known that there are none
         await one.close(number)
@@ -230,9 +230,9 @@ async def test_what_was_written_is_at_the_server_before_capabilities_are() -> No
         await one.write(mine, 0, b"mine")
         node = one.file(mine).inode.node_id
         with one.asks("Write", "SetXattr"):
-            await one.fs.names.setxattr(node, CAPABILITY, b"1", 0)
+            await one.fs.xattrs.set(node, CAPABILITY, b"1", 0)
         await other.write(elsewhere, 0, b"elsewhere")  # takes them away
-        await one.fs.names.setxattr(node, CAPABILITY, b"1", 0)
+        await one.fs.xattrs.set(node, CAPABILITY, b"1", 0)
         assert world.content(b"file") == b"elsewhere"
         assert not one.file(mine).pages.dirty
         assert not other.file(elsewhere).pages.dirty

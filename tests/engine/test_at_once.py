@@ -121,19 +121,19 @@ async def test_extended_attributes_are_told_at_once_when_they_are_known() -> Non
         handle = world.make_file(b"file", b"hello")
         world.storage.setxattr(handle, b"user.other", b"1", 0)  # else all that there are come with the name
         client = world.clients[0]
-        names = client.fs.names
+        xattrs = client.fs.xattrs
         node = await client.node(b"file")
-        assert names.getxattr_at_once(node, b"user.a") is None
+        assert xattrs.get_at_once(node, b"user.a") is None
         with pytest.raises(FsError):
-            await names.getxattr(node, b"user.a")
+            await xattrs.get(node, b"user.a")
         with client.asks(), pytest.raises(FsError) as told:
-            names.getxattr_at_once(node, b"user.a")
+            xattrs.get_at_once(node, b"user.a")
         assert told.value.errno == errno.ENODATA
-        await names.setxattr(node, b"user.a", b"1", 0)
-        assert names.getxattr_at_once(node, b"user.a") is None, "it may have changed"
-        assert await names.getxattr(node, b"user.a") == b"1"
+        await xattrs.set(node, b"user.a", b"1", 0)
+        assert xattrs.get_at_once(node, b"user.a") is None, "it may have changed"
+        assert await xattrs.get(node, b"user.a") == b"1"
         with client.asks():
-            assert names.getxattr_at_once(node, b"user.a") == b"1"
+            assert xattrs.get_at_once(node, b"user.a") == b"1"
 
 
 async def test_dirty_data_and_untold_errors_make_flush_wait() -> None:
@@ -203,7 +203,7 @@ async def told_at_once(client: Client, node: int, number: int) -> list[object]:
     return [
         names.lookup_at_once(ROOT, b"file"),
         names.getattr_at_once(node),
-        names.getxattr_at_once(node, b"user.a"),
+        client.fs.xattrs.get_at_once(node, b"user.a"),
         files.open_at_once(node, os.O_RDONLY),
         files.read_at_once(number, 0, P, cached=False),
         files.write_at_once(number, 0, b"h", page=False),
@@ -217,8 +217,8 @@ async def test_nothing_is_told_at_once_past_the_lease() -> None:
         client = world.clients[0]
         node = await client.node(b"file")
         number = await client.open(b"file", os.O_RDWR)
-        await client.fs.names.setxattr(node, b"user.a", b"1", 0)
-        await client.fs.names.getxattr(node, b"user.a")
+        await client.fs.xattrs.set(node, b"user.a", b"1", 0)
+        await client.fs.xattrs.get(node, b"user.a")
         assert None not in await told_at_once(client, node, number)
         leased = client.remote.leased
         client.remote.leased = lambda *, finishing=False: False  # type: ignore[method-assign]

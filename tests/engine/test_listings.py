@@ -103,7 +103,7 @@ async def test_a_listing_tells_who_has_no_extended_attributes() -> None:
     async with rig(2) as world:
         make_files(world, 2)
         one, other = world.clients
-        await other.fs.names.setxattr(await other.node(b"f00001"), b"user.x", b"v", 0)
+        await other.fs.xattrs.set(await other.node(b"f00001"), b"user.x", b"v", 0)
         number = one.fs.directories.opendir(ROOT).number
         first, second = [item.inode for item in await show(one, number)]
         assert first is not None
@@ -111,12 +111,12 @@ async def test_a_listing_tells_who_has_no_extended_attributes() -> None:
         with one.asks():
             for name in (b"user.x", b"security.capability", b"system.posix_acl_access"):
                 with pytest.raises(FsError) as caught:
-                    await one.fs.names.getxattr(first.node_id, name)
+                    await one.fs.xattrs.get(first.node_id, name)
                 assert caught.value.errno == errno.ENODATA
-            assert await one.fs.names.listxattr(first.node_id) == ()
-        assert await one.fs.names.getxattr(second.node_id, b"user.x") == b"v"
-        await other.fs.names.setxattr(await other.node(b"f00000"), b"user.y", b"w", 0)
-        assert await one.fs.names.getxattr(first.node_id, b"user.y") == b"w"
+            assert await one.fs.xattrs.names(first.node_id) == ()
+        assert await one.fs.xattrs.get(second.node_id, b"user.x") == b"v"
+        await other.fs.xattrs.set(await other.node(b"f00000"), b"user.y", b"w", 0)
+        assert await one.fs.xattrs.get(first.node_id, b"user.y") == b"w"
         one.fs.directories.releasedir(number)
 
 

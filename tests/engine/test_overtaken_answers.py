@@ -77,9 +77,9 @@ async def test_a_listing_that_was_overtaken_does_not_hide_an_extended_attribute(
     async with rig(2, make_disk=lambda: disk) as world:
         client, node = await known_without_a_token(world)
         async with listed_late(client, disk):
-            await client.fs.names.setxattr(node, b"user.x", b"value", 0)
-        assert await client.fs.names.listxattr(node) == (b"user.x",)
-        assert await client.fs.names.getxattr(node, b"user.x") == b"value"
+            await client.fs.xattrs.set(node, b"user.x", b"value", 0)
+        assert await client.fs.xattrs.names(node) == (b"user.x",)
+        assert await client.fs.xattrs.get(node, b"user.x") == b"value"
 
 
 async def test_a_listing_that_nothing_has_overtaken_is_believed() -> None:
@@ -90,7 +90,7 @@ async def test_a_listing_that_nothing_has_overtaken_is_believed() -> None:
             await client.fs.names.statfs()
         with client.asks():
             assert (await client.fs.names.getattr(node)).nlink == 1
-            assert await client.fs.names.listxattr(node) == ()
+            assert await client.fs.xattrs.names(node) == ()
 
 
 async def test_an_inode_that_the_kernel_makes_anew_of_an_older_answer_is_distrusted() -> None:

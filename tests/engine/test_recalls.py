@@ -541,8 +541,8 @@ async def test_an_absent_extended_attribute_is_remembered_until_one_is_set_elsew
         node, elsewhere = await one.node(b"file"), await other.node(b"file")
         for _ in range(2):
             with pytest.raises(FsError) as caught:
-                await one.fs.names.getxattr(node, b"user.x")
+                await one.fs.xattrs.get(node, b"user.x")
             assert caught.value.errno == errno.ENODATA
         assert len(one.sent("GetXattr")) == 1
-        await other.fs.names.setxattr(elsewhere, b"user.x", b"v", 0)
-        assert await one.fs.names.getxattr(node, b"user.x") == b"v"
+        await other.fs.xattrs.set(elsewhere, b"user.x", b"v", 0)
+        assert await one.fs.xattrs.get(node, b"user.x") == b"v"

@@ -77,7 +77,7 @@ class AclKernel(FakeKernel):
     async def set_acl(self, node: NodeId, value: bytes) -> None:
         """setxattr(2) of it (`fuse_set_acl`)."""
         await self._pause()
-        await self.fs.names.setxattr(node, ACL, value, 0)
+        await self.fs.xattrs.set(node, ACL, value, 0)
         await self._pause()
         self._forget(node)
 

@@ -102,7 +102,7 @@ class Extras(ExtraOperations):
         self, request: Request, nodeid: int, name: bytes, value: bytes, flags: int, *, kill_sgid: bool
     ) -> None:
         self._fs.acls.check(name)
-        await self._fs.names.setxattr(nodeid, name, value, flags, kill_sgid=kill_sgid)
+        await self._fs.xattrs.set(nodeid, name, value, flags, kill_sgid=kill_sgid)
 
     @translated
     async def get_flags(self, request: Request, nodeid: int, *, extended: bool) -> tuple[int, ...]:

@@ -233,7 +233,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def getxattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> bytes:
         if name not in ACLS:
-            return await self._fs.names.getxattr(inode, name)
+            return await self._fs.xattrs.get(inode, name)
         if request.pid in self._own_mount.threads:
             return self._acl_at_once(inode, name)
         return await self._fs.acls.get(inode, name)
@@ -249,7 +249,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, request: Request, inode: Ino, ctx: Context) -> Sequence[pyfuse3.XAttrNameT]:
-        names = await self._fs.names.listxattr(inode)
+        names = await self._fs.xattrs.names(inode)
         if request.uid != 0:
             # As local filesystems do for who has no CAP_SYS_ADMIN; FUSE tells the user, and no capabilities.
             names = tuple(each for each in names if not each.startswith(b"trusted."))
@@ -260,7 +260,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def removexattr(self, request: Request, inode: Ino, name: bytes, ctx: Context) -> None:
         self._fs.acls.check(name)
-        await self._fs.names.removexattr(inode, name)
+        await self._fs.xattrs.remove(inode, name)
 
     # --- directories ---
 

@@ -104,14 +104,14 @@ class Quick:
     def getxattr(self, request: Request, body: memoryview) -> Answer | None:
         size, _ = abi.GETXATTR_IN.unpack_from(body)
         name = bytes(body[abi.GETXATTR_IN.size : -1])
-        at_once = self._fs.acls.at_once if name in ACLS else self._fs.names.getxattr_at_once
+        at_once = self._fs.acls.at_once if name in ACLS else self._fs.xattrs.get_at_once
         value = at_once(request.nodeid, name)
         return None if value is None else pack_xattr(value, size)
 
     @at_once
     def listxattr(self, request: Request, body: memoryview) -> Answer | None:
         size, _ = abi.GETXATTR_IN.unpack_from(body)
-        return pack_xattr(b"", size) if self._fs.names.has_no_xattrs_at_once(request.nodeid) else None
+        return pack_xattr(b"", size) if self._fs.xattrs.has_none_at_once(request.nodeid) else None
 
     # --- files ---
 
