@@ -34,7 +34,6 @@
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <linux/fuse.h>
-#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -264,7 +263,6 @@ static struct {
 
 static Facts current;
 static bool current_valid;
-static bool last_was_answered; /* there and then: nothing has to be done for it, or sent */
 
 /* The message that receive() has read for libfuse, *filled* bytes; 0 if there is none. */
 static struct {
@@ -348,7 +346,6 @@ static bool answered_at_once(int device, const Facts *facts, char *message, size
     bool answered = true;
     if (request && body)
         answer = PyObject_CallFunctionObjArgs(options.on_quick, request, body, NULL);
-    last_was_answered = answer && answer != Py_Ellipsis;
     if (answer && answer == Py_None)
         answered = false;
     else if (!answer || (answer != Py_Ellipsis && reply_with(device, facts->unique, answer) < 0)) {
@@ -376,7 +373,6 @@ static ssize_t take_in(int fd, void *buffer, size_t size, bool *handed) {
     Facts facts;
     parse_facts(&facts, buffer, (size_t)got);
     uint64_t bit = facts.opcode < 64 ? (uint64_t)1 << facts.opcode : 0;
-    last_was_answered = false;
     if (options.quick & bit && answered_at_once(fd, &facts, buffer, (size_t)got))
         return 0;
     if (options.taken & bit) {
@@ -550,36 +546,7 @@ static PyObject *py_current_request(PyObject *module, PyObject *unused) {
 
 #define QUICK_IN_A_ROW 8 /* messages answered before other tasks get a turn */
 
-#define LINGER_NS 30000    /* how long the next message is waited for after one that was answered */
-#define LINGER_SKIP_MAX 64 /* answers after which it is not, when it was in vain again and again */
-
 enum { WAIT, TURN, MESSAGE };
-
-/* Whether there is another message within LINGER_NS. A program that reads, writes or looks makes one call after the
- * other, and the next comes some 10 us after the answer to the last: to go through trio for it (two epoll_ctl(2), an
- * epoll_wait(2), a turn of its scheduler) takes longer than most answers do. Where nothing comes it is tried less and
- * less often, as everything else in the event loop waits meanwhile: programs that think for longer cost a wait in
- * LINGER_SKIP_MAX answers. The processor is free while it waits. */
-static bool lingered(int device) {
-    static unsigned int in_vain, skip;
-    struct pollfd next = {.fd = device, .events = POLLIN};
-    struct timespec timeout = {.tv_nsec = LINGER_NS};
-    int ready;
-    if (skip) {
-        skip--;
-        return false;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    ready = ppoll(&next, 1, &timeout, NULL);
-    Py_END_ALLOW_THREADS
-    if (ready > 0) {
-        in_vain = 0;
-        return true;
-    }
-    in_vain = in_vain ? at_most(2 * in_vain, LINGER_SKIP_MAX) : 1;
-    skip = in_vain;
-    return false;
-}
 
 /* receive(): deal with what the device has. WAIT if there is nothing now, TURN if other tasks are to run before it
  * is asked again (always after a message was handed over: what interrupts it must not get there before it has
@@ -590,11 +557,8 @@ static PyObject *py_receive(PyObject *module, PyObject *unused) {
     bool handed = false;
     for (int count = 0; !inbox.filled && !handed && count < QUICK_IN_A_ROW; count++) {
         ssize_t got = take_in(options.device, inbox.buffer, inbox.size, &handed);
-        if (got < 0 && errno == EAGAIN) {
-            if (count && last_was_answered && lingered(options.device))
-                continue;
+        if (got < 0 && errno == EAGAIN)
             return PyLong_FromLong(WAIT);
-        }
         if (got < 0 && errno != EINTR && errno != ENOENT) /* ENOENT: withdrawn while it was read */
             return PyLong_FromLong(MESSAGE);
         if (got > 0)
