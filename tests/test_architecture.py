@@ -55,6 +55,7 @@ PURE_EXCEPTIONS = {
     # module: what it may import beyond that, and why
     "nfsfuse.protocol.codec": {"msgpack": "the one place that knows the encoding"},
     "nfsfuse.protocol.errors": {"os": "strerror, a table"},
+    "nfsfuse.machines.session": {"os": "O_TRUNC, a constant"},
     "nfsfuse.machines.page_cache": {"mmap": "memory, its own", "ctypes": "mprotect, for the guard"},
 }
 
