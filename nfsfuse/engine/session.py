@@ -128,8 +128,25 @@ class Session:
         self.go_on(greeted)
 
     def go_on(self, greeted: Greeted) -> None:
-        """Over a new connection. Raises ProtocolError, and then the session is to be given up."""
-        self._carry_out(self.machine.welcomed(greeted.welcome, greeted.sent_at), greeted)
+        """Over a new connection, as the machine wants it. Raises ProtocolError, and then the session is to be
+        given up."""
+        welcome = greeted.welcome
+        for effect in self.machine.welcomed(welcome, greeted.sent_at):
+            match effect:
+                case Effect.WELCOMED:
+                    self._owned_by.welcomed(welcome)
+                case Effect.RECLAIM:
+                    self._reclaim(welcome)
+                case Effect.FENCE:
+                    self._fence()
+                case Effect.BEGIN:
+                    self.machine.begun()
+                    self._owned_by.session_began(self.session_id)
+                case Effect.ATTACH:
+                    self.channel.attach(greeted.link, welcome.frames_received)
+                    self._renew(self.machine.attached(self._clock()))
+                case _:
+                    self.carry_out([effect])
 
     @property
     def _owned_by(self) -> SessionOwner:
@@ -137,7 +154,7 @@ class Session:
         return self._owner
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
-        """Do what the machine wants, without a new connection."""
+        """Do what the machine wants, but for what is about a new connection (`go_on`)."""
         for effect in effects:
             match effect:
                 case Effect.RESUME:
@@ -160,26 +177,6 @@ class Session:
                     self._owned_by.unreachable(False)
                 case _:
                     raise AssertionError(f"{effect} is of a new connection")
-
-    def _carry_out(self, effects: Iterable[Effect], greeted: Greeted) -> None:
-        """Do what the machine wants of a new connection."""
-        welcome = greeted.welcome
-        for effect in effects:
-            match effect:
-                case Effect.WELCOMED:
-                    self._owned_by.welcomed(welcome)
-                case Effect.RECLAIM:
-                    self._reclaim(welcome)
-                case Effect.FENCE:
-                    self._fence()
-                case Effect.BEGIN:
-                    self.machine.begun()
-                    self._owned_by.session_began(self.session_id)
-                case Effect.ATTACH:
-                    self.channel.attach(greeted.link, welcome.frames_received)
-                    self._renew(self.machine.attached(self._clock()))
-                case _:
-                    self.carry_out([effect])
 
     def _reclaim(self, welcome: m.Welcome) -> None:
         """The server was restarted, and grants nothing before we have back what we hold. What it has not
