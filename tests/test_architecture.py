@@ -55,6 +55,7 @@ PURE_EXCEPTIONS = {
     # module: what it may import beyond that, and why
     "nfsfuse.protocol.codec": {"msgpack": "the one place that knows the encoding"},
     "nfsfuse.protocol.errors": {"os": "strerror, a table"},
+    "nfsfuse.machines.session": {"os": "O_TRUNC, a constant"},
     "nfsfuse.machines.page_cache": {"mmap": "memory, its own", "ctypes": "mprotect, for the guard"},
 }
 
@@ -213,6 +214,114 @@ def test_the_shared_part_pulls_in_no_fuse(module: str) -> None:
     loaded = done.stdout.split()
     assert module in loaded
     assert [name for name in loaded if not within(name, SERVER_MAY_IMPORT)] == ["nfsfuse"]
+
+
+# --- nobody is wired up from outside ---
+
+
+HOOKS = re.compile(r"on_|_")
+"""How an attribute begins that nobody sets from outside of its class: hooks, and what is private."""
+
+COLLABORATORS = frozenset({"Callable", "Channel", "Notifier", "Nursery", "SessionOwner"})
+"""Types of what an object works with: its constructor is told of it, or the call that needs it."""
+
+WIRING = ("nfsfuse.engine.filesystem", "nfsfuse.fuse.binding.supplement", "nfsfuse.cli", "nfsfuse_server.cli")
+"""Where everything is put together, and nothing is set afterwards."""
+
+STATE = ("inode", "file")
+"""What is not put together there, but worked on."""
+
+FOREIGN = frozenset({"argtypes", "restype"})
+"""How ctypes is told of a function: there is no other way."""
+
+WIRED_LATER = {
+    # module, what is assigned: why it is still there. To become empty.
+    ("nfsfuse.cli.mount", "filesystem.files.access_times"): "an option, to be CacheOptions'",
+    ("nfsfuse.cli.mount", "filesystem.acls.refused"): "an option, to be CacheOptions'",
+    ("nfsfuse.cli.mount", "filesystem.files.write_directly"): "known when the kernel has answered INIT",
+    ("nfsfuse.cli.mount", "kernel.notifier"): "there is one when it is mounted, and the engine is made before",
+    ("nfsfuse.engine.filesystem", "self.write_back.give_up"): "WriteBack and PageProtocol know each other",
+    ("nfsfuse.engine.filesystem", "self.write_back.drop_untaken"): "WriteBack and PageProtocol know each other",
+    ("nfsfuse.engine.filesystem", "self.reader.nursery"): "there is one when it runs",
+    ("nfsfuse.engine.filesystem", "self.changes.nursery"): "there is one when it runs",
+    ("nfsfuse.engine.filesystem", "self.files.access_times"): "the server's Welcome has a say in it",
+    ("nfsfuse.engine.name_drops", "inodes.stand_in_wanted"): "InodeTable is made before NameDrops",
+    ("nfsfuse.engine.recalls", "self._name_drops.nursery"): "there is one when it runs",
+    ("nfsfuse.fuse.binding.supplement", "pyfuse3.trio"): "pyfuse3 is not ours, and is to read by our loop",
+    ("nfsfuse.fuse.binding.supplement", "self._dispatcher.nursery"): "there is one when it is served",
+    ("nfsfuse.fuse.binding.supplement", "self._replies.device"): "the device is open while it is mounted",
+    ("nfsfuse.fuse.binding.supplement", "replies.device"): "the device is open while it is mounted",
+    ("nfsfuse.fuse.binding.supplement", "dispatcher.short_setxattr"): "known when the kernel has answered INIT",
+    ("nfsfuse_server.service.service", "session.channel"): "Requests and Channel know each other",
+    ("nfsfuse_server.service.service", "session.nursery"): "there is one when it is served",
+}
+
+
+@cache
+def own_attributes(module: str) -> frozenset[str]:
+    """The attributes of the classes that are defined in *module*."""
+    found = set()
+    for each in ast.walk(tree_of(module)):
+        if not isinstance(each, ast.ClassDef):
+            continue
+        fields = (node.target for node in each.body if isinstance(node, ast.AnnAssign))
+        found |= {field.id for field in fields if isinstance(field, ast.Name)}
+        found |= {n.attr for n in ast.walk(each) if isinstance(n, ast.Attribute) and is_set(n) and is_own(n)}
+    return frozenset(found)
+
+
+@cache
+def collaborators() -> frozenset[str]:
+    """The names of attributes that are declared to be what an object works with."""
+    found = set()
+    for module in CODE:
+        for node in ast.walk(tree_of(module)):
+            if not isinstance(node, ast.AnnAssign) or isinstance(node.target, ast.Subscript):
+                continue
+            if COLLABORATORS & set(re.findall(r"\w+", ast.unparse(node.annotation))):
+                target = node.target
+                found.add(target.attr if isinstance(target, ast.Attribute) else target.id)
+    return frozenset(found)
+
+
+def is_set(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Store)
+
+
+def is_own(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def wired_from_outside(module: str) -> Iterator[str]:
+    """What *module* sets of an object of another module's, that is a hook, private, or what it works with."""
+    for node in ast.walk(tree_of(module)):
+        if not isinstance(node, ast.Attribute) or not is_set(node) or is_own(node) or node.attr in FOREIGN:
+            continue
+        text = ast.unparse(node)
+        if node.attr in own_attributes(module) and text.count(".") == 1:
+            continue
+        put_together = within(module, WIRING) and text.split(".")[0] not in STATE
+        if HOOKS.match(node.attr) or node.attr in collaborators() or put_together:
+            yield text
+
+
+def test_what_is_wired_from_outside_would_be_found():
+    assert "_starts" in own_attributes("nfsfuse.protocol.intervals")
+    assert {"give_up", "nursery"} <= collaborators()
+    assert "self.reader.nursery" in set(wired_from_outside("nfsfuse.engine.filesystem"))
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_nobody_sets_the_hooks_and_collaborators_of_another_object(module: str):
+    """Who needs to be told of something says so to a constructor, or to the call that begins it: else there
+    is a time in which nobody is told, and no place that says who is."""
+    allowed = {text for where, text in WIRED_LATER if where == module}
+    assert set(wired_from_outside(module)) - allowed == set()
+
+
+@pytest.mark.parametrize(("module", "text"), WIRED_LATER)
+def test_what_may_be_wired_later_still_is(module: str, text: str):
+    assert text in set(wired_from_outside(module)), "take it out of WIRED_LATER"
 
 
 # --- style that can be counted ---

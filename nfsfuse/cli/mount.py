@@ -19,18 +19,19 @@ import trio
 from nfsfuse.cli import logs, registry
 from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.guardian import Guardian, abort
+from nfsfuse.cli.mount_owner import MountOwner
 from nfsfuse.cli.mountpoint import MountFailure, check_device, check_mountpoint, remove_dead_mounts
 from nfsfuse.cli.mounts import connection_of, is_mounted
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
+from nfsfuse.engine.connector import Greeted
 from nfsfuse.engine.filesystem import CacheOptions, Filesystem
 from nfsfuse.engine.session import Session
 from nfsfuse.machines.access_times import access_times
 from nfsfuse.machines.watchdog import BEAT_SECONDS
-from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.types import ClientId, Node, SessionId
+from nfsfuse.protocol.types import ClientId, SessionId
 from nfsfuse.rpc.address import Address, connect, parse_address
 from nfsfuse.rpc.collector import collect_rarely
 from nfsfuse.rpc.streams import ByteStream, ConnectionLost, SocketByteStream
@@ -153,8 +154,8 @@ class _Mount:
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._beat)
-            welcome = await self._greet(nursery, session)
-            await self._serve(session, welcome.root)
+            greeted = await self._greet(session)
+            await self._serve(nursery, session, greeted)
             await session.goodbye()
             nursery.cancel_scope.cancel()
 
@@ -169,10 +170,10 @@ class _Mount:
         self._connected = True
         return stream
 
-    async def _greet(self, nursery: trio.Nursery, session: Session) -> m.Welcome:
+    async def _greet(self, session: Session) -> Greeted:
         try:
             with trio.fail_after(CONNECT_SECONDS_MAX):
-                welcome: m.Welcome = await nursery.start(session.run)
+                greeted = await session.greet()
         except* trio.TooSlowError as group:
             if not self._connected:
                 raise MountFailure(f"cannot connect to {self._address}: no answer") from group
@@ -184,9 +185,9 @@ class _Mount:
             raise MountFailure(f"cannot connect to {self._address}: {why}") from failure
         except* (FsError, ProtocolError, ConnectionLost) as group:
             raise MountFailure(f"the server at {self._address} refuses: {_leaf(group)}") from None
-        return welcome
+        return greeted
 
-    async def _serve(self, session: Session, root: Node) -> None:
+    async def _serve(self, around: trio.Nursery, session: Session, greeted: Greeted) -> None:
         # Imported late: `nfsfuse --help` should not need libfuse.
         from nfsfuse.fuse.binding.abi import InitFlag
         from nfsfuse.fuse.binding.init import InitOptions
@@ -200,15 +201,16 @@ class _Mount:
         from nfsfuse.fuse.upcalls.operations import Operations
         from nfsfuse.fuse.upcalls.quick import Quick
 
+        root = greeted.welcome.root
         kernel = FuseKernel(self._mountpoint, checks_permissions=self._options.default_permissions)
         guard = os.environ.get("NFSFUSE_GUARD") == "1"
         filesystem = Filesystem(
             session, root, kernel, CacheOptions(*self._options.cache(), guard=guard), time.time_ns
         )
         filesystem.files.access_times = access_times(self._options.kernel)
-        filesystem.follow(session)
         filesystem.acls.refused = not self._options.acl
-        session.on_unreachable = INTERRUPTS.fail
+        owner = MountOwner(filesystem, INTERRUPTS.fail, lambda _: self._session_began.set())
+        await around.start(session.run, owner, greeted)
         operations = Operations(filesystem, root.attributes, kernel.own_mount)
         fuse_options = self._options.fuse(str(self._address))
         background = self._options.max_background
@@ -287,7 +289,7 @@ class _Mount:
     ) -> None:
         """Say who serves this mount, anew for each session. Where that cannot be said the mount goes on
         without."""
-        session.on_session = lambda _: self._session_began.set()
+        self._session_began = trio.Event()
         await self._registered(session)
         task_status.started()
         while True:

@@ -27,7 +27,6 @@ from nfsfuse.engine.ranges import Ranges
 from nfsfuse.engine.reading import Reader
 from nfsfuse.engine.recalls import Recalls
 from nfsfuse.engine.reclaim import claims, give_up_times
-from nfsfuse.engine.session import Session
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
@@ -37,10 +36,11 @@ from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.machines.page_cache import PageCache
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
+from nfsfuse.ports.session_owner import Callback
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import Attributes, Node
+from nfsfuse.protocol.types import Attributes, Node, SessionId
 
 log = logging.getLogger(__name__)
 
@@ -155,25 +155,23 @@ class Filesystem:
         await distrust_when_known(self._kernel, inode)
         inode.attributes.distrusting -= 1
 
-    def follow(self, session: Session) -> None:
-        """Do what *session* asks for: recalls, and what becomes of the lease. All of it is decided at once."""
-        session.on_recall = self.recalls.arrived
-        session.on_suspended = self.suspended
-        session.on_resumed = self.resumed
-        session.on_fenced = self.fenced
-        session.on_new_epoch = self.new_epoch
-        session.on_refused = self.refused
-        session.on_welcome = self.welcomed
-        assert session.welcome is not None
-        self.welcomed(session.welcome)
+    # --- what becomes of the session: a `SessionOwner` decides at once ---
+
+    def recalled(self, callback: Callback, answer: Callable[[m.Recalled | m.Done], None]) -> None:
+        """The server asks for something."""
+        self.recalls.arrived(callback, answer)
+
+    def session_began(self, session_id: SessionId) -> None:
+        """There is a session. What that means for what is held has been told before."""
+
+    def unreachable(self, away: bool) -> None:
+        """The server is away. Whoever answers programs lets them go; here the lease says what is believed."""
 
     def welcomed(self, welcome: m.Welcome) -> None:
         """What the server, perhaps a new one, says of its filesystem."""
         self.files.limit_sizes(welcome.file_size_max)
         if not welcome.keeps_access_times:
             self.files.access_times = AccessTimes.NONE
-
-    # --- the lease ---
 
     def suspended(self) -> None:
         """The lease is about to run out: caches are dropped, and operations wait."""

@@ -16,12 +16,12 @@ from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_drops import NameDrops
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.pinning import open_on_server
-from nfsfuse.engine.session import Callback
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.data_tokens import Revocation
 from nfsfuse.machines.inodes import Inode, InodeTable
 from nfsfuse.ports.kernel import Kernel
 from nfsfuse.ports.remote import Remote
+from nfsfuse.ports.session_owner import Callback
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode

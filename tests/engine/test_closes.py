@@ -211,14 +211,14 @@ async def test_closes_that_wait_are_dropped_with_their_session(caplog: pytest.Lo
         (client,) = world.clients
         number = await make(client, b"file")
         await client.fs.files.flush(number)
-        session, before = client.remote.session, client.remote.session.on_fenced
+        session, before = client.remote.session, client.owner.on_fenced
         dropped: list[tuple[m.Closed, ...]] = []
 
         def fenced() -> None:
             dropped.append(session.closes.pending)
             before()
 
-        session.on_fenced = fenced
+        client.owner.on_fenced = fenced
         world.service.sessions[session.session_id].end("for the test")
         client.fs.files.release(number)
         assert len(session.closes.pending) == 1

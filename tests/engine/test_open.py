@@ -347,8 +347,7 @@ def count_recalls(client: Client) -> list[m.Recall]:
         recalled.append(message)
         arrived(message, acknowledge)
 
-    client.fs.recalls.arrived = recall  # type: ignore[method-assign]
-    client.fs.follow(client.remote.session)
+    client.owner.on_recall = recall
     return recalled
 
 

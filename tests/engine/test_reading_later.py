@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from nfsfuse.engine import session as sessions
+from nfsfuse.engine import request_gate
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.reading import ReadData
 from nfsfuse.machines.data_tokens import Phase, Revocation
@@ -93,7 +93,7 @@ async def test_a_read_of_what_is_being_recalled_or_has_no_room_does_not_begin(
         tokens.reduce(0, P, TokenMode.NONE)
         assert client.fs.files.read_later(number, 0, 2 * P, 0, results.take) is None, "across its edge"
         tokens.revoked(recall)
-        monkeypatch.setattr(sessions, "WAITING_MAX", 0)
+        monkeypatch.setattr(request_gate, "WAITING_MAX", 0)
         assert client.fs.files.read_later(number, 0, P, 0, results.take) is None
         assert results == []
         assert not tokens._reads

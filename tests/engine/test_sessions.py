@@ -249,13 +249,13 @@ async def test_a_recall_is_not_over_while_its_pages_are_dropped_with_the_lease(a
 
 async def test_a_daemon_that_was_stopped_past_its_lease_serves_nothing_when_it_goes_on(autojump_clock):
     """Its timers have not run: only the clock that it asks can tell."""
-    async with rig(1, lease_seconds=LEASE) as made:
+    stopped_seconds = 0.0
+    async with rig(1, lease_seconds=LEASE, clock=lambda: trio.current_time() + stopped_seconds) as made:
         (one,) = made.clients
         made.make_file(b"file", b"old")
         number = await one.open(b"file", os.O_RDWR)
         assert await one.read(number, 0, 3) == b"old"
-        session = one.remote.session
-        session._clock = lambda: trio.current_time() + 3 * LEASE  # as after SIGCONT
+        stopped_seconds = 3 * LEASE  # as after SIGCONT
         operations: list[Callable[[], object]] = [
             lambda: one.read(number, 0, 3),
             lambda: one.fs.files.write(number, 0, b"new", page=False),
@@ -267,7 +267,7 @@ async def test_a_daemon_that_was_stopped_past_its_lease_serves_nothing_when_it_g
             with trio.move_on_after(0.01) as scope:
                 await operation()  # type: ignore[misc]
             assert scope.cancelled_caught
-        session._clock = trio.current_time
+        stopped_seconds = 0.0
         await one.close(number)
 
 

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from nfsfuse.engine.filesystem import Filesystem
 from nfsfuse.engine.session import Session
-from nfsfuse.machines.lease import SUSPEND_AT, Do
+from nfsfuse.machines.lease import SUSPEND_AT
 from nfsfuse.protocol.codec import decode
 from nfsfuse.protocol.framing import Frame
 from nfsfuse.protocol.types import ClientId, RequestId
@@ -144,27 +144,30 @@ class ConnectedWorld(World):
             client.connect, ClientId(bytes([number]) * 16), client.name,
             clock=lambda: self.runner.now, jitter=lambda: 0.0,
         )  # fmt: skip
-        self._greet(client)
+        make_engine(client, client.session, self.storage.root(), self.runner)
+        self.runner.spawn(f"{client} connects", client, self._begin(client))
         self.settle()
         while client.wire.down:
             self._receive(client)
             self.settle()
-        make_engine(client, client.session, self.storage.root(), self.runner)
-        client.fs.follow(client.session)
         self.clients.pop()
         return client
 
     def _greet(self, client: ConnectedClient) -> None:
-        self.runner.spawn(f"{client} connects", client, self._begin(client))
+        self.runner.spawn(f"{client} connects", client, self._go_on(client))
 
     @staticmethod
     async def _begin(client: ConnectedClient) -> None:
+        client.session.begin(client.fs, await client.session.greet())
+
+    @staticmethod
+    async def _go_on(client: ConnectedClient) -> None:
         """As `Session._reconnect`."""
         try:
-            link, welcome, sent_at = await client.session._greet()
+            greeted = await client.session.greet()
         except ConnectionLost:
             return
-        client.session._begin(link, welcome, sent_at)
+        client.session.go_on(greeted)
 
     def _die(self, client: ConnectedClient) -> None:
         self.left.connections -= 1
@@ -264,21 +267,19 @@ class ConnectedWorld(World):
     def _pass(self, client: ConnectedClient, deadline: Away) -> None:
         """Time passes until then. Whoever else is connected is heard of."""
         client.away = deadline
-        lease = client.session._lease
-        assert lease is not None
+        session, lease = client.session, client.session.machine.lease
         now = self.runner.now = lease.renewed_at + _DEADLINES[deadline] * lease.seconds
         for other in self.clients:
             if other is not client and other.alive and other.server_end is not None:
-                other.session._acknowledged(now)
+                other.session.carry_out(other.session.machine.acknowledged(now, now))
                 other.server_end.channel.heard_at = now
         if deadline is Away.SUSPENDED:
-            wanted = lease.advance(now, connected=False, heard_at=client.session.channel.heard_at)
-            if Do.SUSPEND in wanted:
-                client.session.on_suspended()
+            heard_at = session.channel.heard_at
+            session.carry_out(session.machine.advance(now, connected=False, heard_at=heard_at))
         elif deadline is Away.FENCED:
-            session = self.service.sessions.get(client.session.session_id)
+            there = self.service.sessions.get(session.session_id)
             self.service._fence_expired()
-            if session is None or session.over.is_set():
+            if there is None or there.over.is_set():
                 self._lose(client)  # else nobody has wanted anything of it, and it is spared
 
     def _keeps_others_waiting(self, client: ConnectedClient) -> bool:
@@ -312,6 +313,7 @@ class ConnectedWorld(World):
         believing = []
         for client in alive:
             client.session.channel.check()
+            client.session.machine.check()
             check_client(client.fs, client.kernel)
             session_id = client.session.session_id
             if session_id in self.service.sessions or self.service.recovery.is_absent(session_id):
@@ -344,8 +346,7 @@ class ConnectedWorld(World):
 
     def _client_parts(self, client: ConnectedClient) -> tuple[Any, ...]:
         session, wire, fs = client.session, client.wire, client.fs
-        lease, suspension, sequence = session._lease, fs.suspension, session.channel._sequence
-        assert lease is not None
+        lease, suspension, sequence = session.machine.lease, fs.suspension, session.channel._sequence
         far = client.server_end.channel if client.server_end is not None else None
         return (
             self._engine_parts(client),

@@ -9,7 +9,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
-import nfsfuse.engine.session as client_session
+import nfsfuse.engine.connector as client_connector
 import nfsfuse_server.service.service as server_service
 from nfsfuse.rpc.channel import Channel
 from nfsfuse_server.service.session import Session
@@ -28,7 +28,7 @@ def without_trio(runner: Runner) -> Iterator[None]:
         if name.startswith(_PLACES) and hasattr(module, "trio")
     ]
     wanted += [
-        (client_session, "Link", _as_it_is),
+        (client_connector, "Link", _as_it_is),
         (server_service, "Channel", partial(Channel, clock=lambda: runner.now)),
         (server_service, "Session", partial(_session, runner)),
     ]

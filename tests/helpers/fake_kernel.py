@@ -34,6 +34,7 @@ from nfsfuse_server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer
+from tests.helpers.session_owner import HookedOwner
 
 T = TypeVar("T")
 
@@ -171,6 +172,7 @@ class Client:
     kernel: FakeKernel
     remote: RecordingRemote
     connector: Connector
+    owner: HookedOwner
 
     async def node(self, name: bytes) -> NodeId:
         found = await self.fs.names.lookup(ROOT, name)
@@ -283,8 +285,10 @@ async def rig(
     make_disk: Callable[[], Disk] = InlineDisk,
     link_seconds: Callable[[], float] = lambda: 0.0,
     lease_seconds: float = 3600.0,
+    clock: Callable[[], float] = trio.current_time,
 ) -> AsyncIterator[Rig]:
-    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise.
+    """A server and *clients*, checked at the end; leases outlast the test, unless it says otherwise. *clock*
+    is the clients' own.
     To be used under `autojump_clock`."""
     ticks = count(1)
     storage = MemoryStorage(lambda: next(ticks), fault)
@@ -300,15 +304,18 @@ async def rig(
             connector = server.connector(
                 f"client {number}", 1 << 23, there_seconds=link_seconds, back_seconds=link_seconds
             )
-            session = Session(connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}")
-            welcome = await nursery.start(session.run)
+            session = Session(
+                connector.connect, ClientId(bytes([number + 1]) * 16), f"client {number}", clock=clock
+            )
+            greeted = await session.greet()
             kernel, remote = (make_kernel or FakeKernel)(), RecordingRemote(session)
             fs = Filesystem(
-                remote, welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
+                remote, greeted.welcome.root, kernel, options or CacheOptions(guard=True), lambda: next(ticks)
             )
-            fs.follow(session)
+            owner = HookedOwner.of(fs)
+            await nursery.start(session.run, owner, greeted)
             await nursery.start(fs.run)
-            made.clients.append(Client(fs, kernel, remote, connector))
+            made.clients.append(Client(fs, kernel, remote, connector, owner))
         yield made
         await trio.testing.wait_all_tasks_blocked()
         made.check()

@@ -19,6 +19,7 @@ from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.session_owner import HookedOwner, begin
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Client:
     session: Session
     connector: Connector
     root: Node
+    owner: HookedOwner
 
     def cut(self) -> None:
         """The connection breaks; the session goes on over the next."""
@@ -70,8 +72,9 @@ class Serving:
             back_seconds=back_seconds,
         )
         session = Session(connector.connect, ClientId(number.to_bytes(16, "big")), f"client-{number}")
-        welcome = await self._nursery.start(session.run)
-        return Client(session, connector, welcome.root)
+        owner = HookedOwner()
+        welcome = await begin(self._nursery, session, owner)
+        return Client(session, connector, welcome.root, owner)
 
 
 @asynccontextmanager

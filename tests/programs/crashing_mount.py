@@ -52,7 +52,7 @@ FAULTS: dict[str, tuple[type, str, Callable[..., Any]]] = {
     "recall": (PageProtocol, "revoke", fails_later),
     "invariant": (PageProtocol, "gather_all_mmap_users", does_nothing),  # K1: pages are left in the kernel
     "handler": (Operations, "forget", fails_later),
-    "session": (Session, "_check_timeo", fails),
+    "session": (Session, "advance", fails),
     "blocks": (Quick, "answer", blocks),
     "turns for ever": (Quick, "answer", turns_for_ever),
 }

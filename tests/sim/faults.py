@@ -127,7 +127,7 @@ class Faults:
             machine.purged.set()
 
         client.fs._begin_anew = purged  # type: ignore[method-assign,assignment]
-        client.session.on_fenced = lambda: self._fenced(machine)
+        client.owner.on_fenced = lambda: self._fenced(machine)
         self.machines.append(machine)
         return machine
 
@@ -245,7 +245,7 @@ class Faults:
             client.connector.cut()  # what its tasks do in their last gasp reaches nobody
             machine.programs.cancel()
             unshield(machine.programs)  # the kernel lets go of all that waits for a daemon which is dead
-            client.session._scope.cancel()
+            client.session.stop()
             assert client.fs._nursery is not None
             client.fs._nursery.cancel_scope.cancel()
             self.machines.remove(machine)

@@ -37,6 +37,7 @@ from tests.helpers.disk import SlowDisk
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
 from tests.helpers.restartable import RestartableServer
+from tests.helpers.session_owner import HookedOwner
 from tests.sim.checks import check_client, check_clients_together, check_nothing_is_believed
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ class Client:
     kernel: KernelModel
     fs: Filesystem
     session: Session
+    owner: HookedOwner
     connector: Connector
 
 
@@ -190,7 +192,7 @@ class World:
             name, there_seconds=self._link_seconds, back_seconds=self._link_seconds
         )
         session = Session(connector.connect, ClientId(self.rng.randbytes(16)), name, jitter=self.rng.random)
-        welcome = await self.nursery.start(session.run)
+        greeted = await session.greet()
         delays = Delays(
             self.rng,
             self.options.kernel_seconds_max,
@@ -203,14 +205,15 @@ class World:
             number = len(self.clients) % len(self.options.processor_seconds)
             kernel.processor_seconds = self.options.processor_seconds[number]
         cache = CacheOptions(self.options.cache_bytes, self.options.dirty_bytes_max, guard=True)
-        kernel.fs = Filesystem(session, welcome.root, kernel, cache, self.clock)
+        kernel.fs = Filesystem(session, greeted.welcome.root, kernel, cache, self.clock)
         kernel.fs.files.write_directly = self.options.write_directly
-        kernel.fs.follow(session)
-        session.on_refused = self._refused
-        forget = session.on_fenced
-        session.on_fenced = lambda: self._fenced(name, forget)
+        owner = HookedOwner.of(kernel.fs)
+        owner.on_refused = self._refused
+        forget = kernel.fs.fenced
+        owner.on_fenced = lambda: self._fenced(name, forget)
+        await self.nursery.start(session.run, owner, greeted)
         await self.nursery.start(kernel.fs.run)
-        client = Client(name, kernel, kernel.fs, session, connector)
+        client = Client(name, kernel, kernel.fs, session, owner, connector)
         self.clients.append(client)
         return client
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from nfsfuse.engine.session import Callback
+from nfsfuse.ports.session_owner import Callback
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import LockKind, LockMode
@@ -259,7 +259,7 @@ async def test_a_client_that_is_gone_in_the_middle(how: str, tmp_path: Path) -> 
     storage, disk = LocalStorage(tmp_path, SECRET), GatedDisk()
     async with serving(storage=storage, disk=disk) as server:
         holder = await server.client()
-        holder.session.on_recall = lambda recall, acknowledge: None
+        holder.owner.on_recall = lambda recall, acknowledge: None
         world = World(server, storage, await server.client(), tmp_path)
         await world.begin()
         held = world.present()
@@ -306,7 +306,7 @@ async def test_space_is_freed_by_a_thread_whoever_lets_go_last(tmp_path: Path) -
         steps.guarded = True
         one, two = await server.client(), await server.client()
         for client in (one, two):
-            client.session.on_recall = _give_up
+            client.owner.on_recall = _give_up
         root = one.root.handle
         for how in ("closed", "returned", "ended"):
             name = how.encode()

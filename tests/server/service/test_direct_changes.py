@@ -60,7 +60,7 @@ class World:
         self.root = client.root.handle
         self.watcher = FakeWatcher()
         self.recalled: list[m.Recall] = []
-        client.session.on_recall = self._recall
+        client.owner.on_recall = self._recall
         self.direct = DirectChanges(self.tokens)
         nursery.start_soon(self.direct.follow, self.watcher)
 

@@ -24,6 +24,7 @@ from nfsfuse_server.state.recover import recover
 from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.session_owner import begin
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -40,7 +41,7 @@ class World:
     async def client(self, number: int = 1) -> Session:
         connector = Connector(self.nursery, self.service, f"stream {number}")
         session = Session(connector.connect, ClientId(bytes([number]) * 16), f"client {number}")
-        await self.nursery.start(session.run)
+        await begin(self.nursery, session)
         return session
 
 

@@ -21,6 +21,7 @@ from nfsfuse_server.service.service import ServiceOptions
 from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer
+from tests.helpers.session_owner import HookedOwner, begin
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -51,8 +52,8 @@ async def test_requests_wait_for_what_is_reclaimed(ends: bool) -> None:
         await server.start()
         session = Session(server.connector("client").connect, ClientId(b"c" * 16), "client")
         refused: list[m.Reclaimed] = []
-        session.on_refused = refused.append
-        await nursery.start(session.run)
+        owner = HookedOwner(on_refused=refused.append)
+        await begin(nursery, session, owner)
         create = m.Create(root, b"file", 0o644, os.O_RDWR | os.O_CREAT, Credentials(0, 0))
         opened, _ = await session.call(create)
         file = opened.node.handle
@@ -61,7 +62,7 @@ async def test_requests_wait_for_what_is_reclaimed(ends: bool) -> None:
             (OpenFile(opened.open_id, file), OpenFile(GONE, type(file)(b"no such file"))),
             (),
         )
-        session.on_new_epoch = lambda welcome: [claims]
+        owner.on_new_epoch = lambda welcome: [claims]
         server.kill()
         await server.restart()
         await trio.sleep(1)  # it connects again

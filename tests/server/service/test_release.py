@@ -130,8 +130,8 @@ async def test_a_close_that_is_told_late_gives_up_nothing_that_is_being_granted(
     async with serving() as server:
         client, other = await server.client(), await server.client()
         recalls = []
-        other.session.on_recall = lambda recall, acknowledge: recalls.append(acknowledge)
-        client.session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
+        other.owner.on_recall = lambda recall, acknowledge: recalls.append(acknowledge)
+        client.owner.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
         file = await create(client, b"file")
         handle = file.node.handle
         seen = client.session.channel.frames_received

@@ -46,7 +46,7 @@ async def test_who_waits_for_tokens_can_give_up_and_others_go_on() -> None:
         holder, waiter, last = [await it.client() for _ in range(3)]
         recalled = trio.Event()
         answers = []
-        holder.session.on_recall = lambda recall, answer: (answers.append(answer), recalled.set())  # type: ignore[assignment]
+        holder.owner.on_recall = lambda recall, answer: (answers.append(answer), recalled.set())
         assert (await get(holder, TokenMode.EXCLUSIVE)).tokens
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -72,7 +72,7 @@ async def test_a_session_that_ends_leaves_the_queue_and_is_not_granted_anything(
     async with serving() as it:
         holder, waiter = [await it.client() for _ in range(2)]
         answers = []
-        holder.session.on_recall = lambda recall, answer: answers.append(answer)  # type: ignore[assignment]
+        holder.owner.on_recall = lambda recall, answer: answers.append(answer)
         assert (await get(holder, TokenMode.EXCLUSIVE)).tokens
         failures: list[Exception] = []
 

@@ -35,6 +35,7 @@ from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
 from tests.helpers.restartable import RestartableServer
+from tests.helpers.session_owner import HookedOwner, begin
 
 ME = Credentials(0, 0)
 LEASE = 10.0
@@ -49,6 +50,7 @@ class Client:
 
     session: Session
     connector: Connector
+    owner: HookedOwner
     claims: list[m.Reclaim]
     refused: list[m.Reclaimed]
 
@@ -77,11 +79,12 @@ class World:
             f"client {number}", there_seconds=there_seconds, back_seconds=back_seconds
         )
         session = Session(connector.connect, ClientId(bytes([number]) * 16), f"client {number}")
-        client = Client(session, connector, [], [])
-        session.on_new_epoch = lambda welcome: client.claims
-        session.on_refused = client.refused.append
-        session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
-        await self._nursery.start(session.run)
+        owner = HookedOwner()
+        client = Client(session, connector, owner, [], [])
+        owner.on_new_epoch = lambda welcome: client.claims
+        owner.on_refused = client.refused.append
+        owner.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
+        await begin(self._nursery, session, owner)
         return client
 
     def names(self) -> list[bytes]:
@@ -297,7 +300,7 @@ async def test_without_grace_everybody_is_forgotten_at_once(autojump_clock):
     async with world(ServiceOptions(grace_seconds=0.0)) as w:
         one = await w.client()
         fenced = []
-        one.session.on_fenced = lambda: fenced.append(True)
+        one.owner.on_fenced = lambda: fenced.append(True)
         await one.ask(w.lock())
         await w.crash()
         began = trio.current_time()
@@ -417,7 +420,7 @@ async def test_a_session_that_is_not_known_is_a_new_one(autojump_clock):
     async with world() as w:
         one = await w.client()
         fenced = []
-        one.session.on_fenced = lambda: fenced.append(True)
+        one.owner.on_fenced = lambda: fenced.append(True)
         before = one.session.session_id
         w.server.kill()
         w.server.registry.remove([before])
@@ -437,7 +440,7 @@ async def test_a_dead_daemons_session_is_not_waited_for_when_it_is_replaced(auto
         session = Session(
             connector.connect, ClientId(b"another daemon!!"), "another", replaces=one.session.session_id
         )
-        await w._nursery.start(session.run)
+        await begin(w._nursery, session)
         await session.call(m.GetAttr(w.root))
         assert trio.current_time() - began < 1.0
 
@@ -620,7 +623,7 @@ async def test_the_reboot_of_the_servers_machine_is_told(autojump_clock):
             welcomes.append(welcome)
             return []
 
-        one.session.on_new_epoch = new_epoch
+        one.owner.on_new_epoch = new_epoch
         await w.crash()
         await one.ask(m.GetAttr(w.root))
         w.server.boot_id = "second boot"

@@ -53,7 +53,7 @@ class World:
     async def client(self) -> Client:
         """One more, which holds the next page exclusively."""
         client = await self.server.client()
-        client.session.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
+        client.owner.on_recall = lambda recall, acknowledge: acknowledge(m.Recalled(()))
         start, self._clients = self._clients * P, self._clients + 1
         message = m.GetToken(self.file, TokenMode.EXCLUSIVE, start, start + P, TokenMode.NONE)
         await client.session.call(message)
