@@ -29,10 +29,10 @@ from nfsfuse.protocol.types import PAGE_SIZE, Attributes, ClientId, Credentials,
 from nfsfuse.rpc.exchange import Answering
 from nfsfuse_server.service.disk import Disk
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.storage.memory import MemoryStorage
-from nfsfuse_server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_base import Fault, no_fault
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 
 T = TypeVar("T")

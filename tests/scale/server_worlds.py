@@ -21,9 +21,9 @@ from nfsfuse_server.machines.sync_errors import SyncErrors
 from nfsfuse_server.machines.token_effects import Effect, Granted, Recall
 from nfsfuse_server.machines.tokens import TokenManager
 from nfsfuse_server.state.journal import Journal
-from nfsfuse_server.state.memory import MemoryLog
 from nfsfuse_server.state.records import Intent, Named
 from nfsfuse_server.storage.local import LocalStorage
+from tests.helpers.memory_state import MemoryLog
 from tests.scale.client_worlds import HANDLE, Step
 
 DATA, DIR, ATTR = Resource.DATA, Resource.DIR, Resource.ATTR

@@ -11,7 +11,7 @@ ENFILE (out of descriptors). `StorageError` only ever comes out of a constructor
 
 Durability: "volatile" means that the effect survives the death of this process but not a power failure;
 "durable" means that it is on stable storage when the method returns. Metadata operations are applied in
-order: a power failure leaves the state after some prefix of them (ext4, XFS, btrfs and the memory storage).
+order: a power failure leaves the state after some prefix of them (ext4, XFS and btrfs).
 
 An inode whose last link is gone is stale at once, unless it is pinned (`Storage.pin`). What is pinned when it
 loses its last name becomes an *orphan*: it is kept in a hidden place of the export, with nlink 0 in all that is

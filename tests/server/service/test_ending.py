@@ -19,11 +19,11 @@ from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials
 from nfsfuse.rpc.streams import ConnectionLost
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
+from tests.helpers.memory_storage import MemoryStorage
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

@@ -31,9 +31,9 @@ from nfsfuse.protocol.types import (
 from nfsfuse_server.service.requests import HANDLERS
 from nfsfuse_server.service.service import ServiceOptions
 from nfsfuse_server.state.interface import StateError
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 
 ME = Credentials(0, 0)

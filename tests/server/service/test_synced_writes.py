@@ -15,7 +15,7 @@ from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Credentials, Extent, InodeHandle, Sync
 from nfsfuse_server.service.files import INLINE_EXTENTS_MAX, INLINE_WRITE_SIZE_MAX
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.service import Client, Serving, serving
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")

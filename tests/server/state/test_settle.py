@@ -36,8 +36,8 @@ from nfsfuse_server.state.records import Outcome, lasting
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
 from nfsfuse_server.storage.local_names import LocalNames
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.dying_server import CLIENT, Died, DyingServer, errno_of
+from tests.helpers.memory_storage import MemoryStorage
 
 ME = Credentials(1000, 100)
 SIZE = 20000

@@ -8,7 +8,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 ME = Credentials(0, 0)
 

@@ -20,7 +20,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, InodeHandle, Node
 from nfsfuse_server.storage.interface import Renamed, Storage
 from nfsfuse_server.storage.local import LocalStorage
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -1,4 +1,4 @@
-"""A tree in memory as storage: for tests and the simulator. Deterministic, and able to lose power.
+"""A tree in memory as storage: deterministic, and able to lose power.
 
 The pieces: names (memory_names.py), attributes and data (here), over inodes (memory_inode.py) and their
 durability (memory_base.py). atime does not follow reads.
@@ -31,9 +31,9 @@ from nfsfuse_server.storage.inode_flags import (
     xflags_of,
 )
 from nfsfuse_server.storage.interface import Storage
-from nfsfuse_server.storage.memory_base import Clock, Fault, no_fault, operation
-from nfsfuse_server.storage.memory_inode import MemoryInode
-from nfsfuse_server.storage.memory_names import MemoryNames
+from tests.helpers.memory_base import Clock, Fault, no_fault, operation
+from tests.helpers.memory_inode import MemoryInode
+from tests.helpers.memory_names import MemoryNames
 
 FALLOC_FL_KEEP_SIZE: Final = 1
 FALLOC_FL_PUNCH_HOLE: Final = 2

@@ -18,8 +18,8 @@ from nfsfuse.protocol.types import (
 )
 from nfsfuse_server.storage.checks import check_credentials, check_rename_flags, check_target
 from nfsfuse_server.storage.interface import WHITEOUT_MODE, Listed, Renamed
-from nfsfuse_server.storage.memory_base import ROOT_INO, MemoryBase, operation
-from nfsfuse_server.storage.memory_inode import Entries, MemoryInode
+from tests.helpers.memory_base import ROOT_INO, MemoryBase, operation
+from tests.helpers.memory_inode import Entries, MemoryInode
 
 _CREATABLE = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 
