@@ -326,7 +326,7 @@ class World:
     def make_file(self, name: bytes, content: bytes) -> InodeHandle:
         """A file in the root, on the server."""
         root = self.storage.root().handle
-        node, _ = self.storage.create(root, name, 0o644, Credentials(0, 0), exclusive=True, truncate=False)
+        node = self.storage.create(root, name, 0o644, Credentials(0, 0))
         self.storage.write(node.handle, 0, content)
         return node.handle
 

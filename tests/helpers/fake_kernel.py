@@ -231,7 +231,7 @@ class Rig:
         return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
-        node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
+        node = self.storage.create(self.storage.root().handle, name, 0o644, ME)
         if content:
             self.storage.write(node.handle, 0, content)
         return node.handle

@@ -59,24 +59,10 @@ class MemoryNames(MemoryBase):
         return self._node(self._make(parent, name, stat.S_IFDIR | mode & 0o7777, creds))
 
     @operation
-    def create(
-        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> tuple[Node, bool]:
+    def create(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
         self._check_name(parent, name, errno.EPERM)
         check_credentials(creds)
-        _, entries = self._directory(parent)
-        if exclusive or entries.get(name) is None:
-            return self._node(self._make(parent, name, stat.S_IFREG | mode & 0o7777, creds)), True
-        inode = self._existing(entries, name)
-        match inode.kind:
-            case stat.S_IFDIR:
-                raise FsError(errno.EISDIR)
-            case stat.S_IFLNK:
-                raise FsError(errno.ELOOP)
-            case stat.S_IFREG if truncate:
-                inode.data.truncate(0)
-                self._touch(inode, modified=True)
-        return self._node(inode), False
+        return self._node(self._make(parent, name, stat.S_IFREG | mode & 0o7777, creds))
 
     @operation
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:

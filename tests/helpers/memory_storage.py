@@ -196,14 +196,6 @@ class MemoryStorage(MemoryNames, Storage):
         return self._write(self._file(handle), offset, content)
 
     @operation
-    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
-        content = bytes(data)
-        inode = self._file(handle)
-        offset = inode.data.size
-        check_write(offset, len(content))
-        return offset, self._write(inode, offset, content)
-
-    @operation
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:
         inode = self._get(handle)
         if inode.kind != stat.S_IFDIR:

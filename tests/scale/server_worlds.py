@@ -265,7 +265,7 @@ def orphans_of_a_storage(n: int) -> Step:
     root, me = storage.root().handle, Credentials(0, 0)
 
     def make(name: bytes) -> InodeHandle:
-        node, _ = storage.create(root, name, 0o600, me, exclusive=True, truncate=False)
+        node = storage.create(root, name, 0o600, me)
         storage.pin(node.handle)
         storage.unlink(root, name)
         return node.handle

@@ -137,8 +137,8 @@ def _create(call: Call) -> Handling:
         opened = replace(opened, tokens=opened.tokens + tokens_of_name)
         return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
-    node, _ = yield Change(
-        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False),
+    node = yield Change(
+        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials),
         (Named(r.parent, r.name, None),),
     )
     above = yield Quick(lambda: call.storage.getattr(r.parent))

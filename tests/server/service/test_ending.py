@@ -74,8 +74,8 @@ async def test_a_request_that_arrives_is_not_answered(caplog: pytest.LogCaptureF
     """Found by a test that was run often: its handler had no nursery any more, so it was answered EIO."""
     async with running() as world:
         session = await world.client()
-        node, _ = world.storage.create(
-            world.storage.root().handle, b"file", 0o644, Credentials(0, 0), True, False
+        node = world.storage.create(
+            world.storage.root().handle, b"file", 0o644, Credentials(0, 0)
         )
         await session.call(m.GetToken(node.handle, TokenMode.EXCLUSIVE, 0, RANGE_END, TokenMode.EXCLUSIVE))
         kept = world.service.sessions[session.session_id]

@@ -68,7 +68,7 @@ class World:
             nursery, self.storage, lambda size: next(numbers).to_bytes(size, "big"), InlineDisk, options
         )  # fmt: skip
         self.root = self.storage.root().handle
-        node, _ = self.storage.create(self.root, b"file", 0o644, ME, True, False)
+        node = self.storage.create(self.root, b"file", 0o644, ME)
         self.file = node.handle
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:

@@ -45,7 +45,7 @@ class World:
     def __init__(self, server: Serving) -> None:
         self.server, self.storage, self.disk = server, server.storage, Disk()
         root = self.storage.root().handle
-        self.file = self.storage.create(root, b"file", 0o644, Credentials(0, 0), True, False)[0].handle
+        self.file = self.storage.create(root, b"file", 0o644, Credentials(0, 0)).handle
         self.storage.fsync_dir(root)
         self.storage._fault = self.disk
         self._clients = 0

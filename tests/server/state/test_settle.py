@@ -56,10 +56,10 @@ class Tree:
 
 def planted(storage: Storage) -> Tree:
     root = storage.root().handle
-    file, _ = storage.create(root, b"file", 0o644, ME, True, False)
+    file = storage.create(root, b"file", 0o644, ME)
     storage.write(file.handle, 0, bytes(range(250)) * (SIZE // 250))
     storage.setxattr(file.handle, b"user.there", b"old", 0)
-    other, _ = storage.create(root, b"other", 0o600, ME, True, False)
+    other = storage.create(root, b"other", 0o600, ME)
     storage.write(other.handle, 0, b"other" * 3000)
     directory = storage.mkdir(root, b"directory", 0o755, ME)
     storage.mkdir(root, b"empty", 0o755, ME)
