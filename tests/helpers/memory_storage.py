@@ -23,15 +23,10 @@ from nfsfuse.protocol.types import (
     InodeHandle,
 )
 from nfsfuse_server.storage.checks import check_changes, check_read, check_write, check_xattr_name
-from nfsfuse_server.storage.inode_flags import (
-    check_flags,
-    check_protected,
-    flags_of,
-    flags_of_protection,
-    xflags_of,
-)
+from nfsfuse_server.storage.inode_flags import check_flags, check_protected
 from nfsfuse_server.storage.interface import Storage
 from tests.helpers.memory_base import Clock, Fault, no_fault, operation
+from tests.helpers.memory_flags import flags_of, flags_of_protection, xflags_of
 from tests.helpers.memory_inode import MemoryInode
 from tests.helpers.memory_names import MemoryNames
 

@@ -14,13 +14,11 @@ import pytest
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import TIME_NS_MAX, TIME_NS_MIN, AttributeChanges, Credentials, InodeHandle
 from nfsfuse_server.storage.inode_flags import (
-    FS_APPEND_FL,
     FS_CASEFOLD_FL,
-    FS_IMMUTABLE_FL,
-    FS_XFLAG_IMMUTABLE,
 )
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
+from tests.helpers.memory_flags import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE
 
 ME = Credentials(os.geteuid(), os.getegid())
 SECOND = 1_000_000_000
