@@ -56,8 +56,11 @@ InodeHandle = NewType("InodeHandle", bytes)
 once the inode is gone it is stale (ESTALE) and never names another one."""
 
 OpenId = NewType("OpenId", int)
-"""One open file of one session, numbered by the server. Locks have numbers of their own, the client's: a file
-that was opened under tokens alone is not open on the server, and can be locked all the same."""
+"""One open file of one session, numbered by the server."""
+
+LockOpenId = NewType("LockOpenId", int)
+"""One open file of one session as locks have it, numbered by the client: a file that was opened under tokens
+alone is not open on the server, and can be locked all the same."""
 
 LockOwner = NewType("LockOwner", int)
 """64 bits by which a client's kernel tells the owners of its locks apart (``fuse_lk_in.owner``)."""

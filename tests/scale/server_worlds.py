@@ -13,7 +13,15 @@ from typing import Final
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, Credentials, InodeHandle, LockOwner, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import (
+    PAGE_SIZE,
+    Credentials,
+    InodeHandle,
+    LockOpenId,
+    LockOwner,
+    RequestId,
+    SessionId,
+)
 from nfsfuse_server.machines.leases import Leases
 from nfsfuse_server.machines.lock_limits import LockLimits
 from nfsfuse_server.machines.locks import LockManager
@@ -170,7 +178,7 @@ class Locks:
     def ask(self, who: SessionId, mode: LockMode, start: int, end: int, *, wait: bool = False) -> int:
         ticket = next(self.tickets)
         self.manager.request(
-            who, HANDLE, OpenId(1), LockOwner(1), LockKind.POSIX, mode, start, end, 1, wait, ticket
+            who, HANDLE, LockOpenId(1), LockOwner(1), LockKind.POSIX, mode, start, end, 1, wait, ticket
         )
         return ticket
 

@@ -24,6 +24,7 @@ from nfsfuse.protocol.types import (
     ClientId,
     Credentials,
     InodeHandle,
+    LockOpenId,
     LockOwner,
     OpenFile,
     OpenId,
@@ -93,7 +94,7 @@ class World:
 
     def lock(self, mode: LockMode = LockMode.WRITE, *, wait: bool = False) -> m.SetLock:
         return m.SetLock(
-            self.file, OpenId(1), LockOwner(1), LockKind.POSIX, mode, 0, OFFSET_MAX, 7, wait
+            self.file, LockOpenId(1), LockOwner(1), LockKind.POSIX, mode, 0, OFFSET_MAX, 7, wait
         )  # fmt: skip
 
     def check(self) -> None:
@@ -331,7 +332,7 @@ async def test_what_was_held_back_and_is_malformed_ends_its_own_session_only(aut
 
 
 def owned(file: InodeHandle, owner: int = 1) -> OwnedLock:
-    return OwnedLock(file, OpenId(1), LockOwner(owner), LockKind.POSIX, LockMode.WRITE, 0, OFFSET_MAX, 7)
+    return OwnedLock(file, LockOpenId(1), LockOwner(owner), LockKind.POSIX, LockMode.WRITE, 0, OFFSET_MAX, 7)
 
 
 async def test_tokens_open_files_and_locks_are_taken_back(autojump_clock):
