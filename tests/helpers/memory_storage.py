@@ -14,6 +14,9 @@ from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
     NAME_SIZE_MAX,
     OFFSET_MAX,
     PAGE_SIZE,
@@ -29,11 +32,6 @@ from tests.helpers.memory_base import Clock, Fault, no_fault, operation
 from tests.helpers.memory_flags import flags_of, flags_of_protection, xflags_of
 from tests.helpers.memory_inode import MemoryInode
 from tests.helpers.memory_names import MemoryNames
-
-FALLOC_FL_KEEP_SIZE: Final = 1
-FALLOC_FL_PUNCH_HOLE: Final = 2
-FALLOC_FL_ZERO_RANGE: Final = 16
-"""The fallocate(2) modes known here."""
 
 ALLOCATE_SIZE_MAX: Final = 1 << 30
 """Bytes that one fallocate may take; more is ENOSPC. A bound for tests, not for the machine."""
