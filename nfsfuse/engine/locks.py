@@ -28,7 +28,7 @@ from nfsfuse.protocol.intervals import Interval, IntervalMap
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange, OwnedLock
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId
+from nfsfuse.protocol.types import InodeHandle, LockOpenId, LockOwner
 
 CANCEL_SECONDS_MAX: Final = 0.5
 """How long an interrupted program waits to hear that its request is cancelled: many round trips of any
@@ -125,7 +125,7 @@ class Locks:
 
         span = request.range
         message = m.SetLock(
-            handle, OpenId(request.open_file), request.owner, request.kind, request.mode,
+            handle, LockOpenId(request.open_file), request.owner, request.kind, request.mode,
             span.start, span.end, request.pid, wait,
         )  # fmt: skip
         try:
@@ -176,7 +176,7 @@ class Locks:
                     holder.held.delete(start, end)
             self._tidy(handle, who)
         if found or owner is not None:
-            self._remote.post(m.ReleaseLocks(handle, OpenId(open_file), owner))
+            self._remote.post(m.ReleaseLocks(handle, LockOpenId(open_file), owner))
 
     def owned(self) -> Iterator[OwnedLock]:
         """Everything that is held, to be reclaimed."""
@@ -184,7 +184,7 @@ class Locks:
             for (kind, owner), holder in holders.items():
                 for start, end, lock in holder.held:
                     yield OwnedLock(
-                        handle, OpenId(lock.open_file), owner, kind, lock.mode, start, end - 1, lock.pid
+                        handle, LockOpenId(lock.open_file), owner, kind, lock.mode, start, end - 1, lock.pid
                     )
 
     def refused(self, lock: OwnedLock) -> None:
@@ -249,7 +249,7 @@ class Locks:
         for low, high, lock in sorted(before, key=lambda piece: piece[0]):
             self._remote.post(
                 m.SetLock(
-                    handle, OpenId(lock.open_file), owner, kind, lock.mode, low, high - 1, lock.pid, False
+                    handle, LockOpenId(lock.open_file), owner, kind, lock.mode, low, high - 1, lock.pid, False
                 )
             )
 

@@ -21,15 +21,19 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.types import AttributeChanges, Attributes
+from nfsfuse.protocol.types import (
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
+    FALLOC_SHIFTS,
+    AttributeChanges,
+    Attributes,
+)
 
 COPY_SIZE_MAX: Final = 128 << 20
 """Bytes of one copy: the server keeps others away from both files while it copies (0.1 s where the disk does
 1 GB/s), and copy_file_range(2) may always do less than it was asked for."""
 
-_KEEP_SIZE: Final = 0x01  # FALLOC_FL_*, <linux/falloc.h>
-_SHIFTS: Final = 0x08 | 0x20  # COLLAPSE_RANGE, INSERT_RANGE
-_CHANGES_DATA: Final = 0x02 | 0x10 | _SHIFTS  # PUNCH_HOLE, ZERO_RANGE
+_CHANGES_DATA: Final = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE | FALLOC_SHIFTS
 
 
 class Ranges:
@@ -48,7 +52,7 @@ class Ranges:
         def allocated(reply: Message, _: bytes | bytearray) -> None:
             assert isinstance(reply, m.Stat)
             if mode & _CHANGES_DATA:
-                end = 2**63 if mode & _SHIFTS else offset + length
+                end = 2**63 if mode & FALLOC_SHIFTS else offset + length
                 _changed(file, offset, end)
             file.attributes.forget_value()
             file.attributes.forget_xattr_values()

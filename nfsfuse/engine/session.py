@@ -353,11 +353,6 @@ class Session:
     def tell_pending(self) -> None:
         self.closes.send()
 
-    @property
-    def requests_sent(self) -> int:
-        """Frames since the session began."""
-        return self.channel.frames_sent
-
     async def goodbye(self) -> None:
         """End the session in order, if the server can be told; else its lease ends it. Either way all open
         files are released, also those whose close has not been told."""

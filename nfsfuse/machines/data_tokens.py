@@ -320,10 +320,6 @@ class DataTokens:
         for revocation in self.revocations:
             revocation.waits_for.clear()
 
-    def is_idle(self) -> bool:
-        """Whether nothing is held, under way or cached."""
-        return not (self.held or self.revocations or self._entitled or self.in_kernel)
-
     def check(self) -> None:
         """Assert the invariants."""
         self.held.check()

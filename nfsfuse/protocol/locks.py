@@ -12,7 +12,7 @@ from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOpenId, LockOwner
 
 
 class LockKind(IntEnum):
@@ -88,7 +88,7 @@ class OwnedLock:
     """A held lock with everything needed to take it again after the server restarted (reclaim)."""
 
     inode: InodeHandle
-    open_id: OpenId
+    open_id: LockOpenId
     owner: LockOwner
     kind: LockKind
     mode: LockMode

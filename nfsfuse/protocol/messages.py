@@ -41,6 +41,7 @@ from nfsfuse.protocol.types import (
     Epoch,
     Extent,
     InodeHandle,
+    LockOpenId,
     LockOwner,
     Node,
     OpenFile,
@@ -526,7 +527,7 @@ class SetLock(Request[Done]):
     if it would wait for ever, ENOLCK past a limit, EINVAL for what is no range."""
 
     handle: InodeHandle
-    open_file: OpenId
+    open_file: LockOpenId
     owner: LockOwner
     kind: LockKind
     mode: LockMode
@@ -550,7 +551,7 @@ class ReleaseLocks(Request[Done]):
     flock of *owner*, through whichever open file that came."""
 
     handle: InodeHandle
-    open_file: OpenId
+    open_file: LockOpenId
     owner: LockOwner | None
 
 

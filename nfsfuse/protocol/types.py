@@ -40,6 +40,16 @@ RENAME_WHITEOUT: Final = 4
 """Of renameat2(2): leave a character device 0/0 under the old name, in the same step: what overlayfs hides a
 name of a lower layer with."""
 
+# <linux/falloc.h>: the modes of fallocate(2).
+FALLOC_FL_KEEP_SIZE: Final = 0x01
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+FALLOC_FL_INSERT_RANGE: Final = 0x20
+
+FALLOC_SHIFTS: Final = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE
+"""These two move data, so to do them twice is not to do them once."""
+
 TIME_NS_MIN: Final = -(2**63)
 TIME_NS_MAX: Final = 2**64 - 1
 """Nanoseconds since the epoch: what an integer on the wire holds, from the year 1677 to 2554. ext4 and XFS keep
@@ -56,8 +66,11 @@ InodeHandle = NewType("InodeHandle", bytes)
 once the inode is gone it is stale (ESTALE) and never names another one."""
 
 OpenId = NewType("OpenId", int)
-"""One open file of one session, numbered by the server. Locks have numbers of their own, the client's: a file
-that was opened under tokens alone is not open on the server, and can be locked all the same."""
+"""One open file of one session, numbered by the server."""
+
+LockOpenId = NewType("LockOpenId", int)
+"""One open file of one session as locks have it, numbered by the client: a file that was opened under tokens
+alone is not open on the server, and can be locked all the same."""
 
 LockOwner = NewType("LockOwner", int)
 """64 bits by which a client's kernel tells the owners of its locks apart (``fuse_lk_in.owner``)."""

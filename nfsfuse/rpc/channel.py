@@ -61,7 +61,7 @@ class Asked:
 
 
 class Channel:
-    """Requests in both directions, over the links that `run` is given. *clock* times the frames sent;
+    """Requests in both directions, over the links that `attach` is given. *clock* times the frames sent;
     *on_acknowledged* is told when the newest frame that the peer is known to have was sent."""
 
     def __init__(
@@ -129,13 +129,6 @@ class Channel:
 
     # --- running ---
 
-    async def run(self, link: Link, peer_received: int) -> None:
-        """`attach` *link*, and serve it until it ends. Returns when the peer closed it between two frames;
-        raises ConnectionLost or ProtocolError otherwise. After a ProtocolError the session is to be given up:
-        what is wrong would be sent again over the next connection."""
-        self.attach(link, peer_received)
-        await self.serve(link)
-
     def attach(self, link: Link, peer_received: int) -> None:
         """Go on over *link*; the peer has received *peer_received* frames of ours, and what it lacks is sent
         again. A link that is still in use is closed first. Raises ProtocolError if the peer says what cannot
@@ -150,7 +143,8 @@ class Channel:
         self._transmitted = self._sequence.sent
 
     async def serve(self, link: Link) -> None:
-        """See `run`; *link* is attached."""
+        """Serve *link*, which is attached, until the peer closes it between two frames; otherwise raises
+        ConnectionLost, or ProtocolError. After that the session is to be given up: it would be sent again."""
         failures: list[ConnectionLost | ProtocolError] = []
         try:
             try:

@@ -125,20 +125,20 @@ async def test_only_a_close_that_has_something_to_drop_asks_the_server(autojump_
     async with serving() as server:
         client = await server.client()
         locks, other = locks_of(client), locks_of(await server.client())
-        sent = client.session.requests_sent
+        sent = client.session.channel.frames_sent
         await locks.flush(ROOT, LockOwner(1))
         locks.release(ROOT, 1, None)
-        assert client.session.requests_sent == sent
+        assert client.session.channel.frames_sent == sent
         await locks.set(request(WRITE, 0, 9), wait=False)
         await locks.set(request(UNLOCK, 0, 9), wait=False)
         await locks.flush(ROOT, LockOwner(1))
         locks.release(ROOT, 1, None)
-        assert client.session.requests_sent == sent + 2
+        assert client.session.channel.frames_sent == sent + 2
         await locks.set(request(WRITE, 0, 9), wait=False)
         await locks.flush(ROOT, LockOwner(2))
-        assert client.session.requests_sent == sent + 3
+        assert client.session.channel.frames_sent == sent + 3
         await locks.flush(ROOT, LockOwner(1))
-        assert client.session.requests_sent == sent + 4
+        assert client.session.channel.frames_sent == sent + 4
         assert await held(other) == []
         locks.check()
 

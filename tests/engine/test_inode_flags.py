@@ -9,8 +9,8 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import PAGE_SIZE
-from nfsfuse_server.storage.inode_flags import FS_APPEND_FL, FS_IMMUTABLE_FL
 from tests.helpers.fake_kernel import Client, rig
+from tests.helpers.memory_flags import FS_APPEND_FL, FS_IMMUTABLE_FL
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 

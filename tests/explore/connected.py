@@ -34,12 +34,12 @@ from nfsfuse.rpc.streams import ConnectionLost
 from nfsfuse_server.machines.leases import MARGIN
 from nfsfuse_server.service.service import Service, ServiceOptions
 from nfsfuse_server.service.session import Session as ServerSession
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
 from tests.explore.runner import Choice, Nursery, Runner
 from tests.explore.wire import Wire, content, told
 from tests.explore.world import InlineDisk, World, closes_waiting, make_engine
 from tests.helpers.kernel_model import KernelModel
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
 from tests.sim.checks import check_client, check_clients_together, check_nothing_is_believed
 
 SERVER = "server"

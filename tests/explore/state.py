@@ -55,13 +55,13 @@ from nfsfuse_server.service.service import Service
 from nfsfuse_server.service.session import Session
 from nfsfuse_server.service.tokens import Tokens
 from nfsfuse_server.state.journal import Journal
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.explore.connected import ConnectedClient, ConnectedWorld
 from tests.explore.programs import Process
 from tests.explore.runner import Nursery, OpenNursery, Runner
 from tests.explore.wire import End, Wire
 from tests.explore.world import Client, World
 from tests.helpers.kernel_model import KernelModel
+from tests.helpers.memory_storage import MemoryStorage
 
 LEFT_OUT: Final[tuple[type, ...]] = (
     Runner, Nursery, itertools.count, ModuleType, SimpleNamespace, type, PageCache,

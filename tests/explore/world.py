@@ -27,12 +27,12 @@ from nfsfuse_server.service.disk import Disk
 from nfsfuse_server.service.requests import Requests
 from nfsfuse_server.service.service import Service, ServiceOptions
 from nfsfuse_server.service.session import Session
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.explore.register import Register
 from tests.explore.runner import Choice, Nursery, ParkingLot, Runner
 from tests.helpers.kernel_model import WORD_SIZE, KernelModel
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
+from tests.helpers.memory_storage import MemoryStorage
 from tests.sim.checks import check_client, check_clients_together
 
 T = TypeVar("T")
@@ -326,7 +326,7 @@ class World:
     def make_file(self, name: bytes, content: bytes) -> InodeHandle:
         """A file in the root, on the server."""
         root = self.storage.root().handle
-        node, _ = self.storage.create(root, name, 0o644, Credentials(0, 0), exclusive=True, truncate=False)
+        node = self.storage.create(root, name, 0o644, Credentials(0, 0))
         self.storage.write(node.handle, 0, content)
         return node.handle
 

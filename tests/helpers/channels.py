@@ -32,7 +32,8 @@ class Side:
     async def run(self) -> None:
         """Run the channel, and keep what it ended with (a group too: a test that expects one says so)."""
         try:
-            await self.channel.run(self.link, 0)
+            self.channel.attach(self.link, 0)
+            await self.channel.serve(self.link)
         except Exception as exc:
             self.failure = exc
         finally:

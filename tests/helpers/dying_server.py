@@ -27,10 +27,10 @@ from nfsfuse_server.service.requests import HANDLERS
 from nfsfuse_server.service.session import Session
 from nfsfuse_server.service.tokens import Tokens, Waiting
 from nfsfuse_server.state.interface import KnownSession
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.records import Outcome
 from nfsfuse_server.state.recover import recover
 from nfsfuse_server.storage.interface import Storage
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
 
 T = TypeVar("T")
 

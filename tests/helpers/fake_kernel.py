@@ -29,10 +29,10 @@ from nfsfuse.protocol.types import PAGE_SIZE, Attributes, ClientId, Credentials,
 from nfsfuse.rpc.exchange import Answering
 from nfsfuse_server.service.disk import Disk
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.storage.memory import MemoryStorage
-from nfsfuse_server.storage.memory_base import Fault, no_fault
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_base import Fault, no_fault
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 from tests.helpers.session_owner import HookedOwner
 
@@ -233,7 +233,7 @@ class Rig:
         return self.server.service
 
     def make_file(self, name: bytes, content: bytes = b"") -> InodeHandle:
-        node, _ = self.storage.create(self.storage.root().handle, name, 0o644, ME, True, False)
+        node = self.storage.create(self.storage.root().handle, name, 0o644, ME)
         if content:
             self.storage.write(node.handle, 0, content)
         return node.handle

@@ -19,7 +19,7 @@ import errno
 from collections.abc import Sequence
 
 from nfsfuse.protocol.locks import LockKind, LockMode
-from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId, SessionId
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOpenId, LockOwner, SessionId
 from nfsfuse_server.machines.lock_effects import Effect, Granted
 from nfsfuse_server.machines.locks import LockManager
 
@@ -75,11 +75,11 @@ class LockScript:
         ticket = next((int(word[1:]) for word in words if word.startswith("#")), 0)
         fd = next((int(word[3:]) for word in words if word.startswith("fd=")), 1)
         words = [word for word in words if word[0] != "#" and not word.startswith("fd=")]
-        outcome = self._run(words, ticket, OpenId(fd))
+        outcome = self._run(words, ticket, LockOpenId(fd))
         self.manager.check()
         return outcome
 
-    def _run(self, words: list[str], ticket: int, fd: OpenId) -> str:
+    def _run(self, words: list[str], ticket: int, fd: LockOpenId) -> str:
         match words:
             case ["cancel"]:
                 return show(self.manager.cancel(ticket))
@@ -106,7 +106,7 @@ class LockScript:
         kind: LockKind,
         mode: str,
         bytes_: str,
-        fd: OpenId,
+        fd: LockOpenId,
         wait: bool,
         ticket: int,
         ofd: bool = False,

@@ -9,10 +9,10 @@ import trio
 
 from nfsfuse_server.service.disk import Disk
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
+from tests.helpers.memory_storage import MemoryStorage
 
 
 class RestartableServer:

@@ -13,12 +13,12 @@ from nfsfuse.engine.session import Session
 from nfsfuse.protocol.types import ClientId, Node
 from nfsfuse_server.service.disk import Disk
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
 from nfsfuse_server.storage.interface import Storage
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.session_owner import HookedOwner, begin
 
 

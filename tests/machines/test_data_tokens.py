@@ -272,18 +272,6 @@ def test_reduced_to_shared_pages_may_stay() -> None:
     assert tokens.everything() == [(0, 2 * P, SHARED), (2 * P, RANGE_END, EXCLUSIVE)]
 
 
-def test_idle_means_that_nothing_is_left() -> None:
-    tokens = DataTokens()
-    assert tokens.is_idle()
-    number = tokens.entitle(0, P)
-    assert not tokens.is_idle()
-    tokens.used(number)
-    revocation = tokens.revoke(0, P, NONE)
-    assert not tokens.is_idle()
-    tokens.revoked(revocation)
-    assert tokens.is_idle()
-
-
 # --- any sequence ---
 
 PAGES = 6

@@ -484,8 +484,9 @@ async def test_a_failing_hook_ends_the_run_and_its_caller_is_not_forgotten(autoj
         nursery.start_soon(ask)
         await wait_all_tasks_blocked()
         peer.try_send([MAGIC + framed(encode(ReplyEnvelope(RequestId(1), Done())), received=1)])
+        side.channel.attach(side.link, 0)
         with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match="an invariant of ours")):
-            await side.channel.run(side.link, 0)
+            await side.channel.serve(side.link)
         side.channel.end("a bug")
     side.check_nothing_left()
 

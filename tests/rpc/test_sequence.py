@@ -127,7 +127,8 @@ def test_channels_that_are_cut_after_any_byte_deliver_each_frame_once_and_in_ord
 
     async def serve(side: Peer, link: Link, received: int) -> None:
         with suppress(ConnectionLost):  # which is what this is about
-            await side.channel.run(link, received)
+            side.channel.attach(link, received)
+            await side.channel.serve(link)
 
     async def connect_for_ever(one: Peer, other: Peer) -> None:
         while True:

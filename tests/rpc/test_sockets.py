@@ -212,7 +212,9 @@ async def test_a_channel_carries_the_largest_payloads_both_ways_at_once(family, 
 
     async def run_until_lost(channel: Channel) -> None:
         try:
-            await channel.run(links[channels.index(channel)], 0)
+            link = links[channels.index(channel)]
+            channel.attach(link, 0)
+            await channel.serve(link)
         except ConnectionLost:
             assert channel is channels[0], "the other end sees an ordinary end"
 

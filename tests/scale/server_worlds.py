@@ -13,7 +13,15 @@ from typing import Final
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.locks import LockKind, LockMode
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
-from nfsfuse.protocol.types import PAGE_SIZE, Credentials, InodeHandle, LockOwner, OpenId, RequestId, SessionId
+from nfsfuse.protocol.types import (
+    PAGE_SIZE,
+    Credentials,
+    InodeHandle,
+    LockOpenId,
+    LockOwner,
+    RequestId,
+    SessionId,
+)
 from nfsfuse_server.machines.leases import Leases
 from nfsfuse_server.machines.lock_limits import LockLimits
 from nfsfuse_server.machines.locks import LockManager
@@ -21,9 +29,9 @@ from nfsfuse_server.machines.sync_errors import SyncErrors
 from nfsfuse_server.machines.token_effects import Effect, Granted, Recall
 from nfsfuse_server.machines.tokens import TokenManager
 from nfsfuse_server.state.journal import Journal
-from nfsfuse_server.state.memory import MemoryLog
 from nfsfuse_server.state.records import Intent, Named
 from nfsfuse_server.storage.local import LocalStorage
+from tests.helpers.memory_state import MemoryLog
 from tests.scale.client_worlds import HANDLE, Step
 
 DATA, DIR, ATTR = Resource.DATA, Resource.DIR, Resource.ATTR
@@ -170,7 +178,7 @@ class Locks:
     def ask(self, who: SessionId, mode: LockMode, start: int, end: int, *, wait: bool = False) -> int:
         ticket = next(self.tickets)
         self.manager.request(
-            who, HANDLE, OpenId(1), LockOwner(1), LockKind.POSIX, mode, start, end, 1, wait, ticket
+            who, HANDLE, LockOpenId(1), LockOwner(1), LockKind.POSIX, mode, start, end, 1, wait, ticket
         )
         return ticket
 
@@ -265,7 +273,7 @@ def orphans_of_a_storage(n: int) -> Step:
     root, me = storage.root().handle, Credentials(0, 0)
 
     def make(name: bytes) -> InodeHandle:
-        node, _ = storage.create(root, name, 0o600, me, exclusive=True, truncate=False)
+        node = storage.create(root, name, 0o600, me)
         storage.pin(node.handle)
         storage.unlink(root, name)
         return node.handle

@@ -18,7 +18,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle
 from nfsfuse_server.machines.grace import Grace
 from nfsfuse_server.machines.leases import Leases
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 from tests.sim.fault_programs import SIZE
 from tests.sim.faults import Kind
 from tests.sim.mutations import Mutation, the_lease_never_runs_out

@@ -31,11 +31,11 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Heartbeat
 from nfsfuse.protocol.types import ClientId, Credentials, InodeHandle
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import SlowDisk
 from tests.helpers.history import History, Violation
 from tests.helpers.kernel_model import Delays, KernelModel
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 from tests.helpers.session_owner import HookedOwner
 from tests.sim.checks import check_client, check_clients_together, check_nothing_is_believed
@@ -179,7 +179,7 @@ class World:
     def make_file(self, name: bytes, content: bytes) -> InodeHandle:
         """A file in the root, on the server."""
         root = self.storage.root().handle
-        node, _ = self.storage.create(root, name, 0o644, Credentials(0, 0), exclusive=True, truncate=False)
+        node = self.storage.create(root, name, 0o644, Credentials(0, 0))
         if content:
             self.storage.write(node.handle, 0, content)
         return node.handle

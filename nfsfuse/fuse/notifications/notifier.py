@@ -37,9 +37,6 @@ LATE_MAX: Final = 16
 """Growths that have had their effect and wait for the lock of a page: each has a thread, which pages need
 too."""
 
-STORE_BYTES_MAX: Final = 1 << 20
-"""Data of one `Notifier.store`: the kernel takes at most 256 pages a message everywhere."""
-
 _EXPECTED: Final[dict[NotifyCode, frozenset[int]]] = {
     NotifyCode.INVAL_INODE: frozenset({errno.ENOENT}),
     NotifyCode.INVAL_ENTRY: frozenset({errno.ENOENT}),
@@ -117,14 +114,6 @@ class Notifier:
         since Linux 5.3 only vfs_unlink(), vfs_rmdir() and vfs_rename() tell them."""
         payload = abi.NOTIFY_DELETE_OUT.pack(parent, child, len(_checked(name)), 0) + name + b"\0"
         return await self._send(NotifyCode.DELETE, payload)
-
-    async def store(self, nodeid: int, offset: int, data: bytes) -> Notified:
-        """Put *data* into the page cache, at most `STORE_BYTES_MAX`; a page is up to date only if all of it
-        is given (or if it was)."""
-        if not 0 < len(data) <= STORE_BYTES_MAX:
-            raise ValueError(f"1 to {STORE_BYTES_MAX} bytes can be stored at once, not {len(data)}")
-        payload = abi.NOTIFY_STORE_OUT.pack(nodeid, offset, len(data), 0) + data
-        return await self._send(NotifyCode.STORE, payload)
 
     async def grow(self, nodeid: int, size: int, is_through: Callable[[], Awaitable[bool]]) -> Notified:
         """Have the kernel believe that the file is at least *size* (> 0) bytes long. `done` if it knows the

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from nfsfuse.protocol.locks import CONFLICTS, LockMode
 from nfsfuse.protocol.record import record
-from nfsfuse.protocol.types import OFFSET_MAX, OpenId
+from nfsfuse.protocol.types import OFFSET_MAX, LockOpenId
 
 
 @record(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Segment:
     start: int
     end: int
     mode: LockMode
-    open_id: OpenId
+    open_id: LockOpenId
     pid: int
 
     def merges_with(self, after: Segment) -> bool:

@@ -28,7 +28,7 @@ from collections.abc import Iterable
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import WHOLE_FILE, HeldLock, LockKind, LockMode, LockRange, OwnedLock
-from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId, SessionId
+from nfsfuse.protocol.types import InodeHandle, LockOpenId, LockOwner, SessionId
 from nfsfuse_server.machines.deadlock import WaitsForGraph
 from nfsfuse_server.machines.lock_check import check_books
 from nfsfuse_server.machines.lock_effects import Denied, Effect, Granted
@@ -53,7 +53,7 @@ class LockManager:
         self,
         session: SessionId,
         inode: InodeHandle,
-        open_id: OpenId,
+        open_id: LockOpenId,
         owner: LockOwner,
         kind: LockKind,
         mode: LockMode,
@@ -178,7 +178,7 @@ class LockManager:
         return effects
 
     def release(
-        self, session: SessionId, inode: InodeHandle, open_id: OpenId, owner: LockOwner | None = None
+        self, session: SessionId, inode: InodeHandle, open_id: LockOpenId, owner: LockOwner | None = None
     ) -> list[Effect]:
         """An open file is gone: what was locked through it and is still held is dropped, of every kind and
         owner; the kernel sends no unlock for OFD locks and flocks. *owner*, which FUSE names when the open

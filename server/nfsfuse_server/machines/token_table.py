@@ -45,15 +45,6 @@ class TokenTable:
         holder = state.holders.get(session) if state is not None else None
         return holder is not None and holder.holds(start, end, mode)
 
-    def may_read(self, session: SessionId, handle: InodeHandle, start: int, end: int) -> bool:
-        """Whether *session* holds the file's bytes ``[start, end)`` at least SHARED."""
-        return self.holds(session, handle, Resource.DATA, start, end, TokenMode.SHARED)
-
-    def may_write(self, session: SessionId, handle: InodeHandle, start: int, end: int) -> bool:
-        """Whether *session* holds the file's bytes ``[start, end)`` EXCLUSIVE; true also during a recall,
-        whose write-backs are still to be taken."""
-        return self.holds(session, handle, Resource.DATA, start, end, TokenMode.EXCLUSIVE)
-
     def holders(self, handle: InodeHandle, resource: Resource) -> dict[SessionId, tuple[Token, ...]]:
         """Who holds what of a resource, in flight or not."""
         state = self._states.get((handle, resource))

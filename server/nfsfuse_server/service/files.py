@@ -8,26 +8,22 @@ import os
 import stat
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError, ProtocolError
-from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.limits import (
     ACCESSES_MAX,
-    EXTENTS_PER_WRITE_MAX,
     PAYLOAD_SIZE_MAX,
     RELEASES_MAX,
     SMALL_FILE_SIZE_MAX,
 )
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.pages import is_page_range, pages_of
-from nfsfuse.protocol.tokens import Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import Token, TokenMode
 from nfsfuse.protocol.types import (
     AttributeChanges,
     Attributes,
-    Extent,
     InodeHandle,
     Node,
     Sync,
@@ -46,13 +42,21 @@ from nfsfuse_server.service.calls import (
     Unnaming,
     Use,
 )
-from nfsfuse_server.service.names import ATTR, EXCLUSIVE, SHARED, frees_much, hold_name, keep_name, node_of
+from nfsfuse_server.service.extents import check_extents, pages_of_extents, write_all
+from nfsfuse_server.service.sub_steps import (
+    ATTR,
+    DATA,
+    EXCLUSIVE,
+    SHARED,
+    frees_much,
+    hold_name,
+    keep_name,
+    node_of,
+)
 from nfsfuse_server.state.records import Named
 from nfsfuse_server.storage.interface import Storage
 
 log = logging.getLogger(__name__)
-
-DATA: Final = Resource.DATA
 
 INLINE_WRITE_SIZE_MAX: Final = 64 * 1024
 """Bytes: a write no larger is a short copy into the server's page cache."""
@@ -137,8 +141,8 @@ def _create(call: Call) -> Handling:
         opened = replace(opened, tokens=opened.tokens + tokens_of_name)
         return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
-    node, _ = yield Change(
-        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials, exclusive=True, truncate=False),
+    node = yield Change(
+        lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials),
         (Named(r.parent, r.name, None),),
     )
     above = yield Quick(lambda: call.storage.getattr(r.parent))
@@ -255,48 +259,17 @@ def _write(call: Call) -> Handling:
 
 def _write_extents(call: Call) -> Handling:
     r: m.WriteExtents = call.message
-    _check_extents(r.extents, len(call.payload))
-    first, *others = _pages_of_extents(r.extents)
+    check_extents(r.extents, len(call.payload))
+    first, *others = pages_of_extents(r.extents)
     if not (yield Use(r.handle, DATA, EXCLUSIVE, *first, tuple(others))):
         raise FsError(errno.EAGAIN, "the token for these pages is not held any more")
     data = memoryview(call.payload)
 
     few = len(r.extents) <= INLINE_EXTENTS_MAX and len(data) <= INLINE_WRITE_SIZE_MAX
     step = Quick if few else Slow
-    attributes = yield step(lambda: _write_all(call.storage, r, data))
+    attributes = yield step(lambda: write_all(call.storage, r, data))
     written: m.Written = yield from _written(call, r, attributes)
     return written
-
-
-def _write_all(storage: Storage, request: m.WriteExtents, data: memoryview) -> Attributes:
-    at = 0
-    for extent in request.extents:
-        attributes = storage.write(request.handle, extent.offset, data[at : at + extent.size])
-        at += extent.size
-    return attributes
-
-
-def _check_extents(extents: tuple[Extent, ...], size: int) -> None:
-    if not 0 < len(extents) <= EXTENTS_PER_WRITE_MAX or not 0 < size <= PAYLOAD_SIZE_MAX:
-        raise FsError(errno.EINVAL, f"write of {size} bytes in {len(extents)} extents")
-    if extents[0].offset < 0 or any(extent.size <= 0 for extent in extents):
-        raise FsError(errno.EINVAL, "no such extent")
-    if any(one.offset + one.size > other.offset for one, other in pairwise(extents)):
-        raise FsError(errno.EINVAL, "the extents are not disjoint and ascending")
-    if sum(extent.size for extent in extents) != size:
-        raise FsError(errno.EINVAL, f"the extents do not have {size} bytes")
-
-
-def _pages_of_extents(extents: tuple[Extent, ...]) -> tuple[Interval, ...]:
-    """The pages of *extents*, disjoint and ascending: two extents may share one."""
-    ranges: list[Interval] = []
-    for extent in extents:
-        start, end = pages_of(extent.offset, extent.size)
-        if ranges and start <= ranges[-1][1]:
-            ranges[-1] = (ranges[-1][0], end)
-        else:
-            ranges.append((start, end))
-    return tuple(ranges)
 
 
 def _written(call: Call, r: m.Write | m.WriteExtents, attributes: Attributes) -> Any:

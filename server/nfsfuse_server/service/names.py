@@ -1,4 +1,4 @@
-"""Handlers of names and attributes."""
+"""Handlers of names: lookups, what makes and removes them, listings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import Any, Final
 
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
-from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX, XATTR_SIZE_MAX
+from nfsfuse.protocol.limits import LISTING_ENTRIES_MAX, SMALL_FILE_SIZE_MAX
 from nfsfuse.protocol.messages import Message
-from nfsfuse.protocol.pages import page_start
-from nfsfuse.protocol.tokens import Resource, Token, TokenMode, name_point
+from nfsfuse.protocol.tokens import Token, name_point
 from nfsfuse.protocol.types import (
-    CAPABILITY,
     RENAME_EXCHANGE,
-    Attributes,
     DirEntry,
     InodeHandle,
     Node,
@@ -37,46 +34,26 @@ from nfsfuse_server.service.calls import (
     Reply,
     Slow,
     Tell,
-    TellOthers,
     Unnaming,
 )
+from nfsfuse_server.service.sub_steps import (
+    ATTR,
+    DATA,
+    DIR,
+    SHARED,
+    absent,
+    frees_much,
+    hold_attributes,
+    hold_name,
+    keep_name,
+    leads_to,
+    node_of,
+    shared_node,
+)
 from nfsfuse_server.state.records import Named
-from nfsfuse_server.storage.interface import Listed, Renamed, Storage, set_xattr
+from nfsfuse_server.storage.interface import Listed, Renamed, Storage
 
 log = logging.getLogger(__name__)
-
-ATTR: Final = Resource.ATTR
-DIR: Final = Resource.DIR
-SHARED: Final = TokenMode.SHARED
-EXCLUSIVE: Final = TokenMode.EXCLUSIVE
-
-BLOCK_SIZE: Final = 512
-"""Bytes: the unit of `Attributes.blocks`."""
-
-FREED_INLINE_SIZE_MAX: Final = 8 << 20
-"""Bytes that are freed on the disk, and in the page cache, in a millisecond or two. What takes a while is done
-in a thread."""
-
-Perform = Callable[[Storage, Any], Reply]
-
-
-def _quick(perform: Perform) -> Handler:
-    """A handler that is one storage call, usually answered from the server's caches."""
-
-    def handle(call: Call) -> Handling:
-        reply: Reply = yield Quick(lambda: perform(call.storage, call.message))
-        return reply
-
-    return handle
-
-
-def _told(call: Call, handle: InodeHandle) -> Any:
-    """Sub-steps: the token to cache an inode's attributes, and the inode as it is under it. Whoever has changed
-    it without telling is made to tell."""
-    tokens: tuple[Token, ...] = yield Acquire(handle, ATTR, SHARED)
-    node: Node = yield Quick(lambda: node_of(call.storage, handle))
-    return tokens, node
-
 
 def _lookup(call: Call) -> Handling:
     request: m.Lookup = call.message
@@ -88,7 +65,7 @@ def _lookup(call: Call) -> Handling:
         if exc.errno != errno.ENOENT:
             raise
         return m.Entry(None, tokens)
-    told, node = yield from _told(call, node.handle)
+    told, node = yield from shared_node(call, node.handle)
     found, attributes = m.Entry(node, tokens + told), node.attributes
     if request.content and stat.S_ISREG(attributes.mode) and 0 < attributes.size <= SMALL_FILE_SIZE_MAX:
         reply: Reply = yield from _with_content(call, found, node.handle, attributes.size)
@@ -99,7 +76,7 @@ def _lookup(call: Call) -> Handling:
 def _with_content(call: Call, found: m.Entry, handle: InodeHandle, size: int) -> Any:
     """Sub-steps: add what is in a file of *size*, if nobody holds what is in the way and it is in memory. The
     size stays, as the token for the attributes is granted already."""
-    tokens: tuple[Token, ...] | None = yield Acquire(handle, Resource.DATA, SHARED, wait=False)
+    tokens: tuple[Token, ...] | None = yield Acquire(handle, DATA, SHARED, wait=False)
     if tokens is None:
         return found
     data = call.storage.read_nowait(handle, 0, size)
@@ -124,103 +101,15 @@ def _lookup_number(call: Call) -> Handling:
         node, more = yield Slow(lambda: _next(steps))  # so that others have their turn in between
     if node is None:
         return m.Entry(None, ())
-    tokens, told = yield from _told(call, node.handle)
+    tokens, told = yield from shared_node(call, node.handle)
     return m.Entry(told, tokens)
 
 
 def _lookup_parent(call: Call) -> Handling:
     request: m.LookupParent = call.message
     node: Node = yield Quick(lambda: call.storage.parent(request.handle))
-    tokens, told = yield from _told(call, node.handle)
+    tokens, told = yield from shared_node(call, node.handle)
     return m.Entry(told, tokens)
-
-
-def _set_inode_flags(call: Call) -> Handling:
-    request: m.SetInodeFlags = call.message
-    # It may become immutable: whoever has written without telling tells before, and asks to open it again.
-    yield Hold(request.handle, Resource.DATA)
-    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    attributes = yield Change(
-        lambda: call.storage.set_flags(request.handle, request.numbers, request.extended)
-    )
-    return m.Stat(attributes, tokens)
-
-
-def frees_much(before: Attributes, size: int = 0) -> bool:
-    """Whether cutting a file that was like *before* to *size* bytes takes a while."""
-    return before.blocks * BLOCK_SIZE - size > FREED_INLINE_SIZE_MAX
-
-
-def _getattr(call: Call) -> Handling:
-    tokens, node = yield from _told(call, call.message.handle)
-    return m.Stat(node.attributes, tokens, node.bare)
-
-
-def _setattr(call: Call) -> Handling:
-    request: m.SetAttr = call.message
-    size = request.changes.size
-    if size is not None:
-        # Pages from the one that contains the new end are everybody's to drop.
-        start = page_start(size)
-        urgent = request.blocks_write_back
-        if (yield Hold(request.handle, Resource.DATA, start=start, urgent=urgent)) is None:
-            raise FsError(errno.EINTR, "another client cuts the file at the same time, and waits for this one")
-    elif request.changes.sets_mtime():
-        # What others have written already is written back now, or that would overwrite the time later.
-        yield Hold(request.handle, Resource.DATA, SHARED)
-    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    if size is None:
-        attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes))
-    else:
-        before: Attributes = yield Quick(lambda: call.storage.getattr(request.handle))
-        slow = frees_much(before, size)
-        attributes = yield Change(lambda: call.storage.setattr(request.handle, request.changes), slow=slow)
-        if before.size < size:
-            yield TellOthers(request.handle, size)
-    return m.Stat(attributes, tokens)
-
-
-def hold_name(parent: InodeHandle, name: bytes) -> Hold:
-    """A step: no other client looks this name up, or changes it, until the request is answered."""
-    point = name_point(name)
-    return Hold(parent, DIR, start=point, end=point + 1)
-
-
-def keep_name(parent: InodeHandle, name: bytes) -> Acquire:
-    """A step: whoever has just changed this name, which it holds, may go on believing what it knows of it. Its
-    kernel does so already."""
-    point = name_point(name)
-    return Acquire(parent, DIR, SHARED, point, point + 1, wait=False)
-
-
-def _leads_to(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: what a name leads to, a `Node` or None; whoever asks holds it."""
-    try:
-        node: Node = yield Quick(lambda: call.storage.lookup(parent, name))
-    except FsError as exc:
-        if exc.errno != errno.ENOENT:
-            raise
-        return None
-    return node
-
-
-def named(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: the same as the journal has it (`Named`)."""
-    node: Node | None = yield from _leads_to(call, parent, name)
-    return Named(parent, name, None if node is None else node.handle)
-
-
-def absent(call: Call, parent: InodeHandle, name: bytes) -> Any:
-    """Sub-steps: a name that is about to be made leads nowhere. EEXIST if it does."""
-    try:
-        found: Named = yield from named(call, parent, name)
-    except FsError as exc:
-        if exc.errno != errno.EXDEV:
-            raise
-        raise FsError(errno.EEXIST, "a filesystem is mounted there") from exc
-    if found.handle is not None:
-        raise FsError(errno.EEXIST)
-    return found
 
 
 def _made(call: Call, make: Callable[[], Node]) -> Any:
@@ -275,16 +164,10 @@ def _mkdir(call: Call) -> Handling:
     return replace(entry, tokens=entry.tokens + names, empty=empty)
 
 
-def _hold_attributes(*handles: InodeHandle) -> Any:
-    """Sub-steps: keep others from caching the attributes of *handles*, in the order that cannot deadlock."""
-    for handle in sorted(set(handles)):
-        yield Hold(handle, ATTR)
-
-
 def _link(call: Call) -> Handling:
     r: m.Link = call.message
     yield hold_name(r.parent, r.name)
-    yield from _hold_attributes(r.handle, r.parent)
+    yield from hold_attributes(r.handle, r.parent)
     nothing = yield from absent(call, r.parent, r.name)
     node: Node = yield Change(lambda: call.storage.link(r.handle, r.parent, r.name), (nothing,))
     above = yield Quick(lambda: call.storage.getattr(r.parent))
@@ -296,7 +179,7 @@ def _removed(call: Call, remove: Callable[[InodeHandle, bytes], Node]) -> Handli
     r: m.Unlink | m.RmDir = call.message
     yield hold_name(r.parent, r.name)
     victim: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
-    yield from _hold_attributes(victim.handle, r.parent)
+    yield from hold_attributes(victim.handle, r.parent)
     yield Unnaming(victim.handle)
     before = Named(r.parent, r.name, victim.handle)
     slow = victim.attributes.nlink <= 1 and frees_much(victim.attributes)
@@ -347,13 +230,13 @@ def _rename(call: Call) -> Handling:
     before: list[Named] = []
     found: Node | None = None
     for parent, name in ((r.parent, r.name), (r.new_parent, r.new_name)):
-        found = yield from _leads_to(call, parent, name)
+        found = yield from leads_to(call, parent, name)
         before.append(Named(parent, name, None if found is None else found.handle))
         if found is not None:
             involved.add(found.handle)
             yield Unnaming(found.handle)
     slow = found is not None and found.attributes.nlink <= 1 and frees_much(found.attributes)  # overwritten
-    yield from _hold_attributes(*involved)
+    yield from hold_attributes(*involved)
     renamed: Renamed = yield Change(
         lambda: call.storage.rename(r.parent, r.name, r.new_parent, r.new_name, r.flags),
         tuple(before),
@@ -413,68 +296,15 @@ def _told_in_a_listing(storage: Storage, handles: tuple[InodeHandle, ...]) -> di
     return told
 
 
-def node_of(storage: Storage, handle: InodeHandle) -> Node:
-    """An inode as clients are told of it with the token for its attributes: also whether there are extended
-    ones, as the kernel asks for its ACL before anybody but its owner may use it, and ls(1) for each name."""
-    attributes = storage.getattr(handle)
-    try:
-        return Node(handle, attributes, not storage.listxattr(handle))
-    except FsError as exc:
-        if exc.errno == errno.EOPNOTSUPP:
-            return Node(handle, attributes)
-        raise
-
-
 def _entry(entry: Listed, told: dict[InodeHandle, Node]) -> DirEntry:
     """*entry* with what was read under its token; without a node if it is gone."""
     return DirEntry(entry.name, entry.cookie, None if entry.handle is None else told.get(entry.handle))
-
-
-def _has_xattr(call: Call) -> Any:
-    """Sub-steps: whether the extended attribute that the request names is there."""
-    request: m.SetXattr | m.RemoveXattr = call.message
-    try:
-        yield Quick(lambda: call.storage.getxattr(request.handle, request.name))
-    except FsError as exc:
-        if exc.errno != errno.ENODATA:
-            raise
-        return False
-    return True
-
-
-def _set_xattr(call: Call) -> Handling:
-    r: m.SetXattr = call.message
-    if len(call.payload) > XATTR_SIZE_MAX:
-        raise FsError(errno.E2BIG)
-    if r.name == CAPABILITY:
-        # What others have written takes it away when it arrives: it is to arrive before.
-        yield Hold(r.handle, Resource.DATA, SHARED)
-    tokens = yield Acquire(r.handle, ATTR, EXCLUSIVE)
-    value = bytes(call.payload)
-    was = bool(r.flags) and (yield from _has_xattr(call))
-    attributes = yield Change(
-        lambda: set_xattr(call.storage, r.handle, r.name, value, r.flags, kill_sgid=r.kill_sgid), was=was
-    )
-    return m.Stat(attributes, tokens)
-
-
-def _remove_xattr(call: Call) -> Handling:
-    request: m.RemoveXattr = call.message
-    tokens = yield Acquire(request.handle, ATTR, EXCLUSIVE)
-    was: bool = yield from _has_xattr(call)
-    attributes = yield Change(lambda: call.storage.removexattr(request.handle, request.name), was=was)
-    return m.Stat(attributes, tokens)
 
 
 NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.Lookup: _lookup,
     m.LookupNumber: _lookup_number,
     m.LookupParent: _lookup_parent,
-    m.GetInodeFlags: _quick(lambda s, r: m.InodeFlags(s.get_flags(r.handle, r.extended))),
-    m.SetInodeFlags: _set_inode_flags,
-    m.GetAttr: _getattr,
-    m.SetAttr: _setattr,
-    m.ReadLink: _quick(lambda s, r: m.Target(s.readlink(r.handle))),
     m.SymLink: _symlink,
     m.MkNod: _mknod,
     m.MkDir: _mkdir,
@@ -483,9 +313,4 @@ NAME_HANDLERS: Final[dict[type[Message], Handler]] = {
     m.RmDir: _rmdir,
     m.Rename: _rename,
     m.ReadDir: _readdir,
-    m.StatFs: _quick(lambda s, r: m.Statistics(s.statfs())),
-    m.GetXattr: _quick(lambda s, r: (m.Value(), s.getxattr(r.handle, r.name))),
-    m.SetXattr: _set_xattr,
-    m.ListXattr: _quick(lambda s, r: m.Names(tuple(s.listxattr(r.handle)))),
-    m.RemoveXattr: _remove_xattr,
 }

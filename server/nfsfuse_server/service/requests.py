@@ -22,6 +22,7 @@ from nfsfuse.protocol.messages import CLIENT_REQUESTS, Message
 from nfsfuse.protocol.tokens import Token
 from nfsfuse.rpc.exchange import RequestArrived
 from nfsfuse_server.machines.leases import Leases
+from nfsfuse_server.service.attributes import ATTRIBUTE_HANDLERS
 from nfsfuse_server.service.calls import Call, Handler, Handling, Quick, Reply
 from nfsfuse_server.service.driver import Driver, Wait
 from nfsfuse_server.service.files import FILE_HANDLERS
@@ -268,7 +269,12 @@ def _done_before(call: Call, outcome: Outcome) -> Handling:
     return outcome
 
 
-HANDLERS: Final[dict[type[Message], Handler]] = {**NAME_HANDLERS, **FILE_HANDLERS, **LOCK_HANDLERS}
+HANDLERS: Final[dict[type[Message], Handler]] = {
+    **NAME_HANDLERS,
+    **ATTRIBUTE_HANDLERS,
+    **FILE_HANDLERS,
+    **LOCK_HANDLERS,
+}
 assert set(HANDLERS) | SESSION_MESSAGES | {m.Hello} == set(
     cast("tuple[type[Message], ...]", CLIENT_REQUESTS)
 ), "every request has its handler"

@@ -45,6 +45,8 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.types import (
+    FALLOC_FL_COLLAPSE_RANGE,
+    FALLOC_FL_INSERT_RANGE,
     RENAME_EXCHANGE,
     RENAME_WHITEOUT,
     AttributeChanges,
@@ -57,10 +59,6 @@ from nfsfuse_server.state.records import Intent, Named, Outcome
 from nfsfuse_server.storage.interface import Storage, set_xattr
 
 log = logging.getLogger(__name__)
-
-FALLOC_FL_COLLAPSE_RANGE: Final = 0x08
-FALLOC_FL_INSERT_RANGE: Final = 0x20
-"""<linux/falloc.h>: these two move data, so to do them twice is not to do them once."""
 
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 

@@ -19,12 +19,7 @@ _FSSETXATTR: Final = 0x401C5820
 _FLAGS: Final = struct.Struct("=I4x")  # an int, whatever the commands' numbers say
 _FSXATTR: Final = struct.Struct("=IIIII8x")
 
-FS_IMMUTABLE_FL: Final = 0x10
-FS_APPEND_FL: Final = 0x20
 FS_CASEFOLD_FL: Final = 0x40000000
-FS_XFLAG_IMMUTABLE: Final = 0x08
-FS_XFLAG_APPEND: Final = 0x10
-_SAME: Final = ((FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE), (FS_APPEND_FL, FS_XFLAG_APPEND))
 
 
 def get_flags(descriptor: int, extended: bool) -> tuple[int, ...]:
@@ -53,18 +48,3 @@ def check_protected(flags: int, protection: int) -> None:
         raise FsError(errno.EPERM, "immutable")
     if protection & STATX_ATTR_APPEND and not flags & os.O_APPEND:
         raise FsError(errno.EPERM, "append-only")
-
-
-def flags_of_protection(flags: int) -> int:
-    """STATX_ATTR_* for FS_*_FL; the two have the same bits."""
-    return flags & (FS_IMMUTABLE_FL | FS_APPEND_FL)
-
-
-def xflags_of(flags: int) -> int:
-    """FS_XFLAG_* for FS_*_FL, of the two that both know here."""
-    return sum(xflag for flag, xflag in _SAME if flags & flag)
-
-
-def flags_of(xflags: int) -> int:
-    """The reverse of `xflags_of`."""
-    return sum(flag for flag, xflag in _SAME if xflags & xflag)

@@ -11,7 +11,7 @@ ENFILE (out of descriptors). `StorageError` only ever comes out of a constructor
 
 Durability: "volatile" means that the effect survives the death of this process but not a power failure;
 "durable" means that it is on stable storage when the method returns. Metadata operations are applied in
-order: a power failure leaves the state after some prefix of them (ext4, XFS, btrfs and the memory storage).
+order: a power failure leaves the state after some prefix of them (ext4, XFS and btrfs).
 
 An inode whose last link is gone is stale at once, unless it is pinned (`Storage.pin`). What is pinned when it
 loses its last name becomes an *orphan*: it is kept in a hidden place of the export, with nlink 0 in all that is
@@ -124,14 +124,8 @@ class Storage(ABC):
         creations."""
 
     @abstractmethod
-    def create(
-        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> tuple[Node, bool]:
-        """Creates a regular file, atomically; True if it was this call that made it.
-
-        Unless *exclusive* (EEXIST), an existing one is returned, cut to length 0 if *truncate*. A directory
-        is EISDIR and a symbolic link ELOOP; an existing FIFO, socket or device is returned untouched.
-        """
+    def create(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
+        """Creates a regular file, atomically. EEXIST, whatever has the name."""
 
     @abstractmethod
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
@@ -289,11 +283,6 @@ class Storage(ABC):
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:
         """Writes all of *data*; the attributes afterwards. Volatile until `fsync`. After an error (ENOSPC,
         EFBIG, ...) any part may have been written, from its start on."""
-
-    @abstractmethod
-    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
-        """Writes *data* at the end of the file, atomically with finding the end, whoever else writes; the
-        offset it got. Volatile until `fsync`; errors as for `write`."""
 
     @abstractmethod
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:

@@ -136,21 +136,6 @@ class LocalData(LocalBase):
         return self._told(inode, file)
 
     @translated
-    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
-        inode = self._inode(handle)
-        file = self._writer(inode)
-        rest = memoryview(data).cast("B")
-        with self._lock(inode):  # of the descriptor's position, by which the kernel tells where the data went
-            if not rest:
-                attributes = self._told(inode, file)
-                return attributes.size, attributes
-            done = os.pwritev(file.number, [rest], -1, os.RWF_APPEND)
-            start = os.lseek(file.number, 0, os.SEEK_CUR) - done
-            while done < len(rest):  # disk full: the next call says so; or one call's limit
-                done += os.pwrite(file.number, rest[done:], start + done)
-            return start, self._told(inode, file)
-
-    @translated
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:
         inode = self._inode(handle)
         file = self._lister(inode) if inode.kind == stat.S_IFDIR else self._reader(inode)
@@ -181,8 +166,7 @@ class LocalData(LocalBase):
             raise FsError(errno.EINVAL, "seek")
         inode = self._inode(handle)
         file = self._reader(inode)
-        with self._lock(inode):  # `append` needs the descriptor's position
-            return os.lseek(file.number, offset, whence)
+        return os.lseek(file.number, offset, whence)  # the position itself is nobody's
 
     @translated
     def copy_range(

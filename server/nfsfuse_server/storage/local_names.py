@@ -36,10 +36,6 @@ from nfsfuse_server.storage.interface import Renamed
 from nfsfuse_server.storage.local_base import LocalBase, translated
 from nfsfuse_server.storage.syscalls import attributes_of
 
-CREATE_TRIES: Final = 16
-"""How often a create without O_EXCL starts again because a program on the server removed what was just
-there."""
-
 _OPEN_PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEFAULT: Final = os.fsdecode(ACL_DEFAULT)
 _SPECIAL: Final = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -85,28 +81,13 @@ class LocalNames(LocalBase):
             return self._finish(directory, name, stat.S_IFDIR | masked & 0o7777, creds, bare=bare)
 
     @translated
-    def create(
-        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> tuple[Node, bool]:
+    def create(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
         directory = self._parent(parent, name, creds)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
         with self._lock(directory):
             masked, bare = self._masked(directory, mode, creds)
-            for _ in range(CREATE_TRIES):
-                try:
-                    writer = Descriptor(os.open(name, flags, masked & 0o777, dir_fd=directory.path.number))
-                except FileExistsError:
-                    if exclusive:
-                        raise
-                    try:
-                        return self._existing(
-                            self._locator.find(directory.path.number, name), truncate
-                        ), False
-                    except FileNotFoundError:
-                        continue
-                kind = stat.S_IFREG
-                return self._finish(directory, name, kind | masked & 0o7777, creds, writer, bare=bare), True
-        raise FsError(errno.EBUSY, "a program on the server keeps removing it")
+            writer = Descriptor(os.open(name, flags, masked & 0o777, dir_fd=directory.path.number))
+            return self._finish(directory, name, stat.S_IFREG | masked & 0o7777, creds, writer, bare=bare)
 
     @translated
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
@@ -210,18 +191,6 @@ class LocalNames(LocalBase):
             if exc.errno != errno.EXDEV:
                 raise
             raise FsError(errno.EBUSY, "a filesystem is mounted there") from exc
-
-    def _existing(self, inode: OpenInode, truncate: bool) -> Node:
-        """What create without O_EXCL came upon."""
-        match inode.kind:
-            case stat.S_IFDIR:
-                raise FsError(errno.EISDIR)
-            case stat.S_IFLNK:
-                raise FsError(errno.ELOOP)
-            case stat.S_IFREG if truncate:
-                writer = self._writer(inode)
-                os.ftruncate(writer.number, 0)
-        return self._node(inode)
 
     def _finish(
         self,

@@ -36,13 +36,8 @@ class NotingStorage(LocalStorage):
     def link(self, handle: InodeHandle, parent: InodeHandle, name: bytes) -> Node:
         return self._making(parent, name, lambda: LocalStorage.link(self, handle, parent, name))
 
-    def create(
-        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> tuple[Node, bool]:
-        with self._touching((parent, name)) as touched:
-            node, made = super().create(parent, name, mode, creds, exclusive, truncate)
-            touched.append(node.handle)
-            return node, made
+    def create(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
+        return self._making(parent, name, lambda: LocalStorage.create(self, parent, name, mode, creds))
 
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:
         with self._touching(parent) as touched:
@@ -83,10 +78,6 @@ class NotingStorage(LocalStorage):
     def write(self, handle: InodeHandle, offset: int, data: bytes | memoryview) -> Attributes:
         with self._touching(handle):
             return super().write(handle, offset, data)
-
-    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
-        with self._touching(handle):
-            return super().append(handle, data)
 
     def fallocate(self, handle: InodeHandle, mode: int, offset: int, length: int) -> Attributes:
         with self._touching(handle):

@@ -18,7 +18,7 @@ import trio.testing
 
 from nfsfuse.fuse.binding import abi
 from nfsfuse.fuse.binding.libraries import _notifications
-from nfsfuse.fuse.notifications.notifier import STORE_BYTES_MAX, THREADS_MAX, Notifier
+from nfsfuse.fuse.notifications.notifier import THREADS_MAX, Notifier
 from nfsfuse.machines.turns import Turn
 
 PIPE_BYTES = 4096
@@ -164,8 +164,6 @@ async def test_refusals_are_raised() -> None:
 
 async def test_limits(pipe: tuple[int, int]) -> None:
     notifier = Notifier(pipe[1])
-    with pytest.raises(ValueError, match="bytes can be stored"):
-        await notifier.store(1, 0, bytes(STORE_BYTES_MAX + 1))
     with pytest.raises(ValueError, match="a name has"):
         await notifier.inval_entry(1, bytes(256))
 

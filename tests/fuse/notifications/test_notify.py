@@ -137,18 +137,6 @@ def test_delete_makes_a_name_absent(toy: Mounter) -> None:
     assert daemon.run("say(os.path.exists(path))", "f") == [False]
 
 
-def test_store_fills_the_page_cache(toy: Mounter) -> None:
-    daemon = toy()
-    ino = daemon.put("f", bytes(PAGE))
-    program = daemon.program("fd=os.open(path,0); say(1); input(); say(os.read(fd,1)[0])", "f")
-    program.listen()
-    assert notify(daemon, "store", ino, 0, "A" * PAGE) == 0
-    daemon.ask("journal")
-    program.tell()
-    assert program.finish() == [ord("A")]
-    assert daemon.facts("read") == []
-
-
 def test_a_blocked_notification_blocks_no_other(toy: Mounter) -> None:
     """Invalidating a page whose FUSE_READ is unanswered waits for it; others run meanwhile."""
     daemon = toy()

@@ -9,7 +9,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode, LockRange, OwnedLock
-from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOpenId, LockOwner
 from nfsfuse_server.machines import lock_ranges
 from nfsfuse_server.machines.deadlock import WaitsForGraph
 from nfsfuse_server.machines.lock_limits import Ledger, LockLimits
@@ -90,7 +90,7 @@ def test_reclaimed_locks_are_what_was_held() -> None:
 
 
 def owned(owner: str, mode: LockMode, start: int, end: int) -> OwnedLock:
-    return OwnedLock(InodeHandle(b"f"), OpenId(1), owner_id(owner), LockKind.POSIX, mode, start, end, 7)
+    return OwnedLock(InodeHandle(b"f"), LockOpenId(1), owner_id(owner), LockKind.POSIX, mode, start, end, 7)
 
 
 def test_a_reclaim_in_conflict_is_refused_and_changes_nothing() -> None:
@@ -149,7 +149,7 @@ def test_thousands_of_locks_on_one_inode_stay_right() -> None:
     for n in range(4_000):
         owner, start = LockOwner(n % 40), 10 * (n * 7919 % 4_000)
         posix, write = LockKind.POSIX, LockMode.WRITE
-        manager.request(session, inode, OpenId(1), owner, posix, write, start, start + 4, n % 40, False, n)
+        manager.request(session, inode, LockOpenId(1), owner, posix, write, start, start + 4, n % 40, False, n)
     manager.check()
     assert len(manager.locks_of(session)) == 4_000
     found = manager.test(

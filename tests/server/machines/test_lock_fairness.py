@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nfsfuse.protocol.locks import LockKind, LockMode
-from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId, SessionId
+from nfsfuse.protocol.types import InodeHandle, LockOpenId, LockOwner, SessionId
 from nfsfuse_server.machines.lock_effects import Denied, Effect, Granted
 from nfsfuse_server.machines.locks import LockManager
 
@@ -34,7 +34,7 @@ def ask(
     """A blocking request."""
     owner_id, (start, end) = LockOwner(owner), span
     return manager.request(
-        SESSION, file, OpenId(1), owner_id, kind, mode, start, end, 1, wait=True, ticket=ticket
+        SESSION, file, LockOpenId(1), owner_id, kind, mode, start, end, 1, wait=True, ticket=ticket
     )
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from nfsfuse.protocol.locks import LockKind, LockMode
-from nfsfuse.protocol.types import InodeHandle, LockOwner, OpenId, SessionId
+from nfsfuse.protocol.types import InodeHandle, LockOpenId, LockOwner, SessionId
 from nfsfuse_server.machines.deadlock import WaitsForGraph
 from nfsfuse_server.machines.lock_space import LockSpace
 from nfsfuse_server.machines.locks import LockManager
@@ -70,7 +70,7 @@ class LockHistories(RuleBasedStateMachine):
         expected = self.model.request(Ask(self.tickets, who, file, kind, mode, start, end, fd), wait)
         session, owner = session_id(who[0]), LockOwner(who[1])
         effects = self.manager.request(
-            session, inode(file), OpenId(fd), owner, kind, mode, start, end, pid(who), wait, self.tickets
+            session, inode(file), LockOpenId(fd), owner, kind, mode, start, end, pid(who), wait, self.tickets
         )
         assert effects == expected
 
@@ -103,7 +103,7 @@ class LockHistories(RuleBasedStateMachine):
     @precondition(seldom)
     @rule(session=st.sampled_from(SESSIONS), file=FILE, fd=FD)
     def release(self, session: int, file: int, fd: int) -> None:
-        effects = self.manager.release(session_id(session), inode(file), OpenId(fd))
+        effects = self.manager.release(session_id(session), inode(file), LockOpenId(fd))
         assert effects == self.model.release(session, file, fd)
 
     @precondition(seldom)

@@ -133,8 +133,8 @@ def test_a_reader_leaves_the_writer_a_reader(bench):
     (recall,) = bench.ask(B, (5, 6), S)
     assert recall == Recall(1, A, data(5, 6, S))
     bench.acknowledge(recall)
-    assert bench.manager.may_read(A, H, 5 * P, 6 * P)
-    assert not bench.manager.may_write(A, H, 5 * P, 6 * P)
+    assert bench.manager.holds(A, H, DATA, 5 * P, 6 * P, S)
+    assert not bench.manager.holds(A, H, DATA, 5 * P, 6 * P, X)
 
 
 def test_a_writer_recalls_every_reader_and_waits_for_all_of_them(bench):
@@ -211,7 +211,7 @@ def test_giving_back_unasked_serves_who_waits_and_the_recall_is_still_owed(bench
 def test_a_holder_under_recall_still_writes_back_but_is_granted_nothing_there(bench):
     bench.get(A, (0, 1), X)
     (recall,) = bench.ask(B, (0, 1), X)
-    assert bench.manager.may_write(A, H, 0, P)
+    assert bench.manager.holds(A, H, DATA, 0, P, X)
     assert bench.ask(A, (0, 1), S) == []
     assert bench.acknowledge(recall) == [Granted(2, (data(0, 1, X),))]
     assert bench.settle(2) == [Recall(2, B, data(0, 1, S))]
@@ -236,7 +236,7 @@ def test_a_malformed_token_is_a_protocol_error_and_changes_nothing(bench, token)
         bench.acknowledge(recall, token)
     with pytest.raises(ProtocolError):
         bench.manager.give_back(A, (data(0, 1, NONE), token))
-    assert bench.manager.may_write(A, H, 0, P)
+    assert bench.manager.holds(A, H, DATA, 0, P, X)
     assert bench.manager.recalls_of(A) == [recall]
 
 
@@ -304,7 +304,7 @@ def test_giving_up_a_wait_lets_those_behind_go(bench):
 def test_giving_up_too_late_changes_nothing(bench):
     bench.ask(A, (0, 1), X)
     assert bench.manager.cancel(1) == []
-    assert bench.manager.may_write(A, H, 0, P)
+    assert bench.manager.holds(A, H, DATA, 0, P, X)
 
 
 # --- operations ------------------------------------------------------------------------------------------

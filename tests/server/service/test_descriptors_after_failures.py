@@ -24,6 +24,7 @@ from nfsfuse.protocol.types import (
     Credentials,
     Extent,
     InodeHandle,
+    LockOpenId,
     LockOwner,
     OpenId,
     RequestId,
@@ -154,7 +155,7 @@ REQUESTS: Final[dict[type[Message], Callable[[World], Made]]] = {
     ),
     m.GetLock: lambda w: (m.GetLock(w.file, LockOwner(1), LockKind.POSIX, LockMode.READ, 9, 1), b""),
     m.SetLock: lambda w: (
-        m.SetLock(w.file, OpenId(1), LockOwner(1), LockKind.POSIX, LockMode.READ, 9, 1, 1, False), b"",
+        m.SetLock(w.file, LockOpenId(1), LockOwner(1), LockKind.POSIX, LockMode.READ, 9, 1, 1, False), b"",
     ),
     m.FlushLocks: lambda w: (m.FlushLocks(w.file, LockOwner(1)), b""),
     m.WriteExtents: lambda w: (
@@ -167,7 +168,7 @@ REQUESTS: Final[dict[type[Message], Callable[[World], Made]]] = {
     m.LookupParent: lambda w: (m.LookupParent(w.directory), b""),
     m.GetInodeFlags: lambda w: (m.GetInodeFlags(w.handle(w.present()), True), b""),
     m.SetInodeFlags: lambda w: (m.SetInodeFlags(w.handle(w.present()), False, (0,)), b""),
-    m.ReleaseLocks: lambda w: (m.ReleaseLocks(w.file, OpenId(1), None), b""),
+    m.ReleaseLocks: lambda w: (m.ReleaseLocks(w.file, LockOpenId(1), None), b""),
 }  # fmt: skip
 _EVERYTHING = AttributeChanges(mode=0o600, uid=1, gid=1, size=10, mtime_ns=5)
 

@@ -74,7 +74,7 @@ class World:
 
 async def file_of(world: World) -> InodeHandle:
     """A file that the client has looked up and read: it holds tokens of everything."""
-    handle = world.storage.create(world.root, b"file", 0o644, ME, True, False)[0].handle
+    handle = world.storage.create(world.root, b"file", 0o644, ME).handle
     world.storage.write(handle, 0, b"content")
     call = world.client.session.call
     await call(m.Lookup(world.root, b"file"))
@@ -155,7 +155,7 @@ async def test_a_sweep_keeps_what_somebody_holds_a_token_of(
     """As after a restart: nothing is pinned, and the client has its tokens back."""
     async with serving() as made, trio.open_nursery() as nursery:
         client = await made.client()
-        handle = made.storage.create(client.root.handle, b"file", 0o644, ME, True, False)[0].handle
+        handle = made.storage.create(client.root.handle, b"file", 0o644, ME).handle
         made.storage.pin(handle)
         made.storage.unlink(client.root.handle, b"file")
         made.storage.restart()

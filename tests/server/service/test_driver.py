@@ -21,11 +21,11 @@ from nfsfuse_server.service.disk import COLD_SECONDS, INLINE_SECONDS_MAX, Disk, 
 from nfsfuse_server.service.driver import Driver
 from nfsfuse_server.service.growths import Growths
 from nfsfuse_server.service.locks import Locks
-from nfsfuse_server.service.names import ATTR, EXCLUSIVE, SHARED
+from nfsfuse_server.service.sub_steps import ATTR, EXCLUSIVE, SHARED
 from nfsfuse_server.service.tokens import Tokens, Waiting
 from nfsfuse_server.state.journal import Journal
-from nfsfuse_server.state.memory import MemoryLog
 from nfsfuse_server.state.records import Intent, Named, unpack
+from tests.helpers.memory_state import MemoryLog
 
 T = TypeVar("T")
 HANDLE = InodeHandle(b"handle")

@@ -19,11 +19,11 @@ from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials
 from nfsfuse.rpc.streams import ConnectionLost
 from nfsfuse_server.service.service import Service, ServiceOptions
-from nfsfuse_server.state.memory import MemoryLog, MemoryRegistry
 from nfsfuse_server.state.recover import recover
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_state import MemoryLog, MemoryRegistry
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.session_owner import begin
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -75,8 +75,8 @@ async def test_a_request_that_arrives_is_not_answered(caplog: pytest.LogCaptureF
     """Found by a test that was run often: its handler had no nursery any more, so it was answered EIO."""
     async with running() as world:
         session = await world.client()
-        node, _ = world.storage.create(
-            world.storage.root().handle, b"file", 0o644, Credentials(0, 0), True, False
+        node = world.storage.create(
+            world.storage.root().handle, b"file", 0o644, Credentials(0, 0)
         )
         await session.call(m.GetToken(node.handle, TokenMode.EXCLUSIVE, 0, RANGE_END, TokenMode.EXCLUSIVE))
         kept = world.service.sessions[session.session_id]

@@ -12,7 +12,7 @@ import pytest
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Request
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle
-from nfsfuse_server.service.names import FREED_INLINE_SIZE_MAX
+from nfsfuse_server.service.sub_steps import FREED_INLINE_SIZE_MAX
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
 from tests.helpers.service import serving

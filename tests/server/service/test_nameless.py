@@ -9,7 +9,7 @@ from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.types import Credentials
 from nfsfuse_server.service.calls import Call, Quick
 from nfsfuse_server.service.requests import HANDLERS
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 
 def test_one_that_is_made_when_its_program_has_been_killed_is_left_to_be_unpinned() -> None:

@@ -18,8 +18,8 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import ClientId, Credentials, OpenFile, OpenId
 from nfsfuse_server.service.service import ServiceOptions
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 from tests.helpers.session_owner import HookedOwner, begin
 

@@ -24,6 +24,7 @@ from nfsfuse.protocol.types import (
     ClientId,
     Credentials,
     InodeHandle,
+    LockOpenId,
     LockOwner,
     OpenFile,
     OpenId,
@@ -31,9 +32,9 @@ from nfsfuse.protocol.types import (
 from nfsfuse_server.service.requests import HANDLERS
 from nfsfuse_server.service.service import ServiceOptions
 from nfsfuse_server.state.interface import StateError
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.connector import Connector
 from tests.helpers.disk import InlineDisk
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.restartable import RestartableServer
 from tests.helpers.session_owner import HookedOwner, begin
 
@@ -70,7 +71,7 @@ class World:
             nursery, self.storage, lambda size: next(numbers).to_bytes(size, "big"), InlineDisk, options
         )  # fmt: skip
         self.root = self.storage.root().handle
-        node, _ = self.storage.create(self.root, b"file", 0o644, ME, True, False)
+        node = self.storage.create(self.root, b"file", 0o644, ME)
         self.file = node.handle
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:
@@ -96,7 +97,7 @@ class World:
 
     def lock(self, mode: LockMode = LockMode.WRITE, *, wait: bool = False) -> m.SetLock:
         return m.SetLock(
-            self.file, OpenId(1), LockOwner(1), LockKind.POSIX, mode, 0, OFFSET_MAX, 7, wait
+            self.file, LockOpenId(1), LockOwner(1), LockKind.POSIX, mode, 0, OFFSET_MAX, 7, wait
         )  # fmt: skip
 
     def check(self) -> None:
@@ -334,7 +335,7 @@ async def test_what_was_held_back_and_is_malformed_ends_its_own_session_only(aut
 
 
 def owned(file: InodeHandle, owner: int = 1) -> OwnedLock:
-    return OwnedLock(file, OpenId(1), LockOwner(owner), LockKind.POSIX, LockMode.WRITE, 0, OFFSET_MAX, 7)
+    return OwnedLock(file, LockOpenId(1), LockOwner(owner), LockKind.POSIX, LockMode.WRITE, 0, OFFSET_MAX, 7)
 
 
 async def test_tokens_open_files_and_locks_are_taken_back(autojump_clock):

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.locks import HeldLock, LockKind, LockMode
-from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, OpenId, SessionId
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOpenId, LockOwner, SessionId
 from nfsfuse_server.machines.leases import Leases
 from nfsfuse_server.service.locks import WAITERS_PER_SESSION_MAX, Locks, LockWaiting
 from tests.helpers.service import Client, serving
@@ -31,7 +31,7 @@ def lock(
     wait: bool = False,
     open_file: int = 1,
 ) -> m.SetLock:
-    return m.SetLock(file, OpenId(open_file), LockOwner(owner), kind, mode, start, end, 100 + owner, wait)
+    return m.SetLock(file, LockOpenId(open_file), LockOwner(owner), kind, mode, start, end, 100 + owner, wait)
 
 
 async def refused(client: Client, message: m.SetLock | m.GetLock) -> int:
@@ -195,7 +195,7 @@ async def test_release_takes_what_the_open_file_had_and_the_owners_flock(autojum
         await one.session.call(lock(WRITE, 0, 9, open_file=7))
         await one.session.call(lock(WRITE, 10, 19, open_file=8))
         await one.session.call(lock(WRITE, kind=LockKind.FLOCK, owner=5, open_file=8))
-        await one.session.call(m.ReleaseLocks(FILE, OpenId(7), LockOwner(5)))
+        await one.session.call(m.ReleaseLocks(FILE, LockOpenId(7), LockOwner(5)))
         await two.session.call(lock(WRITE, 0, 9))
         await two.session.call(lock(WRITE, kind=LockKind.FLOCK))
         assert await refused(two, lock(WRITE, 10, 19)) == errno.EAGAIN

@@ -15,7 +15,7 @@ from nfsfuse.protocol.limits import EXTENTS_PER_WRITE_MAX
 from nfsfuse.protocol.tokens import TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, AttributeChanges, Credentials, Extent, InodeHandle, Sync
 from nfsfuse_server.service.files import INLINE_EXTENTS_MAX, INLINE_WRITE_SIZE_MAX
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 from tests.helpers.service import Client, Serving, serving
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -45,7 +45,7 @@ class World:
     def __init__(self, server: Serving) -> None:
         self.server, self.storage, self.disk = server, server.storage, Disk()
         root = self.storage.root().handle
-        self.file = self.storage.create(root, b"file", 0o644, Credentials(0, 0), True, False)[0].handle
+        self.file = self.storage.create(root, b"file", 0o644, Credentials(0, 0)).handle
         self.storage.fsync_dir(root)
         self.storage._fault = self.disk
         self._clients = 0

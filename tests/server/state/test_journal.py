@@ -14,7 +14,6 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import Attributes, Credentials, InodeHandle, Node, RequestId, SessionId
 from nfsfuse_server.state.interface import StateError
 from nfsfuse_server.state.journal import INTENT_SIZE_MAX, OUTCOME_SIZE_MAX, Journal
-from nfsfuse_server.state.memory import MemoryLog
 from nfsfuse_server.state.records import (
     JOURNAL_VERSION,
     Intent,
@@ -25,6 +24,7 @@ from nfsfuse_server.state.records import (
     unpack,
 )
 from nfsfuse_server.state.records import version_of as unpack_version
+from tests.helpers.memory_state import MemoryLog
 
 JOURNAL_1 = Path(__file__).with_name("journal_1.txt")
 ONE, TWO = SessionId(b"one"), SessionId(b"two")

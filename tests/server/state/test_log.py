@@ -12,7 +12,7 @@ import pytest
 
 from nfsfuse_server.state.interface import OVERHEAD, Log
 from nfsfuse_server.state.log_file import LogFile
-from nfsfuse_server.state.memory import MemoryLog
+from tests.helpers.memory_state import MemoryLog
 
 SIZE = 4096
 

@@ -17,7 +17,7 @@ from nfsfuse_server.state import database as database_module
 from nfsfuse_server.state.database import Database
 from nfsfuse_server.state.directory import StateDirectory, boot_id
 from nfsfuse_server.state.interface import KnownSession, Registry, StateError
-from nfsfuse_server.state.memory import MemoryRegistry
+from tests.helpers.memory_state import MemoryRegistry
 
 Reopen = Callable[[], Registry]
 

@@ -36,8 +36,8 @@ from nfsfuse_server.state.records import Outcome, lasting
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
 from nfsfuse_server.storage.local_names import LocalNames
-from nfsfuse_server.storage.memory import MemoryStorage
 from tests.helpers.dying_server import CLIENT, Died, DyingServer, errno_of
+from tests.helpers.memory_storage import MemoryStorage
 
 ME = Credentials(1000, 100)
 SIZE = 20000
@@ -56,10 +56,10 @@ class Tree:
 
 def planted(storage: Storage) -> Tree:
     root = storage.root().handle
-    file, _ = storage.create(root, b"file", 0o644, ME, True, False)
+    file = storage.create(root, b"file", 0o644, ME)
     storage.write(file.handle, 0, bytes(range(250)) * (SIZE // 250))
     storage.setxattr(file.handle, b"user.there", b"old", 0)
-    other, _ = storage.create(root, b"other", 0o600, ME, True, False)
+    other = storage.create(root, b"other", 0o600, ME)
     storage.write(other.handle, 0, b"other" * 3000)
     directory = storage.mkdir(root, b"directory", 0o755, ME)
     storage.mkdir(root, b"empty", 0o755, ME)

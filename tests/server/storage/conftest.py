@@ -14,7 +14,7 @@ import pytest
 
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 SECRET = bytes(range(32))
 

@@ -45,7 +45,7 @@ def opened(path: Path, secret: bytes | None) -> Iterator[LocalStorage]:
 
 
 def make(storage: LocalStorage, name: bytes = b"file", content: bytes = b"content") -> InodeHandle:
-    node, _ = storage.create(storage.root().handle, name, 0o644, ME, True, False)
+    node = storage.create(storage.root().handle, name, 0o644, ME)
     storage.write(node.handle, 0, content)
     return node.handle
 
@@ -62,12 +62,12 @@ _VICTIM = textwrap.dedent("""
     root = storage.root().handle
     handles = []
     for name in (b"unlinked", b"overwritten"):
-        node, _ = storage.create(root, name, 0o644, Credentials(0, 0), True, False)
+        node = storage.create(root, name, 0o644, Credentials(0, 0))
         storage.write(node.handle, 0, name)
         storage.pin(node.handle)
         handles.append(node.handle)
     storage.unlink(root, b"unlinked")
-    storage.create(root, b"new", 0o644, Credentials(0, 0), True, False)
+    storage.create(root, b"new", 0o644, Credentials(0, 0))
     storage.rename(root, b"new", root, b"overwritten", 0)
     print(*(handle.hex() for handle in handles), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -44,14 +44,14 @@ def mounted(path: Path, *arguments: str) -> Iterator[None]:
 
 
 def create(storage: LocalStorage, name: bytes) -> InodeHandle:
-    return storage.create(storage.root().handle, name, 0o644, ME, True, False)[0].handle
+    return storage.create(storage.root().handle, name, 0o644, ME).handle
 
 
 def test_handles_survive_a_restart_and_renames(local_dir: Path, secret: bytes) -> None:
     first = LocalStorage(local_dir, secret)
     root = first.root()
     directory = first.mkdir(root.handle, b"dir", 0o755, ME)
-    file, _ = first.create(directory.handle, b"file", 0o644, ME, True, False)
+    file = first.create(directory.handle, b"file", 0o644, ME)
     link = first.symlink(root.handle, b"link", b"x", ME)
     first.write(file.handle, 0, b"content")
     first.close()
@@ -138,7 +138,7 @@ def test_no_symbolic_link_is_followed(local: LocalStorage, tmp_path: Path) -> No
     leaf = local.symlink(root, b"leaf", os.fsencode(secret_file / "file"), ME).handle
     for attempt in (
         lambda: local.lookup(link, b"file"),
-        lambda: local.create(link, b"new", 0o644, ME, False, False),
+        lambda: local.create(link, b"new", 0o644, ME),
         lambda: local.unlink(link, b"file"),
         lambda: local.readdir(link, 0, 10),
     ):
@@ -177,8 +177,8 @@ def test_mounts_below_the_export_are_not_crossed(local: LocalStorage, local_dir:
             ):
                 with raises(errno.EBUSY):
                     attempt()
-            with raises(errno.EXDEV):
-                local.create(root, b"mnt", 0o644, ME, False, False)
+            with raises(errno.EEXIST):
+                local.create(root, b"mnt", 0o644, ME)
         assert local.lookup(root, b"mnt").attributes.nlink == 2
     finally:
         (source / "inner").unlink(missing_ok=True)
@@ -254,7 +254,7 @@ def test_more_files_are_open_than_there_are_descriptors(local_dir: Path, secret:
     assert len(os.listdir("/proc/self/fd")) - before <= 20 + 2, "and the directory of orphans"
     for number, file in enumerate(files):
         assert storage.read(file, 0, 10) == b"%d" % number
-        storage.append(file, b"!")
+        storage.write(file, storage.getattr(file).size, b"!")
         storage.fsync(file, False)
         assert storage.getattr(file).nlink == number % 2
         storage._cache.check()
@@ -312,7 +312,7 @@ def test_close_after_the_last_unpin_lets_the_file_be_executed(local: LocalStorag
     if os.statvfs(local_dir).f_flag & os.ST_NOEXEC:
         pytest.skip("mounted noexec")
     root = local.root().handle
-    tool = local.create(root, b"tool", 0o755, ME, True, False)[0].handle
+    tool = local.create(root, b"tool", 0o755, ME).handle
     local.pin(tool)
     local.write(tool, 0, Path("/bin/true").read_bytes())
     local.unpin(tool)
@@ -340,7 +340,7 @@ def test_nothing_is_found_before_it_has_its_owner(local: LocalStorage) -> None:
     for _ in range(300):
         local.mkdir(root, b"new", 0o755, THEM)
         local.rmdir(root, b"new")
-        local.create(root, b"new", 0o644, THEM, True, False)
+        local.create(root, b"new", 0o644, THEM)
         local.unlink(root, b"new")
     stop.set()
     for thread in threads:
@@ -358,12 +358,12 @@ def test_default_acl_combines_with_the_mode(local: LocalStorage, local_dir: Path
     root = local.root().handle
     directory = local.mkdir(root, b"d", 0o755, THEM).handle
     local.setxattr(directory, b"system.posix_acl_default", acl, 0)
-    file = local.create(directory, b"f", 0o666, THEM, True, False)[0]
+    file = local.create(directory, b"f", 0o666, THEM)
     assert stat.S_IMODE(file.attributes.mode) == 0o640
     assert file.attributes.uid == 1000
     assert not file.bare, "it has inherited one"
     masked = Credentials(1000, 1000, 0o077)
-    new = local.create(directory, b"g", 0o666, masked, True, False)[0]
+    new = local.create(directory, b"g", 0o666, masked)
     below = local.mkdir(directory, b"h", 0o777, masked)
     modes = [stat.S_IMODE(node.attributes.mode) for node in (new, below)]
     assert modes == [0o640, 0o750], "the umask does not count"
@@ -372,7 +372,7 @@ def test_default_acl_combines_with_the_mode(local: LocalStorage, local_dir: Path
 
 def test_an_acl_clears_set_group_id_if_it_is_to(local: LocalStorage) -> None:
     """As the root that the server is, it would leave it."""
-    file = local.create(local.root().handle, b"f", 0o644, THEM, True, False)[0].handle
+    file = local.create(local.root().handle, b"f", 0o644, THEM).handle
     acl = bytes.fromhex("02000000" "01000700ffffffff" "04000700ffffffff" "20000700ffffffff")
     for kill_sgid, expected in ((False, 0o2777), (True, 0o777)):
         local.setattr(file, AttributeChanges(mode=0o2755))
@@ -391,16 +391,6 @@ def test_umask_is_none_of_the_servers_business(local_dir: Path, secret: bytes) -
     node = storage.mkdir(storage.root().handle, b"d", 0o777, ME)
     assert stat.S_IMODE(node.attributes.mode) == 0o777
     storage.close()
-
-
-def test_append_is_right_though_a_program_on_the_server_appends(local: LocalStorage, local_dir: Path) -> None:
-    file = create(local, b"log")
-    with open(local_dir / "log", "ab", buffering=0) as other:
-        for turn in range(50):
-            offset, _ = local.append(file, b"ours")
-            assert offset == turn * 10
-            other.write(b"theirs")
-    assert (local_dir / "log").read_bytes() == b"ourstheirs" * 50
 
 
 def test_a_listing_of_many_names_while_they_change(local: LocalStorage, local_dir: Path) -> None:
@@ -479,7 +469,7 @@ _UNPRIVILEGED = textwrap.dedent("""
         raise AssertionError("handles without privilege")
     storage = LocalStorage(sys.argv[1], None)
     root = storage.root().handle
-    node, _ = storage.create(root, b"f", 0o444, Credentials(1000, 1000), True, False)
+    node = storage.create(root, b"f", 0o444, Credentials(1000, 1000))
     assert node.attributes.uid == 65534
     storage.pin(node.handle)
     assert storage.write(node.handle, 0, b"mine").size == 4

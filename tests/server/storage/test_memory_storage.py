@@ -8,7 +8,7 @@ import pytest
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Credentials, InodeHandle, Node
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 ME = Credentials(0, 0)
 
@@ -19,7 +19,7 @@ def memory() -> MemoryStorage:
 
 
 def create(memory: MemoryStorage, name: bytes) -> Node:
-    return memory.create(memory.root().handle, name, 0o644, ME, True, False)[0]
+    return memory.create(memory.root().handle, name, 0o644, ME)
 
 
 def names(memory: MemoryStorage) -> set[bytes]:
@@ -138,7 +138,7 @@ def test_two_runs_are_alike() -> None:
         memory = MemoryStorage(clock=lambda: next(clock))
         nodes = [create(memory, b"%d" % number) for number in range(5)]
         memory.unlink(memory.root().handle, b"3")
-        memory.append(nodes[1].handle, b"x")
+        memory.write(nodes[1].handle, 0, b"x")
         return [*memory.readdir(memory.root().handle, 0, 9)[0], *nodes, memory.statfs()]
 
     assert run() == run()

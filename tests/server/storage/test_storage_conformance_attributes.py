@@ -14,13 +14,11 @@ import pytest
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import TIME_NS_MAX, TIME_NS_MIN, AttributeChanges, Credentials, InodeHandle
 from nfsfuse_server.storage.inode_flags import (
-    FS_APPEND_FL,
     FS_CASEFOLD_FL,
-    FS_IMMUTABLE_FL,
-    FS_XFLAG_IMMUTABLE,
 )
 from nfsfuse_server.storage.interface import Storage
 from nfsfuse_server.storage.local import LocalStorage
+from tests.helpers.memory_flags import FS_APPEND_FL, FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE
 
 ME = Credentials(os.geteuid(), os.getegid())
 SECOND = 1_000_000_000
@@ -35,7 +33,7 @@ def raises(*numbers: int) -> Iterator[None]:
 
 @pytest.fixture
 def file(storage: Storage) -> InodeHandle:
-    return storage.create(storage.root().handle, b"file", 0o644, ME, True, False)[0].handle
+    return storage.create(storage.root().handle, b"file", 0o644, ME).handle
 
 
 @pytest.fixture
@@ -162,7 +160,7 @@ def test_size_and_times_together_end_with_the_times(storage: Storage, file: Inod
 
 def test_a_change_of_names_touches_the_directory(storage: Storage, directory: InodeHandle) -> None:
     old = storage.setattr(directory, AttributeChanges(mtime_ns=1)).mtime_ns
-    storage.create(directory, b"x", 0o644, ME, True, False)
+    storage.create(directory, b"x", 0o644, ME)
     assert storage.getattr(directory).mtime_ns > old
 
 
@@ -228,8 +226,7 @@ def test_a_pinned_inode_outlives_its_last_name(storage: Storage, file: InodeHand
     assert storage.read(file, 0, 100) == b"before after"
     assert storage.setattr(file, AttributeChanges(mode=0o600, size=6)).nlink == 0
     storage.fsync(file, datasync=False)
-    again, created = storage.create(root, b"file", 0o644, ME, True, False)
-    assert created
+    again = storage.create(root, b"file", 0o644, ME)
     assert again.handle != file
     with raises(errno.ENOENT):
         storage.link(file, root, b"resurrected")
@@ -244,7 +241,7 @@ def test_a_pinned_inode_outlives_being_overwritten(storage: Storage, file: Inode
     root = storage.root().handle
     storage.write(file, 0, b"old")
     storage.pin(file)
-    storage.create(root, b"new", 0o644, ME, True, False)
+    storage.create(root, b"new", 0o644, ME)
     storage.rename(root, b"new", root, b"file", 0)
     assert storage.read(file, 0, 100) == b"old"
     storage.unpin(file)
@@ -264,7 +261,7 @@ def test_pins_of_a_linked_inode_come_and_go(storage: Storage, file: InodeHandle)
 
 def test_flags_of_an_inode(storage: Storage) -> None:
     root = storage.root().handle
-    file = storage.create(root, b"flagged", 0o644, ME, True, False)[0].handle
+    file = storage.create(root, b"flagged", 0o644, ME).handle
     link = storage.symlink(root, b"link", b"target", ME).handle
     (before,) = storage.get_flags(file, False)
     assert before & FS_IMMUTABLE_FL == 0
@@ -292,7 +289,7 @@ def test_flags_of_an_inode(storage: Storage) -> None:
 
 
 def test_an_append_only_file_takes_what_is_added_at_its_end(local: LocalStorage) -> None:
-    file = local.create(local.root().handle, b"log", 0o644, ME, True, False)[0].handle
+    file = local.create(local.root().handle, b"log", 0o644, ME).handle
     local.write(file, 0, b"one")
     (before,) = local.get_flags(file, False)
     local.pin(file)

@@ -29,7 +29,7 @@ def raises(*numbers: int) -> Iterator[None]:
 
 @pytest.fixture
 def file(storage: Storage) -> InodeHandle:
-    return storage.create(storage.root().handle, b"file", 0o644, ME, True, False)[0].handle
+    return storage.create(storage.root().handle, b"file", 0o644, ME).handle
 
 
 def test_write_and_read(storage: Storage, file: InodeHandle) -> None:
@@ -68,35 +68,6 @@ def test_read_nowait_is_everything_or_none(storage: Storage, file: InodeHandle) 
         assert storage.read_nowait(file, offset, size) in (None, b"x" * max(0, min(size, 10_000 - offset)))
 
 
-def test_append(storage: Storage, file: InodeHandle) -> None:
-    assert storage.append(file, b"one")[0] == 0
-    storage.write(file, 10, b"x")
-    offset, found = storage.append(file, memoryview(b"two"))
-    assert (offset, found.size) == (11, 14)
-    storage.setattr(file, AttributeChanges(size=1))
-    assert storage.append(file, b"")[0] == 1
-    assert storage.append(file, b"!")[0] == 1
-    assert storage.read(file, 0, 100) == b"o!"
-
-
-def test_appends_of_several_threads_never_overlap(storage: Storage, file: InodeHandle) -> None:
-    offsets: dict[bytes, list[int]] = {letter: [] for letter in (b"a", b"b", b"c")}
-
-    def run(letter: bytes) -> None:
-        for _ in range(100):
-            offsets[letter].append(storage.append(file, letter * 100)[0])
-
-    threads = [threading.Thread(target=run, args=(letter,)) for letter in offsets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert storage.getattr(file).size == 30_000
-    for letter, places in offsets.items():
-        assert len(places) == 100
-        assert all(storage.read(file, place, 100) == letter * 100 for place in places)
-
-
 def test_the_largest_file_is_what_it_says(storage: Storage, file: InodeHandle) -> None:
     largest = storage.file_size_max
     assert storage.setattr(file, AttributeChanges(size=largest)).size == largest
@@ -133,13 +104,12 @@ def test_io_is_for_regular_files_only(storage: Storage, as_root: None) -> None:
         storage.mknod(root, b"loop", stat.S_IFBLK | 0o666, os.makedev(7, 200), ME).handle,
         storage.symlink(root, b"link", b"/etc/hostname", ME).handle,
     ]
-    plain = storage.create(root, b"plain", 0o644, ME, True, False)[0].handle
+    plain = storage.create(root, b"plain", 0o644, ME).handle
     for handle, number in [(root, errno.EISDIR), *((other, errno.EINVAL) for other in others)]:
         for attempt in (
             lambda handle=handle: storage.read(handle, 0, 1),
             lambda handle=handle: storage.read_nowait(handle, 0, 1),
             lambda handle=handle: storage.write(handle, 0, b"x"),
-            lambda handle=handle: storage.append(handle, b"x"),
             lambda handle=handle: storage.fallocate(handle, 0, 0, 1),
             lambda handle=handle: storage.seek(handle, 0, os.SEEK_HOLE),
             lambda handle=handle: storage.copy_range(handle, 0, plain, 0, 1),
@@ -217,7 +187,7 @@ def test_zero_range_where_there_is_one(storage: Storage, file: InodeHandle) -> N
 def test_copy_range(storage: Storage, file: InodeHandle) -> None:
     content = bytes(range(250)) * 40
     storage.write(file, 0, content)
-    other = storage.create(storage.root().handle, b"other", 0o644, ME, True, False)[0].handle
+    other = storage.create(storage.root().handle, b"other", 0o644, ME).handle
     done = 0
     while count := storage.copy_range(file, 10 + done, other, 5 + done, len(content)):
         done += count

@@ -34,9 +34,7 @@ def raises(number: int) -> Iterator[None]:
 
 def make(storage: Storage, name: bytes, parent: InodeHandle | None = None, mode: int = 0o644) -> Node:
     directory = storage.root().handle if parent is None else parent
-    node, created = storage.create(directory, name, mode, ME, exclusive=True, truncate=False)
-    assert created
-    return node
+    return storage.create(directory, name, mode, ME)
 
 
 def listing(storage: Storage, directory: InodeHandle, limit: int) -> list[Listed]:
@@ -94,7 +92,7 @@ def test_what_was_created_is_found(storage: Storage) -> None:
 
 def test_the_umask_of_whoever_asks_takes_bits_away(storage: Storage) -> None:
     root, creds = storage.root().handle, Credentials(ME.uid, ME.gid, 0o027)
-    file, _ = storage.create(root, b"file", 0o666, creds, True, False)
+    file = storage.create(root, b"file", 0o666, creds)
     fifo = storage.mknod(root, b"fifo", stat.S_IFIFO | 0o622, 0, creds)
     others = (storage.mkdir(root, b"dir", 0o1777, creds), fifo, storage.symlink(root, b"link", b"x", creds))
     modes = [stat.S_IMODE(node.attributes.mode) for node in (file, *others)]
@@ -106,7 +104,7 @@ def test_the_umask_of_whoever_asks_takes_bits_away(storage: Storage) -> None:
 def test_what_is_made_is_told_to_have_no_extended_attributes(storage: Storage) -> None:
     """And what may have some is not."""
     root = storage.root().handle
-    nodes = [storage.mkdir(root, b"dir", 0o755, ME), storage.create(root, b"file", 0o644, ME, True, False)[0]]
+    nodes = [storage.mkdir(root, b"dir", 0o755, ME), storage.create(root, b"file", 0o644, ME)]
     for node in nodes:
         if node.bare:
             assert storage.listxattr(node.handle) == []
@@ -131,7 +129,7 @@ def test_names_are_single_components(storage: Storage, name: bytes, number: int)
     file = make(storage, b"f")
     for attempt in (
         lambda: storage.lookup(root, name),
-        lambda: storage.create(root, name, 0o644, ME, False, False),
+        lambda: storage.create(root, name, 0o644, ME),
         lambda: storage.mkdir(root, name, 0o755, ME),
         lambda: storage.mknod(root, name, stat.S_IFIFO, 0, ME),
         lambda: storage.symlink(root, name, b"x", ME),
@@ -154,33 +152,18 @@ def test_the_longest_name_and_every_byte(storage: Storage) -> None:
     assert len(names(storage, root)) == 5
 
 
-def test_create_exclusive_not_exclusive_truncate(storage: Storage) -> None:
+def test_create_upon_what_is_there(storage: Storage) -> None:
     root = storage.root().handle
     file = make(storage, b"f")
     storage.write(file.handle, 0, b"content")
-    with raises(errno.EEXIST):
-        storage.create(root, b"f", 0o644, ME, exclusive=True, truncate=True)
-    same, created = storage.create(root, b"f", 0o600, ME, exclusive=False, truncate=False)
-    assert (same.handle, created, same.attributes.size) == (file.handle, False, 7)
-    assert same.attributes.mode == file.attributes.mode
-    cut, created = storage.create(root, b"f", 0o600, ME, exclusive=False, truncate=True)
-    assert (cut.handle, created, cut.attributes.size) == (file.handle, False, 0)
-    other, created = storage.create(root, b"g", 0o600, ME, exclusive=False, truncate=True)
-    assert created
-    assert other.handle != file.handle
-
-
-def test_create_upon_other_types(storage: Storage) -> None:
-    root = storage.root().handle
     storage.mkdir(root, b"dir", 0o755, ME)
     storage.symlink(root, b"link", b"elsewhere", ME)
-    fifo = storage.mknod(root, b"fifo", stat.S_IFIFO | 0o600, 0, ME)
-    with raises(errno.EISDIR):
-        storage.create(root, b"dir", 0o644, ME, False, True)
-    with raises(errno.ELOOP):
-        storage.create(root, b"link", 0o644, ME, False, True)
-    assert storage.create(root, b"fifo", 0o644, ME, False, True) == (fifo, False)
-    assert names(storage, root) == {b"dir", b"link", b"fifo"}
+    storage.mknod(root, b"fifo", stat.S_IFIFO | 0o600, 0, ME)
+    for name in (b"f", b"dir", b"link", b"fifo"):
+        with raises(errno.EEXIST):
+            storage.create(root, name, 0o644, ME)
+    assert names(storage, root) == {b"f", b"dir", b"link", b"fifo"}
+    assert storage.read(file.handle, 0, 100) == b"content"
 
 
 def test_create_is_atomic_among_threads(storage: Storage) -> None:
@@ -189,7 +172,14 @@ def test_create_is_atomic_among_threads(storage: Storage) -> None:
 
     def race(mine: list[bool]) -> None:
         for number in range(50):
-            mine.append(storage.create(root, b"%d" % number, 0o644, ME, False, False)[1])
+            try:
+                storage.create(root, b"%d" % number, 0o644, ME)
+            except FsError as exc:
+                if exc.errno != errno.EEXIST:
+                    raise
+                mine.append(False)
+            else:
+                mine.append(True)
 
     threads = [threading.Thread(target=race, args=(mine,)) for mine in outcomes]
     for thread in threads:
@@ -217,7 +207,7 @@ def test_a_parent_has_to_be_a_directory(storage: Storage) -> None:
     file = make(storage, b"f").handle
     for attempt in (
         lambda: storage.lookup(file, b"x"),
-        lambda: storage.create(file, b"x", 0o644, ME, False, False),
+        lambda: storage.create(file, b"x", 0o644, ME),
         lambda: storage.mkdir(file, b"x", 0o755, ME),
         lambda: storage.unlink(file, b"x"),
         lambda: storage.rename(root, b"f", file, b"x", 0),
@@ -288,7 +278,7 @@ def test_a_removed_directory_takes_nothing(storage: Storage) -> None:
     storage.pin(directory)
     storage.rmdir(root, b"d")
     for attempt in (
-        lambda: storage.create(directory, b"x", 0o644, ME, False, False),
+        lambda: storage.create(directory, b"x", 0o644, ME),
         lambda: storage.mkdir(directory, b"x", 0o755, ME),
         lambda: storage.link(file.handle, directory, b"x"),
         lambda: storage.lookup(directory, b"x"),
@@ -385,8 +375,8 @@ def test_rename_noreplace(storage: Storage) -> None:
 @pytest.mark.parametrize("flags", [RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE])
 def test_rename_leaves_a_whiteout(storage: Storage, flags: int) -> None:
     root = storage.root().handle
-    file, _ = storage.create(root, b"a", 0o644, ME, True, False)
-    victim, _ = storage.create(root, b"b", 0o644, ME, True, False)
+    file = storage.create(root, b"a", 0o644, ME)
+    victim = storage.create(root, b"b", 0o644, ME)
     if flags & RENAME_NOREPLACE:
         with raises(errno.EEXIST):
             storage.rename(root, b"a", root, b"b", flags)
@@ -428,7 +418,7 @@ def test_set_group_id_directories_pass_on_their_group(storage: Storage, as_root:
     shared = storage.mkdir(root, b"shared", 0o2775, Credentials(1000, 77))
     assert (shared.attributes.mode, shared.attributes.gid) == (stat.S_IFDIR | 0o2775, 77)
     them = Credentials(1001, 88)
-    file, _ = storage.create(shared.handle, b"f", 0o644, them, True, False)
+    file = storage.create(shared.handle, b"f", 0o644, them)
     assert (file.attributes.uid, file.attributes.gid, file.attributes.mode) == (
         1001,
         77,
@@ -442,7 +432,7 @@ def test_set_group_id_directories_pass_on_their_group(storage: Storage, as_root:
 
 def test_set_group_id_directory_of_group_0(storage: Storage, as_root: None) -> None:
     shared = storage.mkdir(storage.root().handle, b"shared", 0o2775, Credentials(0, 0))
-    file, _ = storage.create(shared.handle, b"f", 0o644, Credentials(1001, 88), True, False)
+    file = storage.create(shared.handle, b"f", 0o644, Credentials(1001, 88))
     assert (file.attributes.uid, file.attributes.gid) == (1001, 0)
 
 
@@ -450,7 +440,7 @@ def test_owner_and_special_bits_of_what_is_created(storage: Storage, as_root: No
     root = storage.root().handle
     them = Credentials(1000, 100)
     for number, mode in enumerate((0o4755, 0o2755, 0o6711, 0o1777, 0o000, 0o777)):
-        file, _ = storage.create(root, b"f%d" % number, mode, them, True, False)
+        file = storage.create(root, b"f%d" % number, mode, them)
         assert (file.attributes.uid, file.attributes.gid) == (1000, 100)
         assert stat.S_IMODE(file.attributes.mode) == mode
         assert file.attributes == storage.getattr(file.handle)
@@ -470,7 +460,7 @@ def test_bad_creations(storage: Storage) -> None:
     with raises(errno.EINVAL):
         storage.mkdir(root, b"x", 0o755, Credentials(2**32 - 1, 0))
     with raises(errno.EINVAL):
-        storage.create(root, b"x", 0o644, Credentials(0, -1), True, False)
+        storage.create(root, b"x", 0o644, Credentials(0, -1))
     assert names(storage, root) == set()
 
 
@@ -533,7 +523,7 @@ def test_inodes_are_found_by_their_numbers(storage: Storage) -> None:
     assert searched(storage, root.attributes.ino) == root.handle
     made = [storage.mkdir(root.handle, b"d%d" % number, 0o755, ME) for number in range(5)]
     made += [storage.mkdir(made[3].handle, b"deep", 0o755, ME)]
-    made += [storage.create(made[5].handle, b"file", 0o644, ME, True, False)[0]]
+    made += [storage.create(made[5].handle, b"file", 0o644, ME)]
     made += [storage.symlink(made[5].handle, b"link", b"file", ME)]
     for node in made:
         assert searched(storage, node.attributes.ino) == node.handle
@@ -554,7 +544,7 @@ def test_the_directory_above(storage: Storage) -> None:
         number = 0 if below is root else above.attributes.ino
         assert storage.number_above(below.handle) == number
     with raises(errno.ENOTDIR):
-        storage.parent(storage.create(root.handle, b"file", 0o644, ME, True, False)[0].handle)
+        storage.parent(storage.create(root.handle, b"file", 0o644, ME).handle)
     storage.pin(second.handle)
     storage.rmdir(first.handle, b"second")
     with raises(errno.ESTALE):

@@ -32,7 +32,7 @@ def raises(number: int) -> Iterator[None]:
 
 
 def make(storage: Storage, name: bytes, content: bytes = b"content") -> InodeHandle:
-    node, _ = storage.create(storage.root().handle, name, 0o644, ME, True, False)
+    node = storage.create(storage.root().handle, name, 0o644, ME)
     storage.write(node.handle, 0, content)
     return node.handle
 
@@ -171,7 +171,7 @@ def test_the_place_of_orphans_is_invisible_and_its_name_reserved(storage: Storag
     directory = storage.mkdir(root, b"directory", 0o755, ME).handle
     name = ORPHANS_NAME
     for forbidden in (
-        lambda: storage.create(root, name, 0o644, ME, False, False),
+        lambda: storage.create(root, name, 0o644, ME),
         lambda: storage.mkdir(root, name, 0o755, ME),
         lambda: storage.mknod(root, name, 0o644, 0, ME),
         lambda: storage.symlink(root, name, b"x", ME),

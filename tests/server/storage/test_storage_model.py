@@ -20,7 +20,7 @@ from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, InodeHandle, Node
 from nfsfuse_server.storage.interface import Renamed, Storage
 from nfsfuse_server.storage.local import LocalStorage
-from nfsfuse_server.storage.memory import MemoryStorage
+from tests.helpers.memory_storage import MemoryStorage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -88,11 +88,9 @@ class SideBySide(RuleBasedStateMachine):
                 outcomes.append(exc.errno)
         self.alike(*outcomes)
 
-    @rule(parent=INODES, name=NAMES, mode=MODES, creds=CREDS, exclusive=st.booleans(), truncate=st.booleans())
-    def create(
-        self, parent: int, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> None:
-        self.both(lambda s, h: s.create(h(parent), name, mode, creds, exclusive, truncate))
+    @rule(parent=INODES, name=NAMES, mode=MODES, creds=CREDS)
+    def create(self, parent: int, name: bytes, mode: int, creds: Credentials) -> None:
+        self.both(lambda s, h: s.create(h(parent), name, mode, creds))
 
     @rule(parent=INODES, name=NAMES, mode=MODES, creds=CREDS)
     def mkdir(self, parent: int, name: bytes, mode: int, creds: Credentials) -> None:
@@ -133,10 +131,6 @@ class SideBySide(RuleBasedStateMachine):
     @rule(inode=INODES, offset=OFFSETS, data=DATA)
     def write(self, inode: int, offset: int, data: bytes) -> None:
         self.both(lambda s, h: s.write(h(inode), offset, data))
-
-    @rule(inode=INODES, data=DATA)
-    def append(self, inode: int, data: bytes) -> None:
-        self.both(lambda s, h: s.append(h(inode), data))
 
     @rule(inode=INODES, offset=OFFSETS, size=OFFSETS)
     def read(self, inode: int, offset: int, size: int) -> None:

@@ -163,14 +163,14 @@ async def test_nothing_that_the_storage_does_is_told(watched: Watched) -> None:
     storage, root = watched.storage, watched.root
     await watched.told()
     directory = storage.mkdir(root, b"directory", 0o2775, Credentials(1000, 1000)).handle
-    file, _ = storage.create(directory, b"file", 0o640, Credentials(1000, 1000), True, False)
+    file = storage.create(directory, b"file", 0o640, Credentials(1000, 1000))
     storage.write(file.handle, 0, b"content")
-    storage.append(file.handle, b"more")
+    storage.write(file.handle, 7, b"more")
     storage.setattr(file.handle, AttributeChanges(mode=0o600, uid=1, size=3, mtime_ns=5))
     storage.setxattr(file.handle, b"user.x", b"value", 0)
     storage.removexattr(file.handle, b"user.x")
     storage.fallocate(file.handle, 0, 0, 10_000)
-    other = storage.create(root, b"other", 0o640, ME, True, False)[0].handle
+    other = storage.create(root, b"other", 0o640, ME).handle
     storage.copy_range(file.handle, 0, other, 0, 100)
     storage.link(file.handle, root, b"link")
     symlink = storage.symlink(root, b"symlink", b"target", ME).handle
@@ -193,7 +193,7 @@ async def test_an_event_is_about_what_its_name_led_to_then(watched: Watched) -> 
     """What was written, by whomever, is not told of the inode that has its name by now."""
     storage, root = watched.storage, watched.root
     await watched.told()
-    files = [storage.create(root, name, 0o644, ME, True, False)[0].handle for name in (b"0", b"1", b"2")]
+    files = [storage.create(root, name, 0o644, ME).handle for name in (b"0", b"1", b"2")]
     storage.write(files[0], 0, b"content")
     storage.rename(root, b"1", root, b"0", 0)
     assert about(await watched.told(), *files) == []
@@ -204,7 +204,7 @@ async def test_an_event_is_about_what_its_name_led_to_then(watched: Watched) -> 
 
 async def test_what_was_renamed_since_is_told(watched: Watched) -> None:
     storage, root = watched.storage, watched.root
-    file = storage.create(root, b"file", 0o644, ME, True, False)[0].handle
+    file = storage.create(root, b"file", 0o644, ME).handle
     await watched.told()
     watched.elsewhere("echo content > file")
     storage.rename(root, b"file", root, b"renamed", 0)
@@ -216,12 +216,12 @@ async def test_both_at_work_in_turn(watched: Watched) -> None:
     storage, root = watched.storage, watched.root
     for number in range(20):
         name = f"{number}"
-        file = storage.create(root, name.encode(), 0o644, ME, True, False)[0].handle
+        file = storage.create(root, name.encode(), 0o644, ME).handle
         storage.write(file, 0, b"content")
         watched.elsewhere(f"chmod 600 {name}; echo more >> {name}; rm {name}")
         told = await watched.told()
         assert NameChanged(root, name.encode()) in told
-        again = storage.create(root, name.encode(), 0o644, ME, True, False)[0].handle
+        again = storage.create(root, name.encode(), 0o644, ME).handle
         assert about(await watched.told(), root, file, again) == []
 
 

@@ -17,7 +17,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import InodeHandle, Node
 from nfsfuse_server.storage.checks import check_name, check_reserved
-from nfsfuse_server.storage.memory_inode import Entries, MemoryInode, Metadata
+from tests.helpers.memory_inode import Entries, MemoryInode, Metadata
 
 Clock = Callable[[], int]
 """Nanoseconds since the epoch."""

@@ -1,4 +1,4 @@
-"""A tree in memory as storage: for tests and the simulator. Deterministic, and able to lose power.
+"""A tree in memory as storage: deterministic, and able to lose power.
 
 The pieces: names (memory_names.py), attributes and data (here), over inodes (memory_inode.py) and their
 durability (memory_base.py). atime does not follow reads.
@@ -14,6 +14,9 @@ from typing import Final
 
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.types import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
     NAME_SIZE_MAX,
     OFFSET_MAX,
     PAGE_SIZE,
@@ -23,22 +26,12 @@ from nfsfuse.protocol.types import (
     InodeHandle,
 )
 from nfsfuse_server.storage.checks import check_changes, check_read, check_write, check_xattr_name
-from nfsfuse_server.storage.inode_flags import (
-    check_flags,
-    check_protected,
-    flags_of,
-    flags_of_protection,
-    xflags_of,
-)
+from nfsfuse_server.storage.inode_flags import check_flags, check_protected
 from nfsfuse_server.storage.interface import Storage
-from nfsfuse_server.storage.memory_base import Clock, Fault, no_fault, operation
-from nfsfuse_server.storage.memory_inode import MemoryInode
-from nfsfuse_server.storage.memory_names import MemoryNames
-
-FALLOC_FL_KEEP_SIZE: Final = 1
-FALLOC_FL_PUNCH_HOLE: Final = 2
-FALLOC_FL_ZERO_RANGE: Final = 16
-"""The fallocate(2) modes known here."""
+from tests.helpers.memory_base import Clock, Fault, no_fault, operation
+from tests.helpers.memory_flags import flags_of, flags_of_protection, xflags_of
+from tests.helpers.memory_inode import MemoryInode
+from tests.helpers.memory_names import MemoryNames
 
 ALLOCATE_SIZE_MAX: Final = 1 << 30
 """Bytes that one fallocate may take; more is ENOSPC. A bound for tests, not for the machine."""
@@ -194,14 +187,6 @@ class MemoryStorage(MemoryNames, Storage):
         content = bytes(data)
         check_write(offset, len(content))
         return self._write(self._file(handle), offset, content)
-
-    @operation
-    def append(self, handle: InodeHandle, data: bytes | memoryview) -> tuple[int, Attributes]:
-        content = bytes(data)
-        inode = self._file(handle)
-        offset = inode.data.size
-        check_write(offset, len(content))
-        return offset, self._write(inode, offset, content)
 
     @operation
     def fsync(self, handle: InodeHandle, datasync: bool) -> None:

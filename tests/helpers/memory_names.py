@@ -18,8 +18,8 @@ from nfsfuse.protocol.types import (
 )
 from nfsfuse_server.storage.checks import check_credentials, check_rename_flags, check_target
 from nfsfuse_server.storage.interface import WHITEOUT_MODE, Listed, Renamed
-from nfsfuse_server.storage.memory_base import ROOT_INO, MemoryBase, operation
-from nfsfuse_server.storage.memory_inode import Entries, MemoryInode
+from tests.helpers.memory_base import ROOT_INO, MemoryBase, operation
+from tests.helpers.memory_inode import Entries, MemoryInode
 
 _CREATABLE = frozenset({stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 
@@ -59,24 +59,10 @@ class MemoryNames(MemoryBase):
         return self._node(self._make(parent, name, stat.S_IFDIR | mode & 0o7777, creds))
 
     @operation
-    def create(
-        self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials, exclusive: bool, truncate: bool
-    ) -> tuple[Node, bool]:
+    def create(self, parent: InodeHandle, name: bytes, mode: int, creds: Credentials) -> Node:
         self._check_name(parent, name, errno.EPERM)
         check_credentials(creds)
-        _, entries = self._directory(parent)
-        if exclusive or entries.get(name) is None:
-            return self._node(self._make(parent, name, stat.S_IFREG | mode & 0o7777, creds)), True
-        inode = self._existing(entries, name)
-        match inode.kind:
-            case stat.S_IFDIR:
-                raise FsError(errno.EISDIR)
-            case stat.S_IFLNK:
-                raise FsError(errno.ELOOP)
-            case stat.S_IFREG if truncate:
-                inode.data.truncate(0)
-                self._touch(inode, modified=True)
-        return self._node(inode), False
+        return self._node(self._make(parent, name, stat.S_IFREG | mode & 0o7777, creds))
 
     @operation
     def tmpfile(self, parent: InodeHandle, mode: int, creds: Credentials) -> Node:

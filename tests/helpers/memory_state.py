@@ -1,4 +1,4 @@
-"""State in memory, for tests and the simulator: it outlives the service, as a state directory does."""
+"""State in memory: it outlives the service, as a state directory does."""
 
 from __future__ import annotations
 
