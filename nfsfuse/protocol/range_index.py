@@ -118,6 +118,7 @@ class RangeIndex(Generic[K, V]):
             assert key not in line, (start, end, key)
             line[key] = value
             return
+        assert start < end
         self._lines[start, end] = {key: value}
         if self._forks is not None:
             self._forks.add(start, end)

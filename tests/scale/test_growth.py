@@ -23,8 +23,6 @@ LINEAR: Final = {
     # world: why a step may look at all of them
     "waiters for a lock: one comes and goes": "every request that waits for a lock of the file is looked at "
     "by one that comes; they are at most WAITERS_PER_INODE_MAX",
-    "recalls under way in a file: one more": "each recall of the file that has not ended is looked at, "
-    "whether it has pages of this one. The server sends one for each request that waits",
 }
 """To be shortened. The list is what is known: whatever is not in it must not grow."""
 
