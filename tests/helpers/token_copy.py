@@ -19,11 +19,11 @@ V = TypeVar("V")
 
 assert set(IntervalMap.__slots__) == {"_starts", "_ends", "_values", "_leaves", "_count"}
 assert set(Holder.__slots__) == {
-    "number", "tokens", "in_flight", "recalls", "asked", "trimming", "waiting",
+    "tokens", "in_flight", "recalls", "asked", "trimming", "waiting",
 }  # fmt: skip
 assert set(ResourceTokens.__slots__) == {
     "handle", "resource", "extents_max", "holders", "transients", "waiting", "strong", "flying",
-    "numbers", "held", "running", "queue",
+    "held", "running", "queue",
 }  # fmt: skip
 assert set(vars(Queue())) == {
     "_arrivals", "_ranks", "_blockers", "_followers", "_behind", "_claims", "_urgent",
@@ -43,7 +43,7 @@ def copy_map(old: IntervalMap[V]) -> IntervalMap[V]:
 
 
 def copy_holder(old: Holder) -> Holder:
-    new = Holder(old.number)
+    new = Holder()
     new.tokens = copy_map(old.tokens)
     new.in_flight = dict(old.in_flight)
     for recall in old.recalls.values():
@@ -57,7 +57,6 @@ def copy_state(old: ResourceTokens) -> ResourceTokens:
     new = ResourceTokens(old.handle, old.resource, old.extents_max)
     assert old.held is None, "small worlds have few holders"
     assert old.running is None
-    new.numbers = old.numbers
     new.holders = {session: copy_holder(holder) for session, holder in old.holders.items()}
     new.strong = dict(old.strong)
     new.flying = dict(old.flying)

@@ -21,10 +21,10 @@ FEW_CLIENT, FEW_SERVER, FEW_SLOW = 1200, 120, 24
 
 LINEAR: Final = {
     # world: why a step may look at all of them
-    "waiters for a lock: one comes and goes": "every request that waits for a lock of the file is looked at "
-    "by one that comes; they are at most WAITERS_PER_INODE_MAX",
+    "waiters for a lock: their turn": "all that wait for one holder are looked at when it unlocks, and all but "
+    "one wait for the next; they are at most WAITERS_PER_INODE_MAX",
 }
-"""To be shortened. The list is what is known: whatever is not in it must not grow."""
+"""Each is bounded by the constant that it names. To be shortened: whatever is not in it must not grow."""
 
 
 def growth(world: str) -> tuple[int, int, int]:

@@ -12,10 +12,9 @@ from nfsfuse_server.machines.token_effects import Recall
 class Holder:
     """What one session has to do with one resource."""
 
-    __slots__ = ("asked", "in_flight", "number", "recalls", "tokens", "trimming", "waiting")
+    __slots__ = ("asked", "in_flight", "recalls", "tokens", "trimming", "waiting")
 
-    def __init__(self, number: int) -> None:
-        self.number = number  # of those that have become holders of the resource
+    def __init__(self) -> None:
         self.tokens: IntervalMap[TokenMode] = IntervalMap()
         self.in_flight: dict[int, Interval] = {}  # ticket: where it was granted something, until settled
         self.recalls: dict[int, Recall] = {}  # not acknowledged

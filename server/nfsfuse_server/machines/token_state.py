@@ -49,8 +49,8 @@ class ResourceTokens:
     """All state of one (inode, resource)."""
 
     __slots__ = (
-        "extents_max", "flying", "handle", "held", "holders", "numbers", "queue", "resource", "running",
-        "strong", "transients", "waiting",
+        "extents_max", "flying", "handle", "held", "holders", "queue", "resource", "running", "strong",
+        "transients", "waiting",
     )  # fmt: skip
 
     def __init__(self, handle: InodeHandle, resource: Resource, extents_max: int) -> None:
@@ -58,7 +58,6 @@ class ResourceTokens:
         self.resource = resource
         self.extents_max = extents_max
         self.holders: dict[SessionId, Holder] = {}
-        self.numbers = 0  # of holders that there have been
         self.held: Claims[SessionId] | None = None  # what they hold, if they are more than FEW_HOLDERS
         self.strong: dict[SessionId, None] = {}
         """Those that may hold something EXCLUSIVE. All others are in no reader's way, however many they are."""
@@ -75,8 +74,7 @@ class ResourceTokens:
 
     def add_holder(self, session: SessionId) -> Holder:
         """*session* has something to do with the resource from now on."""
-        self.numbers += 1
-        holder = self.holders[session] = Holder(self.numbers)
+        holder = self.holders[session] = Holder()
         if self.held is None and len(self.holders) > FEW_HOLDERS:
             self.held = Claims()
             for other, each in self.holders.items():
@@ -180,8 +178,7 @@ class ResourceTokens:
         """The holders of what *request* conflicts with, and perhaps others."""
         if self.held is None:
             return self._suspects(request.mode)
-        found = {session: self.holders[session] for session in self.held.everyone(request)}
-        return dict(sorted(found.items(), key=lambda item: item[1].number))
+        return {session: self.holders[session] for session in self.held.everyone(request)}
 
     def is_held_already(self, request: Request) -> bool:
         """Whether *request* asks only for what its session holds and is not being asked to give up."""
