@@ -19,11 +19,13 @@ The page protocol (`nfsfuse.engine.page_protocol`) drives it. The rules it decid
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
+from nfsfuse.protocol.range_index import RangeIndex
 from nfsfuse.protocol.tokens import RANGE_END, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
 
@@ -51,6 +53,7 @@ class Revocation:
     keep: TokenMode
     waits_for: set[int] = field(default_factory=set)  # entitled operations
     part_of: int | None = None  # the entitled operation that does this for itself
+    rank: int = 0  # its place among those under way
     returned: bytearray = field(default_factory=lambda: bytearray(1))
     _phase: Phase = Phase.PENDING
 
@@ -65,6 +68,54 @@ class Revocation:
         self._phase = phase
 
 
+class Revocations:
+    """The recalls of one file that are under way, in order, and found by their pages."""
+
+    __slots__ = ("_pages", "_ranks", "by_rank")
+
+    def __init__(self) -> None:
+        self.by_rank: dict[int, Revocation] = {}
+        """All of them: asked for whether there are any, which there mostly are not."""
+        self._pages: RangeIndex[int, Revocation] = RangeIndex()
+        self._ranks = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.by_rank)
+
+    def __iter__(self) -> Iterator[Revocation]:
+        return iter([self.by_rank[rank] for rank in sorted(self.by_rank)])
+
+    def __contains__(self, revocation: Revocation) -> bool:
+        return self.by_rank.get(revocation.rank) is revocation
+
+    def add(self, revocation: Revocation, *, first: bool = False) -> None:
+        """One more, behind all others, or before them."""
+        self._ranks += 1
+        revocation.rank = -self._ranks if first else self._ranks
+        self.by_rank[revocation.rank] = revocation
+        self._pages.add(revocation.start, revocation.end, revocation.rank, revocation)
+
+    def remove(self, revocation: Revocation) -> None:
+        """It has ended."""
+        del self.by_rank[revocation.rank]
+        self._pages.remove(revocation.start, revocation.end, revocation.rank)
+        if not self.by_rank:
+            self._ranks = 0
+
+    def of(self, start: int, end: int) -> list[Revocation]:
+        """Those that have any of ``[start, end)``."""
+        if not self.by_rank:
+            return []
+        return [revocation for line in self._pages.lines(start, end) for revocation in line.values()]
+
+    def check(self) -> None:
+        """Assert that each is where it is looked for."""
+        self._pages.check()
+        found = sorted((start, end, rank) for start, end, rank, _ in self._pages.meeting(0, RANGE_END))
+        assert found == sorted((r.start, r.end, rank) for rank, r in self.by_rank.items())
+        assert all(rank == revocation.rank for rank, revocation in self.by_rank.items())
+
+
 class DataTokens:
     """The tokens of one file."""
 
@@ -74,7 +125,7 @@ class DataTokens:
         self.untaken = IntervalSet()
         """What programs stored and nobody took (`refuse`): the kernel may have it, and others never will. Until
         the kernel has dropped it, which is soon (`PageProtocol.drop_untaken`)."""
-        self.revocations: list[Revocation] = []
+        self.revocations = Revocations()
         self.writers = 0
         self._entitled: dict[int, Interval] = {}
         self._passed: list[IntervalSet] = []
@@ -89,26 +140,21 @@ class DataTokens:
 
     def parked(self, start: int, end: int) -> bool:
         """Whether operations on ``[start, end)`` have to wait for a recall to end."""
-        for revocation in self.revocations:
-            if revocation.start < end and start < revocation.end and revocation.phase is Phase.CLOSED:
-                return True
-        return False
+        if not self.revocations.by_rank:
+            return False
+        return any(revocation.phase is Phase.CLOSED for revocation in self.revocations.of(start, end))
 
     def invalidating(self, start: int, end: int) -> bool:
         """Whether an invalidation of some of ``[start, end)`` is under way in the kernel."""
-        for revocation in self.revocations:
-            if (
-                revocation.start < end
-                and start < revocation.end
-                and revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING)
-            ):
+        for revocation in self.revocations.of(start, end):
+            if revocation.phase in (Phase.INVALIDATING, Phase.FOLLOWING):
                 return True
         return False
 
     def takes_little(self, start: int, end: int) -> bool:
         """Whether a recall of few pages is invalidating ``[start, end)``: a page of it that is written back now
         is the invalidation's doing, and the recall will wait for it to reach the server."""
-        for revocation in self.revocations:
+        for revocation in self.revocations.of(start, end):
             if (
                 revocation.start <= start
                 and end <= revocation.end <= revocation.start + LITTLE_BYTES_MAX
@@ -150,9 +196,10 @@ class DataTokens:
 
     def used(self, number: int) -> None:
         """An entitled operation has run, or has given up."""
-        self._entitled.pop(number, None)
-        for revocation in self.revocations:
-            revocation.waits_for.discard(number)
+        used = self._entitled.pop(number, None)
+        if used is not None and self.revocations.by_rank:
+            for revocation in self.revocations.of(*used):
+                revocation.waits_for.discard(number)
 
     # --- recalls ---
 
@@ -162,7 +209,7 @@ class DataTokens:
         revocation.waits_for = {
             number for number, (begin, stop) in self._entitled.items() if begin < end and start < stop
         }
-        self.revocations.append(revocation)
+        self.revocations.add(revocation)
         return revocation
 
     def suspend(self) -> Revocation:
@@ -170,7 +217,7 @@ class DataTokens:
         that takes nothing, goes before those that have not begun, and waits for nobody who may be waiting for
         the server: only for invalidations under way (`may_suspend`). It ends when the lease runs again."""
         revocation = Revocation(0, RANGE_END, TokenMode.EXCLUSIVE)
-        self.revocations.insert(0, revocation)
+        self.revocations.add(revocation, first=True)
         return revocation
 
     def may_suspend(self, revocation: Revocation) -> bool:
@@ -184,29 +231,23 @@ class DataTokens:
         in any recall, or parked, and then it gives its entitlement up."""
         assert number in self._entitled
         revocation = Revocation(start, end, TokenMode.EXCLUSIVE, part_of=number)
-        self.revocations.append(revocation)
+        self.revocations.add(revocation)
         return revocation
 
     def may_begin(self, revocation: Revocation) -> bool:
         """Whether *revocation* need not wait: all it waits for have run, and no earlier one of any of its
         range is in progress or about to be. Those that wait for the operation it is part of come after it."""
-        earlier = itertools.takewhile(lambda other: other is not revocation, self.revocations)
         overlapping = any(
-            r.start < revocation.end and revocation.start < r.end and revocation.part_of not in r.waits_for
-            for r in earlier
+            r.rank < revocation.rank and revocation.part_of not in r.waits_for
+            for r in self.revocations.of(revocation.start, revocation.end)
         )
         return not revocation.waits_for and not overlapping
 
     def follow(self, revocation: Revocation) -> bool:
         """Whether the kernel is dropping some of its pages for another recall, which *revocation* has to wait
         for: they are off the books already. Operations may run meanwhile, as in an invalidation of its own."""
-        for other in self.revocations:
-            if (
-                other is not revocation
-                and other.start < revocation.end
-                and revocation.start < other.end
-                and other.phase is Phase.INVALIDATING
-            ):
+        for other in self.revocations.of(revocation.start, revocation.end):
+            if other is not revocation and other.phase is Phase.INVALIDATING:
                 revocation.phase = Phase.FOLLOWING
                 return True
         return False
@@ -324,6 +365,7 @@ class DataTokens:
         """Assert the invariants."""
         self.held.check()
         self.in_kernel.check()
+        self.revocations.check()
         for start, end in self.in_kernel.intervals():
             assert self.holds(start, end, TokenMode.SHARED), f"K1: [{start}, {end})"
         if self.writers and not self.revocations:

@@ -42,6 +42,7 @@ from nfsfuse.engine.session import Session as ClientSession
 from nfsfuse.engine.suspension import Suspension
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.engine.writing import Writer
+from nfsfuse.machines.data_tokens import Revocations
 from nfsfuse.machines.inodes import InodeTable
 from nfsfuse.machines.page_cache import FilePages, PageCache
 from nfsfuse.protocol.intervals import IntervalMap, IntervalSet
@@ -139,6 +140,9 @@ class _Walk:
     def _intervals(self, thing: Any) -> None:
         self._items(list(thing))
 
+    def _in_order(self, revocations: Revocations) -> None:
+        self._items(list(revocations))
+
     def _pages(self, pages: FilePages) -> None:
         for intervals in (pages.valid, pages.dirty, pages.writing):
             self._items(intervals.intervals())
@@ -217,6 +221,7 @@ _HOW: Final[dict[type, Callable[[_Walk, Any], None]]] = {
     memoryview: _Walk._bytes,
     IntervalMap: _Walk._intervals,
     IntervalSet: _Walk._intervals,
+    Revocations: _Walk._in_order,
     FilePages: _Walk._pages,
     CoroutineType: _Walk._suspended,
     GeneratorType: _Walk._suspended,

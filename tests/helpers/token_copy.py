@@ -9,16 +9,24 @@ from collections import deque
 from typing import TypeVar
 
 from nfsfuse.protocol.intervals import IntervalMap
-from nfsfuse_server.machines.token_state import Holder, ResourceTokens
+from nfsfuse_server.machines.token_holder import Holder
+from nfsfuse_server.machines.token_queue import Queue
+from nfsfuse_server.machines.token_state import ResourceTokens
 from nfsfuse_server.machines.tokens import TokenManager
 from tests.helpers.token_world import Client, World
 
 V = TypeVar("V")
 
 assert set(IntervalMap.__slots__) == {"_starts", "_ends", "_values", "_leaves", "_count"}
-assert set(Holder.__slots__) == {"tokens", "in_flight", "recalls", "trimming", "waiting"}
+assert set(Holder.__slots__) == {
+    "tokens", "in_flight", "recalls", "asked", "trimming", "waiting",
+}  # fmt: skip
 assert set(ResourceTokens.__slots__) == {
     "handle", "resource", "extents_max", "holders", "transients", "waiting", "strong", "flying",
+    "held", "running", "queue",
+}  # fmt: skip
+assert set(vars(Queue())) == {
+    "_arrivals", "_ranks", "_blockers", "_followers", "_behind", "_claims", "_urgent",
 }  # fmt: skip
 assert set(vars(TokenManager())) == {
     "_extents_max", "_states", "_sessions", "_tickets", "_recalls", "_next_recall", "_events",
@@ -38,7 +46,8 @@ def copy_holder(old: Holder) -> Holder:
     new = Holder()
     new.tokens = copy_map(old.tokens)
     new.in_flight = dict(old.in_flight)
-    new.recalls = dict(old.recalls)
+    for recall in old.recalls.values():
+        new.add_recall(recall)
     new.trimming = set(old.trimming)
     new.waiting = set(old.waiting)
     return new
@@ -46,11 +55,15 @@ def copy_holder(old: Holder) -> Holder:
 
 def copy_state(old: ResourceTokens) -> ResourceTokens:
     new = ResourceTokens(old.handle, old.resource, old.extents_max)
+    assert old.held is None, "small worlds have few holders"
+    assert old.running is None
     new.holders = {session: copy_holder(holder) for session, holder in old.holders.items()}
     new.strong = dict(old.strong)
     new.flying = dict(old.flying)
     new.transients = dict(old.transients)
-    new.waiting = dict(old.waiting)
+    if old.queue is not None:
+        for request in old.waiting.values():
+            new.enqueue(request, old.queue.blocker(request))
     return new
 
 

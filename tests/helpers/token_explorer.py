@@ -16,7 +16,7 @@ from typing import Any
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
 from nfsfuse_server.machines.token_effects import Granted, Recall
-from nfsfuse_server.machines.token_state import Holder
+from nfsfuse_server.machines.token_holder import Holder
 from nfsfuse_server.machines.tokens import TokenManager
 from tests.helpers.token_copy import copy_world
 from tests.helpers.token_world import Acknowledge, Ask, Client, World

@@ -170,6 +170,57 @@ def a_write_while_others_wait(n: int) -> Step:
     return step
 
 
+def sharers_of_pages(n: int) -> Step:
+    """Each of *n* sessions reads a page of one file; one page is written to, and read again."""
+    tokens = Tokens()
+    for number in range(n):
+        tokens.hold(session(number), SHARED, HANDLE, *page(2 * number))
+    start, end = page(n // 2 * 2)
+
+    def step() -> None:
+        tokens.hold(ME, EXCLUSIVE, HANDLE, start, end)
+        tokens.hold(session(n // 2), SHARED, HANDLE, start, end)
+        tokens.manager.give_back(ME, (Token(HANDLE, DATA, 0, RANGE_END, NONE),))
+
+    step()  # dictionaries grow by the first one more
+    return step
+
+
+def a_writer_behind_another(n: int) -> Step:
+    """*n* sessions read a file, one waits to write to it, and one more comes and goes."""
+    tokens = Tokens()
+    for number in range(n):
+        tokens.hold(session(number), SHARED)
+    tokens.acquire(OTHER, EXCLUSIVE)
+
+    def step() -> None:
+        ticket, effects = tokens.acquire(ME, EXCLUSIVE)
+        assert effects == [], "all have been asked"
+        assert tokens.manager.cancel(ticket) == []
+
+    return step
+
+
+def operations_under_way(n: int) -> Step:
+    """*n* names of a directory are being changed, and one more is."""
+    tokens = Tokens()
+
+    def change(number: int) -> int:
+        ticket = next(tokens.tickets)
+        where = (HANDLE, DIR, number, number + 1, EXCLUSIVE)
+        granted = tokens.manager.acquire(ticket, session(number), *where, transient=True)
+        assert granted == [Granted(ticket, ())]
+        return ticket
+
+    for number in range(n):
+        change(number)
+
+    def step() -> None:
+        assert tokens.manager.finish(change(n)) == []
+
+    return step
+
+
 class Locks:
     def __init__(self) -> None:
         self.manager = LockManager(LockLimits(10**6, 10**6, 10**6, 10**6))
@@ -197,14 +248,31 @@ def locks_of_a_file(n: int, *, owners: bool) -> Step:
     return step
 
 
-def waiters_for_a_lock(n: int) -> Step:
+def waiters_for_a_lock(n: int, *, apart: bool = False) -> Step:
+    """*n* wait for the same byte, or each, if they are *apart*, for one of its own."""
     locks = Locks()
-    locks.ask(OTHER, LockMode.WRITE, 0, 0)
+    locks.ask(OTHER, LockMode.WRITE, 0, n)
     for number in range(n):
-        locks.ask(session(number), LockMode.WRITE, 0, 0, wait=True)
+        at = number + 1 if apart else 0
+        locks.ask(session(number), LockMode.WRITE, at, at, wait=True)
 
     def step() -> None:
         locks.manager.cancel(locks.ask(ME, LockMode.WRITE, 0, 0, wait=True))
+
+    return step
+
+
+def turn_by_turn_of_a_lock(n: int) -> Step:
+    """A lock goes from one that waits to the next, who asks for it again."""
+    locks = Locks()
+    for number in range(n + 1):
+        locks.ask(session(number), LockMode.WRITE, 0, 0, wait=True)
+    holders = itertools.cycle(range(n + 1))
+
+    def step() -> None:
+        holder = session(next(holders))
+        locks.ask(holder, LockMode.UNLOCK, 0, 0)
+        locks.ask(holder, LockMode.WRITE, 0, 0, wait=True)
 
     return step
 
@@ -299,9 +367,14 @@ SERVER: Final[dict[str, Callable[[int], Step]]] = {
     "waiters for other pages: one comes and goes": lambda n: come_and_go(n, EXCLUSIVE, apart=True),
     "writers that wait for a page: their turn": turn_by_turn,
     "readers that wait for a page: the holder writes back": a_write_while_others_wait,
+    "sharers of pages of a file: one is written to": sharers_of_pages,
+    "sharers of a file that one waits to write to: one more waits": a_writer_behind_another,
+    "operations under way in a directory: one more": operations_under_way,
     "locks of a file and an owner: one more": lambda n: locks_of_a_file(n, owners=False),
     "locks of a file and many owners: one more": lambda n: locks_of_a_file(n, owners=True),
     "waiters for a lock: one comes and goes": waiters_for_a_lock,
+    "waiters for other locks: one comes and goes": lambda n: waiters_for_a_lock(n, apart=True),
+    "waiters for a lock: their turn": turn_by_turn_of_a_lock,
     "records in the journal: one more": journal_records,
     "sessions: one more": sessions_with_leases,
     "recalls of a session: one more": recalls_of_a_session,

@@ -21,19 +21,10 @@ FEW_CLIENT, FEW_SERVER, FEW_SLOW = 1200, 120, 24
 
 LINEAR: Final = {
     # world: why a step may look at all of them
-    "holders of pages of a file: one passes on": "each session with something EXCLUSIVE in the file is asked "
-    "whether it is in the way. They are as many as clients that write to one file at the same time",
-    "writers that wait for a page: one comes and goes": "every request that waits for one key is looked at "
-    "once when something of the key ends. A client has at most REQUESTS_IN_FLIGHT_MAX",
-    "readers that wait for a page: one comes and goes": "likewise",
-    "waiters for other pages: one comes and goes": "likewise",
-    "writers that wait for a page: their turn": "likewise",
-    "readers that wait for a page: the holder writes back": "likewise",
-    "waiters for a lock: one comes and goes": "likewise; at most WAITERS_PER_INODE_MAX",
-    "recalls under way in a file: one more": "each recall of the file that has not ended is looked at, "
-    "whether it has pages of this one. The server sends one for each request that waits",
+    "waiters for a lock: their turn": "all that wait for one holder are looked at when it unlocks, and all but "
+    "one wait for the next; they are at most WAITERS_PER_INODE_MAX",
 }
-"""To be shortened. The list is what is known: whatever is not in it must not grow."""
+"""Each is bounded by the constant that it names. To be shortened: whatever is not in it must not grow."""
 
 
 def growth(world: str) -> tuple[int, int, int]:

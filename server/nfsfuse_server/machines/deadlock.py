@@ -93,20 +93,14 @@ class WaitsForGraph:
     def _waiters_on(self, party: Party) -> Iterator[Party]:
         yield from (waiter.party for waiter in self._waiters_for_locks_of(party))
         for own in self._record(party).waiting.values():
-            for later in own.space.queue.values():
-                if later.arrival > own.arrival and own.conflicts(later):
-                    yield later.party
+            yield from (later.party for later in own.space.waiters_behind(own))
 
     def _blocked_by_locks_of(self, party: Party) -> Iterator[Party]:
         yield from (waiter.party for waiter in self._waiters_for_locks_of(party) if waiter.deadlock_checked)
 
     def _waiters_for_locks_of(self, party: Party) -> Iterator[Waiter]:
         for space in self._record(party).holds:
-            ranges = space.held.of(party)
-            for waiter in space.queue.values():
-                seg = waiter.segment
-                if waiter.party != party and ranges.in_the_way(seg.mode, seg.start, seg.end):
-                    yield waiter
+            yield from space.waiters_for_locks_of(party)
 
     def _record(self, party: Party) -> PartyRecord:
         return self.parties.get(party) or PartyRecord()

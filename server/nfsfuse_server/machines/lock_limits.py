@@ -21,8 +21,8 @@ LOCKS_PER_SESSION_MAX: Final = 65_536
 a reclaim after a restart stays a few megabytes on the wire."""
 
 WAITERS_PER_INODE_MAX: Final = 1_024
-"""Waiting requests on one inode, POSIX and flock together. Each is a blocked thread on some client; a request
-is compared with all that wait before it, and one release may look at all of them (some milliseconds)."""
+"""Waiting requests on one inode, POSIX and flock together. Each is a blocked thread on some client; one
+release may look at all of them (some milliseconds)."""
 
 WAITERS_PER_SESSION_MAX: Final = 4_096
 """Waiting requests of one client: about the number of threads that one could expect to block at once."""

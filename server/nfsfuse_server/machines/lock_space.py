@@ -6,14 +6,19 @@ answers questions and keeps its books; what a request is answered is decided in 
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from nfsfuse.protocol.locks import CONFLICTS, LockKind, LockMode
-from nfsfuse.protocol.types import InodeHandle, LockOwner, SessionId
+from nfsfuse.protocol.range_index import RangeIndex
+from nfsfuse.protocol.types import OFFSET_MAX, InodeHandle, LockOwner, SessionId
 from nfsfuse_server.machines.lock_ranges import OwnerRanges, Segment, Splice
+
+_arrival = attrgetter("arrival")
 
 
 class Party(NamedTuple):
@@ -158,6 +163,7 @@ class LockSpace:
         self.kind = kind
         self.held = HeldLocks()
         self.queue: dict[int, Waiter] = {}  # by arrival; a dict keeps its order and forgets in O(1)
+        self._wanted: RangeIndex[int, Waiter] = RangeIndex()  # the queue, by its bytes and arrival
         self._behind_party: dict[Party, dict[int, Waiter]] = {}
         self._behind_waiter: dict[Waiter, dict[int, Waiter]] = {}
 
@@ -171,16 +177,41 @@ class LockSpace:
 
     def waiters_in_the_way(self, waiter: Waiter) -> Iterator[Waiter]:
         """Who asked before *waiter* for something that conflicts with it, and still waits."""
-        for earlier in self.queue.values():
+        for earlier in heapq.merge(*map(dict.values, self._lines(waiter.segment)), key=_arrival):
             if earlier.arrival >= waiter.arrival:
                 return
             if earlier.conflicts(waiter):
                 yield earlier
 
+    def waiters_behind(self, waiter: Waiter) -> Iterator[Waiter]:
+        """Who asked after *waiter* for something that conflicts with it, and waits too."""
+        for line in self._lines(waiter.segment):
+            for later in reversed(line.values()):
+                if later.arrival <= waiter.arrival:
+                    break
+                if later.conflicts(waiter):
+                    yield later
+
+    def waiters_for_locks_of(self, party: Party) -> Iterator[Waiter]:
+        """Who waits for something that *party* holds; one may be named repeatedly."""
+        ranges = self.held.of(party)
+        near: Iterable[Waiter] = self.queue.values()
+        if len(ranges) < len(self.queue):
+            near = (waiter for seg in ranges for line in self._lines(seg) for waiter in line.values())
+        for waiter in near:
+            seg = waiter.segment
+            if waiter.party != party and ranges.in_the_way(seg.mode, seg.start, seg.end):
+                yield waiter
+
+    def _lines(self, seg: Segment) -> list[dict[int, Waiter]]:
+        return list(self._wanted.lines(seg.start, seg.end + 1)) if self.queue else []
+
     def put_behind(self, waiter: Waiter, blocker: Party | Waiter) -> None:
         """Queue *waiter* (if it is new), to be looked at again when *blocker* is out of its way."""
         self._unlink(waiter)
-        self.queue.setdefault(waiter.arrival, waiter)
+        if waiter.arrival not in self.queue:
+            self.queue[waiter.arrival] = waiter
+            self._wanted.add(waiter.segment.start, waiter.segment.end + 1, waiter.arrival, waiter)
         waiter.blocker = blocker
         self._followers_of(blocker)[waiter.arrival] = waiter
 
@@ -188,6 +219,7 @@ class LockSpace:
         """Take *waiter* out of the queue; returns those that waited behind it, to be looked at again."""
         self._unlink(waiter)
         del self.queue[waiter.arrival]
+        self._wanted.remove(waiter.segment.start, waiter.segment.end + 1, waiter.arrival)
         return list(self._behind_waiter.get(waiter, {}).values())
 
     def behind(self, party: Party, start: int, end: int) -> list[Waiter]:
@@ -217,6 +249,9 @@ class LockSpace:
         """The books of this space agree; who waits really has somebody in its way."""
         self.held.check()
         assert list(self.queue) == sorted(self.queue), "the queue is out of order"
+        self._wanted.check()
+        wanted = sorted(w.arrival for line in self._wanted.lines(0, OFFSET_MAX + 1) for w in line.values())
+        assert wanted == list(self.queue), "the index of those that wait is stale"
         groups = (*self._behind_party.values(), *self._behind_waiter.values())
         followers = [waiter for group in groups for waiter in group.values()]
         assert sorted(w.arrival for w in followers) == list(self.queue), "a waiter is lost or listed twice"

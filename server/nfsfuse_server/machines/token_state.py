@@ -5,9 +5,10 @@ Rules of this file, from which the manager composes its events:
 * Two claims *conflict* if they are of different sessions, overlap, and `COMPATIBLE` says no. Claims are what
   a session holds, what a running operation holds (a *transient*), and what a waiting request asks for.
 * Held and transient claims never conflict (K0). What was granted counts as held before the client knows.
-* A request is *grantable* if it conflicts with nothing held, nothing transient and nothing that waits ahead
-  of it, and none of it is being recalled from its own session. The last rule is what lets a grant and an
-  acknowledgement cross on the wire: an acknowledgement never takes back what was granted after its recall.
+* A request is *grantable*, and has no *blocker*, if it conflicts with nothing held, nothing transient and
+  nothing that waits ahead of it, and none of it is being recalled from its own session. The last rule is what
+  lets a grant and an acknowledgement cross on the wire: an acknowledgement never takes back what was granted
+  after its recall.
 * Exempt from the queue is, when it arrives, what is fully held already and not being recalled: it costs the
   others nothing. (Once in the queue, strictly first come, first served: one pass over it is then enough.)
 * An *urgent* request waits for nothing that waits: its session cannot give up what it holds here until the
@@ -18,14 +19,17 @@ Rules of this file, from which the manager composes its events:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from typing import Final
 
-from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
-from nfsfuse.protocol.record import record
+from nfsfuse.protocol.intervals import Interval
 from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, STRONGEST_BESIDE, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
-from nfsfuse_server.machines.token_effects import Granted, Recall
+from nfsfuse_server.machines.token_claims import Claims, Request
+from nfsfuse_server.machines.token_effects import Granted
+from nfsfuse_server.machines.token_holder import Holder
+from nfsfuse_server.machines.token_queue import EXTENTS, HOLDER, RECALL, TICKET, Blocker, Queue
 
 EXTENTS_PER_HOLDER_MAX: Final = 1024
 """Extents one session may hold of one resource (about 100 kB of state). Only clients that fight over
@@ -37,124 +41,16 @@ FEW_EXTENTS: Final = 16
 """Extents that are looked through to see whether any of them is EXCLUSIVE."""
 
 
-@record(frozen=True, slots=True)
-class Request:
-    """*ranges* (disjoint, ascending) of the resource wanted at *mode*: by the session, or, if *transient*, by
-    the operation alone."""
-
-    ticket: int
-    session: SessionId
-    ranges: tuple[Interval, ...]
-    mode: TokenMode
-    transient: bool
-    urgent: bool = False
-
-    def conflicts(self, other: Request) -> bool:
-        """Whether one has to wait for the other."""
-        return (
-            self.session != other.session
-            and not COMPATIBLE[self.mode, other.mode]
-            and any(a < d and c < b for a, b in self.ranges for c, d in other.ranges)
-        )
-
-
-_SEVERAL: Final = SessionId(b"several sessions")
-
-
-class Claims:
-    """What requests ask for, all together: whether one more conflicts with any of them."""
-
-    def __init__(self) -> None:
-        self._of_mode: dict[TokenMode, IntervalMap[SessionId]] = {}
-
-    def add(self, request: Request) -> None:
-        """One more asks."""
-        claims = self._of_mode.setdefault(request.mode, IntervalMap())
-        for start, end in request.ranges:
-            for low, high, session in claims.overlapping(start, end):
-                if session != request.session:
-                    claims.set(low, high, _SEVERAL)
-            for low, high in claims.gaps(start, end):
-                claims.set(low, high, request.session)
-
-    def conflict_with(self, request: Request) -> bool:
-        """Whether *request* has to wait for any that ask."""
-        return any(
-            session != request.session
-            for mode, claims in self._of_mode.items()
-            if not COMPATIBLE[request.mode, mode]
-            for start, end in request.ranges
-            for _, _, session in claims.overlapping(start, end)
-        )
-
-
-class Holder:
-    """What one session has to do with one resource."""
-
-    __slots__ = ("in_flight", "recalls", "tokens", "trimming", "waiting")
-
-    def __init__(self) -> None:
-        self.tokens: IntervalMap[TokenMode] = IntervalMap()
-        self.in_flight: dict[int, Interval] = {}  # ticket: where it was granted something, until settled
-        self.recalls: dict[int, Recall] = {}  # not acknowledged
-        self.trimming: set[int] = set()  # those of the recalls that are only for EXTENTS_PER_HOLDER_MAX
-        self.waiting: set[int] = set()  # tickets
-
-    def __bool__(self) -> bool:
-        return bool(self.tokens or self.in_flight or self.recalls or self.waiting)
-
-    def holds(self, start: int, end: int, mode: TokenMode) -> bool:
-        """Whether all of the range is held at *mode* or stronger, being recalled or not."""
-        return self.tokens.is_at_least(start, end, mode)
-
-    def strengthen(self, start: int, end: int, mode: TokenMode) -> None:
-        """Hold all of the range at *mode*, or as strong as before."""
-        self.tokens.raise_to(start, end, mode)
-
-    def reduce(self, start: int, end: int, keep: TokenMode) -> None:
-        """Hold nothing in the range that is stronger than *keep*."""
-        for low, high, held in self.tokens.overlapping(start, end):
-            if held > keep:
-                if keep is TokenMode.NONE:
-                    self.tokens.delete(low, high)
-                else:
-                    self.tokens.set(low, high, keep)
-
-    def being_recalled(self, start: int, end: int) -> bool:
-        """Whether any of the range is, to whatever mode."""
-        recalls = self.recalls
-        return bool(recalls) and any(r.token.start < end and start < r.token.end for r in recalls.values())
-
-    def is_in_the_way(self, request: Request) -> bool:
-        """Whether something is held that the session of *request*, another, could not have it beside."""
-        for start, end in request.ranges:
-            for _, _, held in self.tokens.overlapping(start, end):
-                if not COMPATIBLE[request.mode, held]:
-                    return True
-        return False
-
-    def recallable(self, start: int, end: int, keep: TokenMode) -> list[Interval]:
-        """The parts of the range that are held stronger than *keep*, less those in flight and those that are
-        being recalled to *keep* or lower already."""
-        held_more = [(low, high) for low, high, held in self.tokens.overlapping(start, end) if held > keep]
-        if len(held_more) <= 1 and not (self.in_flight or self.recalls):
-            return held_more
-        parts = IntervalSet()
-        for low, high in held_more:
-            parts.add(low, high)
-        for low, high in self.in_flight.values():
-            parts.delete(low, high)
-        for recall in self.recalls.values():
-            if recall.token.mode <= keep:
-                parts.delete(recall.token.start, recall.token.end)
-        return parts.intervals()
+FEW_HOLDERS: Final = 8
+"""Holders, and running operations, that are looked through one by one."""
 
 
 class ResourceTokens:
     """All state of one (inode, resource)."""
 
     __slots__ = (
-        "extents_max", "flying", "handle", "holders", "resource", "strong", "transients", "waiting",
+        "extents_max", "flying", "handle", "held", "holders", "queue", "resource", "running", "strong",
+        "transients", "waiting",
     )  # fmt: skip
 
     def __init__(self, handle: InodeHandle, resource: Resource, extents_max: int) -> None:
@@ -162,14 +58,63 @@ class ResourceTokens:
         self.resource = resource
         self.extents_max = extents_max
         self.holders: dict[SessionId, Holder] = {}
+        self.held: Claims[SessionId] | None = None  # what they hold, if they are more than FEW_HOLDERS
         self.strong: dict[SessionId, None] = {}
         """Those that may hold something EXCLUSIVE. All others are in no reader's way, however many they are."""
         self.flying: dict[int, SessionId] = {}  # tickets: whose grants are in flight
         self.transients: dict[int, Request] = {}
+        self.running: Claims[int] | None = None  # the transients, if they are more than FEW_HOLDERS
         self.waiting: dict[int, Request] = {}  # in the order of arrival
+        self.queue: Queue | None = None  # those that wait, if any do
 
     def __bool__(self) -> bool:
         return bool(self.holders or self.transients)
+
+    # --- who is here ---
+
+    def add_holder(self, session: SessionId) -> Holder:
+        """*session* has something to do with the resource from now on."""
+        holder = self.holders[session] = Holder()
+        if self.held is None and len(self.holders) > FEW_HOLDERS:
+            self.held = Claims()
+            for other, each in self.holders.items():
+                for start, end, mode in each.tokens:
+                    self.held.add(other, other, start, end, mode)
+        return holder
+
+    def remove_holder(self, session: SessionId) -> None:
+        """*session* has nothing to do with it any more, whatever it held."""
+        holder = self.holders.pop(session)
+        self.strong.pop(session, None)
+        if self.held is not None:
+            for start, end, mode in holder.tokens:
+                self.held.remove(session, start, end, mode)
+            if len(self.holders) <= FEW_HOLDERS // 2:
+                self.held = None
+
+    def add_transient(self, request: Request) -> None:
+        """An operation runs from now on."""
+        self.transients[request.ticket] = request
+        if self.running is not None:
+            self._add_running(self.running, request)
+        elif len(self.transients) > FEW_HOLDERS:
+            self.running = Claims()
+            for running in self.transients.values():
+                self._add_running(self.running, running)
+
+    def _add_running(self, claims: Claims[int], request: Request) -> None:
+        for start, end in request.ranges:
+            claims.add(request.ticket, request.session, start, end, request.mode)
+
+    def remove_transient(self, ticket: int) -> Request:
+        """It has ended."""
+        request = self.transients.pop(ticket)
+        if self.running is not None:
+            for start, end in request.ranges:
+                self.running.remove(ticket, start, end, request.mode)
+            if len(self.transients) <= FEW_HOLDERS // 2:
+                self.running = None
+        return request
 
     def token(self, start: int, end: int, mode: TokenMode) -> Token:
         """The token of this resource for that range."""
@@ -182,24 +127,58 @@ class ResourceTokens:
 
     def strengthen(self, session: SessionId, start: int, end: int, mode: TokenMode) -> None:
         """*session* holds all of the range at *mode*, or as strong as before."""
-        self.holders[session].strengthen(start, end, mode)
+        holder = self.holders[session]
+        if self.held is None:
+            holder.strengthen(start, end, mode)
+        else:
+            before = holder.extents_around(start, end)
+            holder.strengthen(start, end, mode)
+            self._held_changed(self.held, session, before, holder.extents_around(start, end))
         if mode is TokenMode.EXCLUSIVE:
             self.strong[session] = None
 
     def reduce(self, session: SessionId, start: int, end: int, keep: TokenMode) -> None:
         """*session* holds nothing in the range that is stronger than *keep*."""
         holder = self.holders[session]
-        holder.reduce(start, end, keep)
+        if self.held is None:
+            holder.reduce(start, end, keep)
+        else:
+            before = holder.extents_around(start, end)
+            holder.reduce(start, end, keep)
+            self._held_changed(self.held, session, before, holder.extents_around(start, end))
         # One with many extents is looked at again when it has few: to look at all of them takes its time.
         few = session in self.strong and len(holder.tokens) <= FEW_EXTENTS
         if few and all(held is not TokenMode.EXCLUSIVE for _, _, held in holder.tokens):
             del self.strong[session]
 
-    def may_be_in_the_way(self, mode: TokenMode) -> dict[SessionId, Holder]:
+    def _held_changed(
+        self, held: Claims[SessionId], session: SessionId,
+        before: list[tuple[int, int, TokenMode]], after: list[tuple[int, int, TokenMode]],
+    ) -> None:  # fmt: skip
+        for start, end, mode in before:
+            held.remove(session, start, end, mode)
+        for start, end, mode in after:
+            held.add(session, session, start, end, mode)
+
+    def _suspects(self, mode: TokenMode) -> dict[SessionId, Holder]:
         """The holders of which any may have something that *mode* conflicts with."""
         if mode is TokenMode.EXCLUSIVE:
             return self.holders
         return {session: self.holders[session] for session in self.strong}
+
+    def to_be_asked(self, request: Request, blocker: Blocker) -> dict[SessionId, Holder]:
+        """Those of whom something has perhaps still to be asked for *request*, which waits for *blocker*."""
+        why, what = blocker
+        other = self.waiting.get(what) if why == TICKET and isinstance(what, int) else None
+        if other is not None and other.mode >= request.mode and other.ranges == request.ranges:
+            return {other.session: self.holders[other.session]}  # all others have been asked for the same
+        return self.in_the_way(request)
+
+    def in_the_way(self, request: Request) -> dict[SessionId, Holder]:
+        """The holders of what *request* conflicts with, and perhaps others."""
+        if self.held is None:
+            return self._suspects(request.mode)
+        return {session: self.holders[session] for session in self.held.everyone(request)}
 
     def is_held_already(self, request: Request) -> bool:
         """Whether *request* asks only for what its session holds and is not being asked to give up."""
@@ -209,29 +188,65 @@ class ResourceTokens:
             for start, end in request.ranges
         )
 
-    def grantable(self, request: Request, ahead: Iterable[Request]) -> bool:
-        """Whether *request* need not wait, when *ahead* are the requests that came before it and still do."""
+    def blocker_of_new(self, request: Request) -> Blocker | None:
+        """What *request*, which has just come, has to wait for; None if it need not wait."""
+        blocker = None if request.transient else self._own_blocker(request)
+        if blocker is None and self.queue is not None:
+            ticket = self.queue.last_before(request)
+            if ticket is not None:
+                return TICKET, ticket
+        return blocker or self._blocker_before_queue(request)
+
+    def blocker_of_waiting(self, request: Request, hint: Request | None) -> Blocker | None:
+        """What *request*, which waits, has still to wait for: *hint*, which waits as well, if that is one of
+        several; None if it is *grantable*."""
+        assert self.queue is not None
+        blocker = self._own_blocker(request)
+        if blocker is None and hint is not None and self.queue.goes_before(hint, request):
+            blocker = (TICKET, hint.ticket)
+        blocker = blocker or self._blocker_before_queue(request)
+        if blocker is None:
+            ticket = self.queue.someone_before(request)
+            blocker = None if ticket is None else (TICKET, ticket)
+        return blocker
+
+    def _own_blocker(self, request: Request) -> Blocker | None:
         holder = self.holders.get(request.session)
-        if holder is not None and not request.transient:
-            if self.has_too_many(holder):
-                return False
+        if holder is None or request.transient:
+            return None
+        if self.has_too_many(holder):
+            return EXTENTS, request.session
+        if holder.asked is not None:
             for start, end in request.ranges:
                 if holder.being_recalled(start, end):
-                    return False
-        if not request.urgent:
-            for earlier in ahead:
-                if request.conflicts(earlier):
-                    return False
-        for running in self.transients.values():
-            if request.conflicts(running):
-                return False
-        return not self._conflicts_with_held(request)
+                    return RECALL, holder.recall_of(start, end)
+        return None
 
-    def _conflicts_with_held(self, request: Request) -> bool:
-        for other, holder in self.may_be_in_the_way(request.mode).items():
-            if other != request.session and holder.is_in_the_way(request):
-                return True
-        return False
+    def _blocker_before_queue(self, request: Request) -> Blocker | None:
+        if self.running is not None:
+            ticket = self.running.someone(request)
+            if ticket is not None:
+                return TICKET, ticket
+        elif self.transients:
+            for running in self.transients.values():
+                if request.conflicts(running):
+                    return TICKET, running.ticket
+        session = self.conflicting_holder(request)
+        return None if session is None else (HOLDER, session)
+
+    def conflicting_holder(self, request: Request) -> SessionId | None:
+        """Another session that holds something *request* conflicts with, None if there is none."""
+        if self.held is not None:
+            return self.held.someone(request)
+        if request.mode is TokenMode.EXCLUSIVE:
+            for other, holder in self.holders.items():
+                if other != request.session and holder.is_in_the_way(request):
+                    return other
+        else:
+            for other in self.strong:
+                if other != request.session and self.holders[other].is_in_the_way(request):
+                    return other
+        return None
 
     def waits_in_a_circle(self, request: Request) -> bool:
         """Whether an urgent *request* would wait for what a session holds that cannot give it up, as an urgent
@@ -240,36 +255,71 @@ class ResourceTokens:
         frontier = [request]
         while frontier:
             asking = frontier.pop()
-            for session, holder in self.holders.items():
+            for session, holder in self.in_the_way(asking).items():
                 if session in seen or session == asking.session or not holder.is_in_the_way(asking):
                     continue
                 if session == request.session:
                     return True
                 seen.add(session)
-                frontier += [r for r in self.waiting.values() if r.urgent and r.session == session]
+                frontier += [self.waiting[t] for t in holder.waiting if self.waiting[t].urgent]
         return False
 
-    def enqueue(self, request: Request) -> None:
-        """Put *request* behind those that wait, or, if it is urgent, behind those that are."""
-        if request.urgent:
-            waiting = list(self.waiting.values())
-            count = sum(other.urgent for other in waiting)
-            waiting.insert(count, request)
-            self.waiting = {other.ticket: other for other in waiting}
-        else:
-            self.waiting[request.ticket] = request
+    def enqueue(self, request: Request, blocker: Blocker) -> None:
+        """Put *request* behind those that wait, or, if it is urgent, behind those that are: for *blocker*."""
+        if self.queue is None:
+            self.queue = Queue()
+        self.waiting[request.ticket] = request
+        self.queue.add(request, blocker)
+
+    def unqueue(self, ticket: int) -> list[Request]:
+        """It waits no more. Those that waited for that."""
+        assert self.queue is not None
+        behind = self.queue.remove(self.waiting.pop(ticket))
+        if not self.waiting:
+            self.queue = None
+        return behind
+
+    def put_behind(self, request: Request, blocker: Blocker) -> None:
+        """*request* waits for *blocker* from now on."""
+        assert self.queue is not None
+        self.queue.put_behind(request, blocker)
+
+    def rank(self, request: Request) -> int:
+        """The place of *request* in the queue: who has a smaller one goes first."""
+        assert self.queue is not None
+        return self.queue.rank(request)
+
+    def waited_for(self, request: Request) -> Request | None:
+        """The other that waits and *request* waits for, None if it is for something else."""
+        assert self.queue is not None
+        why, what = self.queue.blocker(request)
+        return self.waiting.get(what) if why == TICKET and isinstance(what, int) else None
+
+    def behind(self, blocker: Blocker) -> list[Request]:
+        """Those that wait for *blocker*, which is no HOLDER, and has gone."""
+        return [] if self.queue is None else self.queue.behind(blocker)
+
+    def behind_holder(self, session: SessionId, start: int, end: int) -> list[Request]:
+        """Those that wait for *session*, which holds less of the range than it did."""
+        if self.queue is None:
+            return []
+        behind = [*self.queue.behind_holder(session, start, end)]
+        holder = self.holders.get(session)
+        if holder is None or not self.has_too_many(holder):
+            behind += self.queue.behind((EXTENTS, session))
+        return behind
 
     def grant(self, request: Request) -> Granted:
         """Give a grantable *request* what it asks for, and if it is not transient as much as is free."""
         if request.transient:
-            self.transients[request.ticket] = request
+            self.add_transient(request)
             return Granted(request.ticket, ())
         ((start, end),) = request.ranges
         holder = self.holders[request.session]
         if not holder.holds(start, end, request.mode):
             start, end = self._largest(request.session, start, end, request.mode)
             wider = Request(request.ticket, request.session, ((start, end),), request.mode, False)
-            assert not self._conflicts_with_held(wider), f"K0: {self.token(start, end, request.mode)}"
+            assert self.conflicting_holder(wider) is None, f"K0: {self.token(start, end, request.mode)}"
             self.strengthen(request.session, start, end, request.mode)
         holder.in_flight[request.ticket] = (start, end)
         self.flying[request.ticket] = request.session
@@ -282,12 +332,19 @@ class ResourceTokens:
         low, high = 0, RANGE_END
         if len(self.holders) == 1 and not (self.transients or self.waiting or self.holders[session].recalls):
             return low, high  # nobody else is here
-        for begin, stop in self._fixed_obstacles(session, mode):
+        if self.queue is not None:
+            for claims in self.queue.claims():
+                low, high = claims.free_around(session, mode, start, end, low, high)
+        if self.running is not None:
+            low, high = self.running.free_around(session, mode, start, end, low, high)
+        for begin, stop in self._fixed_obstacles(session, mode, start, end):
             if begin < start:
                 low = max(low, min(stop, start))
             if stop > end:
                 high = min(high, max(begin, end))
-        for other, holder in self.may_be_in_the_way(mode).items():
+        if self.held is not None:
+            return self.held.free_around(session, mode, start, end, low, high)
+        for other, holder in self._suspects(mode).items():
             if other == session:
                 continue
             for _, stop, held in reversed(holder.tokens.overlapping(low, start)):
@@ -300,13 +357,20 @@ class ResourceTokens:
                     break
         return low, high
 
-    def _fixed_obstacles(self, session: SessionId, mode: TokenMode) -> Iterator[Interval]:
-        for claims in (self.transients, self.waiting):
-            for claim in claims.values():
-                if claim.session != session and not COMPATIBLE[mode, claim.mode]:
-                    yield from claim.ranges
-        for recall in self.holders[session].recalls.values():
-            yield recall.token.start, recall.token.end
+    def _fixed_obstacles(self, session: SessionId, mode: TokenMode, start: int, end: int) -> Iterator[Interval]:
+        """Running operations, if they are few, and the recalls from *session* that are next to the range."""
+        if self.running is None:
+            for running in self.transients.values():
+                if running.session != session and not COMPATIBLE[mode, running.mode]:
+                    yield from running.ranges
+        asked = self.holders[session].asked
+        if asked is not None:
+            for low, high, _, _ in asked.meeting(start - 1, end + 1):
+                yield low, high
+            for near in itertools.islice(asked.before(start), 1):
+                yield near[0] - 1, near[0]
+            for near in itertools.islice(asked.behind(end), 1):
+                yield near[0], near[0] + 1
 
     def to_recall(
         self, request: Request, holders: dict[SessionId, Holder]
@@ -324,61 +388,5 @@ class ResourceTokens:
         return len(holder.tokens) > self.extents_max
 
     def to_trim(self, holder: Holder) -> list[Token]:
-        """What to recall of a *holder* that `has_too_many` extents: the lower or the upper half of them,
-        whichever covers less, so that the large extents stay. Nothing while that is under way."""
-        if holder.trimming:
-            return []
-        extents = list(holder.tokens)
-        half = len(extents) // 2
-        spans = [(extents[0][0], extents[half - 1][1]), (extents[-half][0], extents[-1][1])]
-        spans.sort(key=lambda span: span[1] - span[0])
-        for start, end in spans:
-            parts = holder.recallable(start, end, TokenMode.NONE)
-            if parts:
-                # The gaps in between are asked for too, as far as they are free: one recall, not hundreds.
-                return [self.token(*part, TokenMode.NONE) for part in self._joined(holder, parts)]
-        return []
-
-    def _joined(self, holder: Holder, parts: list[Interval]) -> list[Interval]:
-        """*parts* joined across the gaps in which the holder holds nothing and nothing is in flight."""
-        joined = parts[:1]
-        for start, end in parts[1:]:
-            gap = (joined[-1][1], start)
-            in_flight = any(low < gap[1] and gap[0] < high for low, high in holder.in_flight.values())
-            if in_flight or holder.tokens.overlapping(*gap):
-                joined.append((start, end))
-            else:
-                joined[-1] = (joined[-1][0], end)
-        return joined
-
-    def check(self) -> None:
-        """Assert K0, that nothing waits in vain, and that nothing needed remains unasked."""
-        claims: list[tuple[SessionId, int, int, TokenMode]] = []
-        for session, holder in self.holders.items():
-            assert holder, (session, "an empty holder is kept")
-            holder.tokens.check()
-            assert holder.trimming <= holder.recalls.keys()
-            assert all(not holder.being_recalled(*granted) for granted in holder.in_flight.values())
-            claims += [(session, *piece) for piece in holder.tokens]
-        for running in self.transients.values():
-            claims += [(running.session, *interval, running.mode) for interval in running.ranges]
-        for index, (session, start, end, mode) in enumerate(claims):
-            for other, begin, stop, held in claims[:index]:
-                if other != session and begin < end and start < stop:
-                    assert COMPATIBLE[mode, held], ("K0", claims)
-        assert self.strong.keys() <= self.holders.keys()
-        for session, holder in self.holders.items():
-            if session not in self.strong:
-                assert all(held is not TokenMode.EXCLUSIVE for _, _, held in holder.tokens), session
-        in_flight = {ticket: session for session, holder in self.holders.items() for ticket in holder.in_flight}
-        assert in_flight == self.flying
-        ahead: list[Request] = []
-        for request in self.waiting.values():
-            assert request.ticket in self.holders[request.session].waiting
-            assert not self.grantable(request, ahead), ("it need not wait", request)
-            assert not list(self.to_recall(request, self.holders)), ("nobody was asked", request)
-            ahead.append(request)
-        for holder in self.holders.values():
-            if holder.waiting and self.has_too_many(holder):
-                assert holder.recalls or holder.in_flight, "too many extents and nothing is done"
-        assert sum(len(holder.waiting) for holder in self.holders.values()) == len(self.waiting)
+        """What to recall of a *holder* that `has_too_many` extents."""
+        return [self.token(*part, TokenMode.NONE) for part in holder.half_to_give_up()]

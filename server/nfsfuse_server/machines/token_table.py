@@ -11,8 +11,10 @@ from typing import Final
 
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
+from nfsfuse_server.machines.token_check import check_resource
 from nfsfuse_server.machines.token_effects import Recall
-from nfsfuse_server.machines.token_state import EXTENTS_PER_HOLDER_MAX, Holder, ResourceTokens
+from nfsfuse_server.machines.token_holder import Holder
+from nfsfuse_server.machines.token_state import EXTENTS_PER_HOLDER_MAX, ResourceTokens
 
 STORY_LENGTH_MAX: Final = 1000
 """Events kept, of all resources together, to be told in the message of a failed assertion."""
@@ -100,13 +102,12 @@ class TokenTable:
     def _holder(self, state: ResourceTokens, session: SessionId) -> Holder:
         holder = state.holders.get(session)
         if holder is None:
-            holder = state.holders[session] = Holder()
+            holder = state.add_holder(session)
             self._sessions.setdefault(session, {})[state.handle, state.resource] = None
         return holder
 
     def _remove_holder(self, state: ResourceTokens, session: SessionId) -> None:
-        del state.holders[session]
-        state.strong.pop(session, None)
+        state.remove_holder(session)
         keys = self._sessions[session]
         del keys[state.handle, state.resource]
         if not keys:
@@ -128,7 +129,7 @@ class TokenTable:
             try:
                 assert state, "an empty state is kept"
                 assert key == (state.handle, state.resource)
-                state.check()
+                check_resource(state)
             except AssertionError as exc:
                 exc.add_note(self.story(key[0]))
                 raise

@@ -22,15 +22,19 @@ What a client owes:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 
 from nfsfuse.protocol.errors import ProtocolError
 from nfsfuse.protocol.intervals import Interval, IntervalSet
 from nfsfuse.protocol.pages import is_page_range
-from nfsfuse.protocol.tokens import COMPATIBLE, RANGE_END, Resource, Token, TokenMode
+from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import InodeHandle, SessionId
+from nfsfuse_server.machines.token_claims import Request
 from nfsfuse_server.machines.token_effects import Effect, Granted, Recall, Refused
-from nfsfuse_server.machines.token_state import Claims, Holder, Request, ResourceTokens
+from nfsfuse_server.machines.token_holder import Holder
+from nfsfuse_server.machines.token_queue import RECALL, TICKET, Blocker
+from nfsfuse_server.machines.token_state import ResourceTokens
 from nfsfuse_server.machines.token_table import Key, TokenTable
 
 
@@ -66,23 +70,22 @@ class TokenManager(TokenTable):
         self._note(handle, request)
         state = self._state((handle, resource))
         held = not transient and state.is_held_already(request)
-        if held or state.grantable(request, state.waiting.values()):
+        blocker = None if held else state.blocker_of_new(request)
+        if blocker is None:  # it is grantable
             return [self._grant(state, request), *self._trim(state, session)]
         if not wait or (urgent and state.waits_in_a_circle(request)):
             return [Refused(ticket)]
-        return self._enqueue(state, request)
+        return self._enqueue(state, request, blocker)
 
     def is_in_the_way(
         self, session: SessionId, handle: InodeHandle, resource: Resource, mode: TokenMode
     ) -> bool:
         """Whether another session holds something that *session* could not have *mode* of all beside."""
         state = self._states.get((handle, resource))
-        return state is not None and any(
-            not COMPATIBLE[mode, held]
-            for other, holder in state.holders.items()
-            if other != session
-            for _, _, held in holder.tokens
-        )
+        if state is None:
+            return False
+        everything = Request(0, session, ((0, RANGE_END),), mode, True)
+        return state.conflicting_holder(everything) is not None
 
     def is_in_flight(self, session: SessionId, handle: InodeHandle, resource: Resource) -> bool:
         """Whether something of *resource* was granted to *session* in a reply that is not settled yet."""
@@ -117,14 +120,12 @@ class TokenManager(TokenTable):
         if state is None:
             return []
         session, holder = state.granted_with(ticket)
-        del holder.in_flight[ticket], state.flying[ticket]
+        granted = holder.in_flight.pop(ticket)
+        del state.flying[ticket]
         effects: list[Effect] = []
-        asked: set[tuple[tuple[Interval, ...], TokenMode]] = set()
-        for request in state.waiting.values():
-            what = request.ranges, request.mode  # many wait for the same
-            if request.session != session and what not in asked:
-                asked.add(what)
-                effects += self._recall_for(state, request, {session: holder})
+        if state.queue is not None:
+            for wanted in state.queue.wanted(session, *granted):
+                effects += self._recall_for(state, state.waiting[wanted], {session: holder})
         effects += self._trim(state, session)
         if not holder:
             self._remove_holder(state, session)
@@ -138,8 +139,9 @@ class TokenManager(TokenTable):
         state = self._ended(ticket, "finished", transient=True)
         if state is None:
             return []
-        request = state.transients.pop(ticket)
-        return self._advance(state, request.session)
+        request = state.remove_transient(ticket)
+        behind = () if state.queue is None else state.queue.behind((TICKET, ticket))
+        return self._advance(state, request.session, behind)
 
     def cancel(self, ticket: int) -> list[Effect]:
         """The request *ticket* is given up if it is still waiting; it will not be answered. Its recalls stay
@@ -149,9 +151,9 @@ class TokenManager(TokenTable):
             return []
         self._note(key[0], ("cancelled", ticket))
         state = self._states[key]
-        session = state.waiting[ticket].session
-        self._unqueue(state, ticket)
-        return self._advance(state, session)
+        request = state.waiting[ticket]
+        hint = state.waited_for(request)
+        return self._advance(state, request.session, self._unqueue(state, request), hint)
 
     # --- sessions ----------------------------------------------------------------------------------------
 
@@ -167,10 +169,9 @@ class TokenManager(TokenTable):
             raise ProtocolError(f"recall {recall_id} is not outstanding")
         _check_tokens(returned)
         self._note(key[0], ("acknowledged", recall_id, returned))
-        recall = holder.recalls.pop(recall_id)
-        holder.trimming.discard(recall_id)
+        recall = holder.remove_recall(recall_id)
         del self._recalls[recall_id]
-        return self._reduce(session, (recall.token, *returned))
+        return self._reduce(session, (recall.token, *returned), self._states[key].behind((RECALL, recall_id)))
 
     def give_back(self, session: SessionId, tokens: tuple[Token, ...]) -> list[Effect]:
         """Unasked, the holder keeps of each of *tokens* no more than its mode. What is not held does not
@@ -184,17 +185,21 @@ class TokenManager(TokenTable):
         """Fence: everything *session* holds, waits for and owes is gone. Only its running transient
         operations stay, until `finish`."""
         states = [self._states[key] for key in self._sessions.get(session, ())]
+        agenda: list[list[Request]] = []
         for state in states:
             self._note(state.handle, ("dropped", session))
             holder = state.holders[session]
-            for ticket in (*holder.waiting, *holder.in_flight):
-                state.waiting.pop(ticket, None)
-                state.flying.pop(ticket, None)
-                del self._tickets[ticket]
+            behind: list[Request] = []
+            for ticket in list(holder.waiting):
+                behind += self._unqueue(state, state.waiting[ticket])
+            for ticket in holder.in_flight:
+                del state.flying[ticket], self._tickets[ticket]
             for recall_id in holder.recalls:
                 del self._recalls[recall_id]
             self._remove_holder(state, session)
-        return [effect for state in states for effect in self._advance(state, session)]
+            agenda.append(behind + state.behind_holder(session, 0, RANGE_END))
+        advanced = [self._advance(state, session, behind) for state, behind in zip(states, agenda, strict=True)]
+        return [effect for effects in advanced for effect in effects]
 
     def reclaim(self, session: SessionId, token: Token) -> bool:
         """Hold *token* again, as before the server's restart. False, and nothing has changed, if that would
@@ -209,7 +214,7 @@ class TokenManager(TokenTable):
         request = Request(0, session, ((token.start, token.end),), token.mode, True)
         if holder is not None and (holder.waiting or holder.recalls):
             return False
-        if not state.grantable(request, state.waiting.values()):
+        if state.blocker_of_new(request) is not None:
             return False  # somebody is in the way, so the state was not made for this and stays
         self._note(token.handle, ("reclaimed", session, token))
         self._holder(state, session)
@@ -226,35 +231,44 @@ class TokenManager(TokenTable):
         self._note(state.handle, granted)
         return granted
 
-    def _enqueue(self, state: ResourceTokens, request: Request) -> list[Effect]:
-        state.enqueue(request)
+    def _enqueue(self, state: ResourceTokens, request: Request, blocker: Blocker) -> list[Effect]:
+        state.enqueue(request, blocker)
         self._holder(state, request.session).waiting.add(request.ticket)
         self._tickets[request.ticket] = (state.handle, state.resource)
-        holders = state.may_be_in_the_way(request.mode)
+        holders = state.to_be_asked(request, blocker)
         return [*self._recall_for(state, request, holders), *self._trim(state, request.session)]
 
-    def _unqueue(self, state: ResourceTokens, ticket: int) -> None:
-        request = state.waiting.pop(ticket)
-        state.holders[request.session].waiting.remove(ticket)
-        del self._tickets[ticket]
+    def _unqueue(self, state: ResourceTokens, request: Request) -> list[Request]:
+        state.holders[request.session].waiting.remove(request.ticket)
+        del self._tickets[request.ticket]
+        return state.unqueue(request.ticket)
 
-    def _advance(self, state: ResourceTokens, session: SessionId) -> list[Effect]:
-        """Something of *session* has ended: grant what has become grantable.
+    def _advance(
+        self, state: ResourceTokens, session: SessionId, behind: Sequence[Request], hint: Request | None = None
+    ) -> list[Effect]:
+        """Something of *session* has ended: grant what has become grantable, of those that were *behind* it.
+        (If it was a wait, *hint* is what that was for.)
 
-        One pass in order of arrival is enough: a grant never makes another request grantable. And nothing
-        has become recallable: for what was held when a request came it was asked then, and what was
-        granted since is asked for by `settle`."""
+        One pass in the order of the queue is enough: a grant never makes another request grantable, but who
+        waited behind the granted one waits for something else now. And nothing has become recallable: for what
+        was held when a request came it was asked then, and what was granted since is asked for by `settle`."""
         effects: list[Effect] = []
         touched = {session: None}
-        ahead = Claims()
-        for request in list(state.waiting.values()):
-            behind = not request.urgent and ahead.conflict_with(request)
-            if not behind and state.grantable(request, ()):
-                self._unqueue(state, request.ticket)
-                effects.append(self._grant(state, request))
-                touched[request.session] = None
-            else:
-                ahead.add(request)
+        agenda: list[tuple[int, int]] = []
+        if behind:
+            _put_on(agenda, state, behind)
+        while agenda:
+            request = state.waiting.get(heapq.heappop(agenda)[1])
+            if request is None:
+                continue  # it came up twice, and was granted the first time
+            blocker = state.blocker_of_waiting(request, hint)
+            if blocker is not None:
+                state.put_behind(request, blocker)
+                continue
+            freed = self._unqueue(state, request)
+            effects.append(self._grant(state, request))
+            touched[request.session] = None
+            _put_on(agenda, state, freed)
         for each in touched:
             holder = state.holders.get(each)
             if holder is None:
@@ -282,20 +296,30 @@ class TokenManager(TokenTable):
     def _recall(self, state: ResourceTokens, session: SessionId, token: Token) -> Recall:
         recall = Recall(self._next_recall, session, token)
         self._next_recall += 1
-        state.holders[session].recalls[recall.recall_id] = recall
+        state.holders[session].add_recall(recall)
         self._recalls[recall.recall_id] = (state.handle, state.resource)
         self._note(state.handle, recall)
         return recall
 
-    def _reduce(self, session: SessionId, tokens: Iterable[Token]) -> list[Effect]:
-        touched: dict[Key, ResourceTokens] = {}
+    def _reduce(
+        self, session: SessionId, tokens: Iterable[Token], behind: Sequence[Request] = ()
+    ) -> list[Effect]:
+        """*session* holds no more of *tokens* than their modes. Those *behind* something else that has ended
+        are looked at as well: they wait for what the first of *tokens* is of."""
+        touched: dict[Key, list[Request]] = {}
         for token in tokens:
             key = (token.handle, token.resource)
             state = self._states.get(key)
             if state is not None and session in state.holders:
                 state.reduce(session, token.start, token.end, token.mode)
-                touched[key] = state
-        return [effect for state in touched.values() for effect in self._advance(state, session)]
+                freed = touched.setdefault(key, list(behind))
+                freed += state.behind_holder(session, token.start, token.end)
+                behind = ()
+        return [
+            effect
+            for key, requests in touched.items()
+            for effect in self._advance(self._states[key], session, requests)
+        ]
 
     def _ended(self, ticket: int, how: str, *, transient: bool) -> ResourceTokens | None:
         key = self._tickets.get(ticket)
@@ -307,6 +331,12 @@ class TokenManager(TokenTable):
         self._note(key[0], (how, ticket))
         del self._tickets[ticket]
         return state
+
+
+def _put_on(agenda: list[tuple[int, int]], state: ResourceTokens, requests: Iterable[Request]) -> None:
+    for request in requests:
+        if request.ticket in state.waiting:
+            heapq.heappush(agenda, (state.rank(request), request.ticket))
 
 
 def _united(ranges: Iterable[Interval]) -> tuple[Interval, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import pytest
 
 from nfsfuse.protocol.tokens import STRONGEST_BESIDE, TokenMode
-from nfsfuse_server.machines.token_state import Holder, ResourceTokens
+from nfsfuse_server.machines.token_holder import Holder
+from nfsfuse_server.machines.token_queue import Queue
+from nfsfuse_server.machines.token_state import ResourceTokens
 from tests.helpers.token_explorer import BOTH, FIRST, SECOND, QuietManager, Rules, explore
 from tests.helpers.token_world import Client, reduce
 
@@ -98,14 +100,14 @@ def test_a_recall_that_overtakes_its_grant_is_found(monkeypatch):
 
 
 def test_an_upgrade_beside_other_readers_is_found(monkeypatch):
-    conflicts = ResourceTokens._conflicts_with_held
+    conflicting = ResourceTokens.conflicting_holder
 
     def careless(self, request):
         holder = self.holders.get(request.session)
         has_it = holder is not None and all(holder.holds(*interval, S) for interval in request.ranges)
-        return not has_it and conflicts(self, request)
+        return None if has_it else conflicting(self, request)
 
-    monkeypatch.setattr(ResourceTokens, "_conflicts_with_held", careless)
+    monkeypatch.setattr(ResourceTokens, "conflicting_holder", careless)
     with pytest.raises(AssertionError, match=INCOHERENT):
         explore(SMALL, Trusting)
 
@@ -117,8 +119,8 @@ def test_a_grant_inside_an_own_recall_is_found(monkeypatch):
 
 
 def test_overtaking_in_the_queue_is_found(monkeypatch):
-    grantable = ResourceTokens.grantable
-    monkeypatch.setattr(ResourceTokens, "grantable", lambda self, request, _: grantable(self, request, ()))
+    monkeypatch.setattr(Queue, "last_before", lambda self, request: None)
+    monkeypatch.setattr(Queue, "someone_before", lambda self, request: None)
     with pytest.raises(AssertionError, match="overtaken"):
         explore(SMALL, Trusting)
 

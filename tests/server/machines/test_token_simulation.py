@@ -6,8 +6,10 @@ import random
 
 import pytest
 
+from nfsfuse.protocol import range_index
 from nfsfuse.protocol.tokens import RANGE_END, Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE, InodeHandle, SessionId
+from nfsfuse_server.machines import token_state
 from nfsfuse_server.machines.tokens import TokenManager
 from tests.helpers.token_world import Ask, World
 
@@ -92,6 +94,19 @@ class Simulation:
 @pytest.mark.parametrize("extents_max", [1024, 2])
 @pytest.mark.parametrize("seed", range(12))
 def test_nobody_ever_believes_what_another_excludes_and_everybody_is_served(seed: int, extents_max: int):
+    go_through(seed, extents_max)
+
+
+@pytest.mark.parametrize("extents_max", [1024, 2])
+@pytest.mark.parametrize("seed", range(12, 24))
+def test_nor_where_indices_are_asked(seed: int, extents_max: int, monkeypatch):
+    """As of crowds. The check after each step goes by what is held and waits, and not by indices."""
+    monkeypatch.setattr(range_index, "FEW", 1)
+    monkeypatch.setattr(token_state, "FEW_HOLDERS", 1)
+    go_through(seed, extents_max)
+
+
+def go_through(seed: int, extents_max: int) -> None:
     simulation = Simulation(seed, extents_max)
     for _ in range(800):
         simulation.step()
