@@ -305,14 +305,14 @@ def wired_from_outside(module: str) -> Iterator[str]:
             yield text
 
 
-def test_what_is_wired_from_outside_would_be_found():
+def test_what_is_wired_from_outside_would_be_found() -> None:
     assert "_starts" in own_attributes("nfsfuse.protocol.intervals")
     assert {"give_up", "nursery"} <= collaborators()
     assert "self.reader.nursery" in set(wired_from_outside("nfsfuse.engine.filesystem"))
 
 
 @pytest.mark.parametrize("module", CODE)
-def test_nobody_sets_the_hooks_and_collaborators_of_another_object(module: str):
+def test_nobody_sets_the_hooks_and_collaborators_of_another_object(module: str) -> None:
     """Who needs to be told of something says so to a constructor, or to the call that begins it: else there
     is a time in which nobody is told, and no place that says who is."""
     allowed = {text for where, text in WIRED_LATER if where == module}
@@ -320,7 +320,7 @@ def test_nobody_sets_the_hooks_and_collaborators_of_another_object(module: str):
 
 
 @pytest.mark.parametrize(("module", "text"), WIRED_LATER)
-def test_what_may_be_wired_later_still_is(module: str, text: str):
+def test_what_may_be_wired_later_still_is(module: str, text: str) -> None:
     assert text in set(wired_from_outside(module)), "take it out of WIRED_LATER"
 
 

@@ -81,7 +81,7 @@ class _Forks:
 def _fork(start: int, end: int) -> tuple[int, int]:
     last = 2 * end - 1
     level = (2 * start ^ last).bit_length() - 1
-    return level, last >> level << level
+    return level, last & -(1 << level)
 
 
 N = TypeVar("N", int, Interval)
