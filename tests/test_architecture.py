@@ -56,14 +56,17 @@ PURE_EXCEPTIONS = {
     "nfsfuse.protocol.codec": {"msgpack": "the one place that knows the encoding"},
     "nfsfuse.protocol.errors": {"os": "strerror, a table"},
     "nfsfuse.machines.session": {"os": "O_TRUNC, a constant"},
-    "nfsfuse.machines.page_cache": {"mmap": "memory, its own", "ctypes": "mprotect, for the guard"},
+    "nfsfuse.machines.blocks": {"mmap": "memory, its own", "ctypes": "mprotect, for the guard"},
 }
 
 SERVER_MAY_IMPORT = ("nfsfuse.protocol", "nfsfuse.rpc")
 
 WITHOUT_FUSE = ("nfsfuse.protocol.messages", "nfsfuse.protocol.codec", "nfsfuse.rpc.channel")
 
-LINES_MAX = 700
+LINES_MAX = 400
+
+TABLES = ("nfsfuse.protocol.messages",)
+"""What is one long list, and may be longer."""
 
 TEXT_FILES = frozenset({
     ".c", ".cfg", ".h", ".in", ".ini", ".json", ".md", ".py", ".pyi", ".pyx", ".rst", ".sh", ".toml", ".txt",
@@ -340,7 +343,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 @pytest.mark.parametrize("module", CODE)
 def test_no_file_is_too_long(module: str) -> None:
-    assert len(MODULES[module].read_text().splitlines()) <= LINES_MAX
+    assert len(MODULES[module].read_text().splitlines()) <= LINES_MAX or module in TABLES
 
 
 @pytest.mark.parametrize("module", CODE)

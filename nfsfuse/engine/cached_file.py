@@ -118,6 +118,13 @@ class CachedFile:
         for fetch in self.fetches:
             fetch.stale.add(max(start, fetch.start), min(end, fetch.end))
 
+    def truncated(self, size: int) -> None:
+        """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
+        self.changes(size, RANGE_END)
+        self.pages.cut(size)
+        self.attributes.changed_here = False  # the server's are the true ones now, size and times
+        self.attributes.forget_xattr_values()
+
     def share(self) -> tuple[Token, ...]:
         """Nobody here has it open any more: keep SHARED of what is held EXCLUSIVE, if all is. What is given up
         by that; nothing if something is still to be written back, or is being recalled, or is seen here and by

@@ -7,16 +7,14 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, TypeVar
-
-import trio
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
 from nfsfuse.engine.name_changes import NameChanges
 from nfsfuse.engine.names import Found
+from nfsfuse.engine.open_file import OpenFile, is_writing
 from nfsfuse.engine.page_protocol import PageProtocol
 from nfsfuse.engine.reading import Answered, ReadData, Reader
 from nfsfuse.engine.write_back import WriteBack
@@ -27,39 +25,12 @@ from nfsfuse.ports.remote import Remote
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.errors import FsError
 from nfsfuse.protocol.messages import Message, Request
-from nfsfuse.protocol.tokens import RANGE_END, TokenMode
-from nfsfuse.protocol.types import AttributeChanges, Attributes, Credentials, Sync
+from nfsfuse.protocol.tokens import TokenMode
+from nfsfuse.protocol.types import Credentials, Sync
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def is_writing(flags: int) -> bool:
-    """Whether a file that is opened with *flags* may be written, also through a mapping."""
-    return flags & os.O_ACCMODE != os.O_RDONLY
-
-
-@dataclass(slots=True, eq=False)
-class OpenFile:
-    """One open file of this mount. *flags* as of open(2). *errors_told*: how many of `WriteErrors.reports`."""
-
-    file: CachedFile
-    flags: int
-    errors_told: int
-
-    @property
-    def writing(self) -> bool:
-        """Whether it may write, also through a mapping."""
-        return is_writing(self.flags)
-
-    direct: bool = False
-    """Whether the kernel bypasses its page cache in read(2) and write(2); mappings use it all the same. For
-    all that may write (see `Files.write_directly`), and for O_DIRECT."""
-
-    lost_lock: bool = False
-    """A lock that was taken through it went with a session that is over: whoever relied on it is told EIO at
-    every use until it is closed (as Linux's NFS does, NFS_LOCK_LOST)."""
 
 
 class Files:
@@ -154,7 +125,7 @@ class Files:
             else:
                 size = await self._open_remotely(file, flags)
             if writing:
-                await self._give_up_shared(file)
+                await self._page_protocol.give_up_shared(file)
             if file.inode.kernel_size.behind:
                 await self._growths.catch_up(file.inode, size)
         except BaseException:
@@ -186,7 +157,7 @@ class Files:
             assert isinstance(reply, m.Opened)
             file.open_ids.append(reply.open_id)
             if truncates:
-                self._truncated(file, 0)
+                file.truncated(0)
             self._holdings.found(reply.node, reply.tokens)
             if is_writing(flags):
                 file.attributes.told_others(watched=reply.watched)
@@ -199,29 +170,6 @@ class Files:
 
         reply, _ = await self._remote.call(m.Open(file.inode.handle, flags, True), b"", opened)
         return reply.node.attributes.size
-
-    async def _give_up_shared(self, file: CachedFile) -> None:
-        """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
-        is given up, the kernel's pages first, and comes again page by page as it is used.
-
-        The server is not told: a return would cross with grants that are on their way. That it believes too
-        much costs a recall that is acknowledged at once."""
-        while shared := file.tokens.shared():
-            await self._give_up(file, *shared[0])
-
-    async def _give_up(self, file: CachedFile, start: int, end: int) -> None:
-        revocation = file.tokens.revoke(start, end, TokenMode.NONE)
-        await file.begun(revocation)
-        with trio.CancelScope(shield=True):  # half of it must not stay; it waits for the kernel only
-            await self._page_protocol.gather_all_mmap_users(file, revocation)
-        for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
-            low, high = max(low, start), min(high, end)
-            if low < high:
-                file.pages.drop(low, high)
-                file.changes(low, high)
-                file.tokens.reduce(low, high, TokenMode.NONE)
-        file.tokens.revoked(revocation)
-        file.wake()
 
     async def create(
         self, parent: int, name: bytes | None, mode: int, flags: int, creds: Credentials
@@ -242,7 +190,7 @@ class Files:
             inode.kernel_size.behind = False  # fuse_create_open takes the size that it is answered
             file.made_here |= bool(reply.affected)  # else it was there already, or nobody can read it soon
             if flags & os.O_TRUNC:
-                self._truncated(file, 0)
+                file.truncated(0)
             self._holdings.found(reply.node, reply.tokens, reply.affected)
             file.attributes.told_others(watched=reply.watched)
             if name is not None:
@@ -263,7 +211,7 @@ class Files:
         file = self._holdings.file(inode)
         if is_writing(flags):
             try:
-                await self._give_up_shared(file)
+                await self._page_protocol.give_up_shared(file)
             except BaseException:
                 close()
                 raise
@@ -437,45 +385,3 @@ class Files:
             assert errors.newest is not None
             raise errors.newest.alone()
         return result
-
-    # --- attributes of files ---
-
-    async def setattr(self, inode: Inode, changes: AttributeChanges) -> Attributes:
-        """chmod, chown, truncate, utimensat of any inode. What is dirty goes first, or its write-back would
-        change the times again and undo the truncation. Before a time is set that is also what is dirty in
-        mapped pages, as Linux's FUSE does with its writeback cache (`fuse_do_setattr`); the server has other
-        clients do the same."""
-        file = self._holdings.existing_file(inode.handle)
-        if file is not None and changes.size is not None:
-            await self._write_back.before_truncation(file, changes.size)
-        elif file is not None:
-            if changes.sets_mtime():
-                await self._page_protocol.take_stores(file)
-            await self._write_back.write_back(file)
-        if changes.atime_ns is not None or changes.atime_now:
-            self._remote.tell_pending()  # of an access before this one, which would set it again
-
-        def changed(reply: Message, _: bytes | bytearray) -> None:
-            assert isinstance(reply, m.Stat)
-            if file is not None and changes.size is not None:
-                self._truncated(file, changes.size)
-            inode.attributes.forget_value()
-            inode.attributes.forget_xattr_values()
-            self._holdings.told(inode, reply.attributes, reply.tokens)
-            inode.attributes.changed_here = file is not None and bool(file.pages.dirty)
-
-        if changes.size is None:
-            reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, False), b"", changed)
-        else:
-            blocked = file is not None and file.tokens.may_have_dirty_pages()
-            with inode.kernel_size.changed_here():
-                reply, _ = await self._remote.call(m.SetAttr(inode.handle, changes, blocked), b"", changed)
-            inode.kernel_size.at_least(changes.size)
-        return inode.attributes.known or reply.attributes
-
-    def _truncated(self, file: CachedFile, size: int) -> None:
-        """The file was cut (or grown) to *size* on the server: nothing beyond is valid."""
-        file.changes(size, RANGE_END)
-        file.pages.cut(size)
-        file.attributes.changed_here = False  # the server's are the true ones now, size and times
-        file.attributes.forget_xattr_values()

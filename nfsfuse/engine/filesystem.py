@@ -15,6 +15,7 @@ from nfsfuse.engine.fence import Fenced, forget_everything, forget_refused, open
 from nfsfuse.engine.files import Files
 from nfsfuse.engine.growths import Growths
 from nfsfuse.engine.holdings import Holdings
+from nfsfuse.engine.inode_changes import InodeChanges
 from nfsfuse.engine.inode_flags import InodeFlags
 from nfsfuse.engine.kernel_attributes import attributes_at_once, attributes_for_kernel
 from nfsfuse.engine.locks import Locks
@@ -115,6 +116,7 @@ class Filesystem:
             self.growths,
             wall_clock,
         )
+        self.inode_changes = InodeChanges(remote, self.holdings, self.page_protocol, self.write_back)
         self.locks = Locks(remote, self.inodes)
         self.ranges = Ranges(remote, self.holdings, self.write_back)
         self.inode_flags = InodeFlags(

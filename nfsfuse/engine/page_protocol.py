@@ -183,3 +183,26 @@ class PageProtocol:
             size = sum(high - low for low, high in lost)
             log.error("%s: %d bytes are lost, which the server refused to the end: %s", file.inode, size, error)
         self.unlock_page(file, revocation)
+
+    async def give_up_shared(self, file: CachedFile) -> None:
+        """K2: open for writing, nothing is held SHARED. The server upgraded what it could; what others share
+        is given up, the kernel's pages first, and comes again page by page as it is used.
+
+        The server is not told: a return would cross with grants that are on their way. That it believes too
+        much costs a recall that is acknowledged at once."""
+        while shared := file.tokens.shared():
+            await self._give_up_range(file, *shared[0])
+
+    async def _give_up_range(self, file: CachedFile, start: int, end: int) -> None:
+        revocation = file.tokens.revoke(start, end, TokenMode.NONE)
+        await file.begun(revocation)
+        with trio.CancelScope(shield=True):  # half of it must not stay; it waits for the kernel only
+            await self.gather_all_mmap_users(file, revocation)
+        for low, high in file.tokens.shared():  # some of it may have been upgraded, and used, meanwhile
+            low, high = max(low, start), min(high, end)
+            if low < high:
+                file.pages.drop(low, high)
+                file.changes(low, high)
+                file.tokens.reduce(low, high, TokenMode.NONE)
+        file.tokens.revoked(revocation)
+        file.wake()

@@ -3,18 +3,15 @@
 A write(2) is absorbed and returns. The data go out in large writes: as soon as a whole request's worth is
 dirty in one piece, or very much of the file in many, when they have been dirty for a second, at fsync and
 close, and when the server recalls the pages. Small extents go many to a message (`WriteExtents`).
-Write-backs belong to the mount, not to whoever waits for them: killing a program that waits in fsync must not
-leave an extent half-way.
+Write-backs belong to the mount: killing a program that waits in fsync must not leave an extent half-way.
 
 An fsync that finds no more than one message takes has the server synchronise the file with that: one round
-trip, not two. The data are then on their way for as long as the server's disk takes, and for so long a recall
-of them waits, a store into them, and whoever writes the file back. Where a round trip matters to an fsync, that
-is milliseconds; a recall may have to wait for a cold disk likewise, and the server does not take a client for
-idle meanwhile (`Leases`). Who waits already when the fsync comes is not made to wait for it.
+trip, not two. The data are on their way for as long as the server's disk takes, mostly milliseconds: a recall
+of them waits for that, a store into them, and whoever writes the file back, but for who waits already.
 
 What the server refuses (its disk is full, say) stays dirty while the file is open. Programs that want to
-know try again at once: fsync, close, and write, which takes in no more before. The background tries ever
-less often, one request at a time. With the last close it is given up (`PageProtocol.give_up`), loudly.
+know try again at once: fsync, close, and write, which takes in no more before; the background ever less often.
+With the last close it is given up (`PageProtocol.give_up`), loudly.
 """
 
 from __future__ import annotations
@@ -45,18 +42,17 @@ WRITES_IN_FLIGHT_MAX: Final = 8
 """Write requests under way: 8 MiB cover the product of bandwidth and delay of 10 Gbit/s and 6 ms."""
 
 SYNCED_WRITES_IN_FLIGHT_MAX: Final = 8
-"""Likewise of those that wait for the server's disk. They are no part of the others' number, or a recall would
-wait for the fsyncs of other files."""
+"""Likewise of those that wait for the server's disk: in one number a recall would wait for others' fsyncs."""
 
 GATHERED_BYTES_MAX: Final = 8 * IO_SIZE_MAX
-"""Dirty bytes of a file, in extents of less than a request, that are not sent before their time. A program may
-be about to write between them, and what is on its way cannot be written over."""
+"""Dirty bytes of a file, in extents of less than a request, that are not sent before their time: a program may
+be about to write between them, and not over what is on its way."""
 
 GATHERED_EXTENTS_MAX: Final = 16 * EXTENTS_PER_WRITE_MAX
-"""Extents, likewise: what they are to cost to remember, some hundred bytes each, and an fsync to send."""
+"""Likewise: what they are to cost to remember, some hundred bytes each, and an fsync to send."""
 
 DIRTY_AGE_SECONDS_MAX: Final = 1.0
-"""How long data stay dirty for want of more: what a crash of this client may take of unsynced, open files."""
+"""How long data stay dirty for want of more: what a crash may take of unsynced, open files."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +65,7 @@ class SyncedWrite:
 
 
 class WriteBack:
-    """The write-backs of a mount. *attributes_changed* is told when the server's attributes replace ours; *age*
-    is `Holdings.age`."""
+    """Those of a mount. *attributes_changed*: the server's attributes replace ours. *age*: `Holdings.age`."""
 
     def __init__(
         self,

@@ -13,46 +13,18 @@ the extent has arrived. A block that holds nothing valid is PROT_NONE in guard m
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import mmap
 from collections import OrderedDict
 from typing import Final
 
+from nfsfuse.machines.blocks import BLOCK_SIZE, READABLE, UNUSABLE, WRITABLE, Block
 from nfsfuse.protocol.intervals import Interval, IntervalMap, IntervalSet
 from nfsfuse.protocol.pages import page_start, pages_around, pages_within
 from nfsfuse.protocol.record import record
 from nfsfuse.protocol.tokens import RANGE_END
 
-BLOCK_SIZE: Final = 64 * 1024
-"""Bytes. Small enough that a small file does not waste much, large enough that a large write is few pieces."""
-
 FREE_BLOCKS_MAX: Final = 256
 """Blocks kept for reuse: mapping and faulting in a new one costs ten times a copy into a warm one."""
-
-_PROT_NONE: Final = 0
-
-
-class Block:
-    """One piece of memory. *whole*: all of it is about to be filled, so it is faulted in at once: page by page
-    takes as long as the copy."""
-
-    __slots__ = ("_address", "_map", "view")
-
-    def __init__(self, *, whole: bool = False) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (mmap.MAP_POPULATE if whole else 0)
-        self._map = mmap.mmap(-1, BLOCK_SIZE, flags=flags)
-        self.view = memoryview(self._map)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-
-    def protect(self, start: int, end: int, protection: int) -> None:
-        """mprotect(2) the pages of ``[start, end)`` of the block."""
-        start = page_start(start)
-        if _libc.mprotect(ctypes.c_void_p(self._address + start), end - start, protection) != 0:
-            raise OSError(ctypes.get_errno(), "mprotect")
-
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class PageCache:
@@ -100,7 +72,7 @@ class PageCache:
         if block is None:
             block = self._free.pop() if self._free else Block(whole=whole)
             if self.guard:
-                block.protect(0, BLOCK_SIZE, mmap.PROT_READ | mmap.PROT_WRITE)
+                block.protect(0, BLOCK_SIZE, WRITABLE)
             self._blocks[file.number, index] = (file, block)
             if len(self._blocks) > self._budget_blocks:
                 self._evict()
@@ -127,7 +99,7 @@ class PageCache:
         found = self._blocks.pop((file.number, index), None)
         if found is not None and len(self._free) < FREE_BLOCKS_MAX:
             if self.guard:
-                found[1].protect(0, BLOCK_SIZE, _PROT_NONE)
+                found[1].protect(0, BLOCK_SIZE, UNUSABLE)
             self._free.append(found[1])
 
 
@@ -201,7 +173,7 @@ class FilePages:
         assert over or not self.writing.overlaps(offset, end), "a store into an extent under write-back"
         for begin, stop in self.writing.intervals(offset, end):
             self._rewritten.add(begin, stop)
-            self._protect(*pages_around(begin, stop), mmap.PROT_READ | mmap.PROT_WRITE)
+            self._protect(*pages_around(begin, stop), WRITABLE)
         more = len(data) - self.dirty.size(offset, end)
         # Dirty first: making room for one block must not take the one before it for clean.
         self.dirty.add(offset, end)
@@ -246,7 +218,7 @@ class FilePages:
         self._fresh.delete(start, end)
         self._again.delete(start, end)
         self._outgoing.set(start, end, number)
-        self._protect(start, end, mmap.PROT_READ)
+        self._protect(start, end, READABLE)
         data = self.read(start, end)
         assert data is not None
         return Outgoing(number, start, end, bytes(data))
@@ -259,7 +231,7 @@ class FilePages:
             if number == outgoing.number:
                 concerned = True
                 self._not_writing(start, end)
-                self._protect(start, end, mmap.PROT_READ | mmap.PROT_WRITE)
+                self._protect(start, end, WRITABLE)
                 if clean:
                     for low, high in self._rewritten.gaps(start, end):
                         self._clean(low, high)
@@ -367,7 +339,7 @@ class FilePages:
             self._not_writing(start, end)
             self._rewritten.delete(start, end)
             # From the page of the new end on, although the extent goes on below it.
-            self._protect(page_start(start), end, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._protect(page_start(start), end, WRITABLE)
         self.drop(size, RANGE_END)
 
     def _protect(self, start: int, end: int, protection: int) -> None:

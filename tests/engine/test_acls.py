@@ -153,7 +153,7 @@ async def test_also_of_what_is_made_and_after_a_change_of_the_mode() -> None:
         client = world.clients[0]
         made = await client.fs.names.mkdir(1, b"directory", 0o755, ME)
         number, found = await client.fs.files.create(1, b"file", 0o644, os.O_RDWR, ME)
-        await client.fs.files.setattr(found.inode, AttributeChanges(mode=0o600))
+        await client.fs.inode_changes.setattr(found.inode, AttributeChanges(mode=0o600))
         for inode in (made.inode, found.inode):
             with client.asks(), pytest.raises(FsError):
                 client.fs.acls.at_once(inode.node_id, ACL_ACCESS)
@@ -167,7 +167,7 @@ async def test_with_the_token_comes_whether_there_is_one() -> None:
         one, other = world.clients
         node = await one.node(b"file")
         theirs = await other.node(b"file")
-        await other.fs.files.setattr(other.fs.inodes[theirs], AttributeChanges(mode=0o600))
+        await other.fs.inode_changes.setattr(other.fs.inodes[theirs], AttributeChanges(mode=0o600))
         assert one.fs.acls.at_once(node, ACL_ACCESS) is None
         with one.asks("GetAttr"), pytest.raises(FsError) as told:
             await one.fs.acls.get(node, ACL_ACCESS)

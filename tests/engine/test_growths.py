@@ -39,7 +39,7 @@ async def append(client: Client) -> None:
 
 async def truncate(client: Client) -> None:
     inode = client.fs.inodes[await client.node(b"file")]
-    await client.fs.files.setattr(inode, AttributeChanges(size=200))
+    await client.fs.inode_changes.setattr(inode, AttributeChanges(size=200))
 
 
 async def allocate(client: Client) -> None:
@@ -89,7 +89,7 @@ async def test_the_call_waits_for_that_and_so_does_who_wants_to_change_it_again(
 
         async def cut() -> None:
             inode = world.clients[2].fs.inodes[await world.clients[2].node(b"file")]
-            await world.clients[2].fs.files.setattr(inode, AttributeChanges(size=50))
+            await world.clients[2].fs.inode_changes.setattr(inode, AttributeChanges(size=50))
             done.append("shorter")
 
         await world.clients[2].node(b"file")
@@ -151,7 +151,7 @@ async def test_a_write_within_it_and_a_truncation_are_told_to_nobody(
         number = await world.clients[0].open(b"file", os.O_RDWR)
         await world.clients[0].write(number, 0, b"n" * 100)
         inode = world.clients[0].file(number).inode
-        await world.clients[0].fs.files.setattr(inode, AttributeChanges(size=50))
+        await world.clients[0].fs.inode_changes.setattr(inode, AttributeChanges(size=50))
         assert world.clients[0].sent("Grown") == []
         assert world.clients[1].kernel.grown == []
 

@@ -297,7 +297,7 @@ async def test_truncation_drops_what_is_cached_here_and_elsewhere() -> None:
         writing = await one.open(b"file", os.O_RDWR)
         await one.write(writing, P, b"dirty")
         inode = one.file(writing).inode
-        attributes = await one.fs.files.setattr(inode, AttributeChanges(size=100))
+        attributes = await one.fs.inode_changes.setattr(inode, AttributeChanges(size=100))
         assert attributes.size == 100
         assert one.file(writing).pages.valid.intervals(100) == []
         assert await one.read(writing, 0, 2 * P) == b"x" * 100

@@ -58,7 +58,8 @@ async def known_without_a_token(world: Rig) -> tuple[Client, NodeId]:
     world.make_file(b"file")
     client, other = world.clients
     node = await client.node(b"file")
-    await other.fs.files.setattr(other.fs.inodes[await other.node(b"file")], AttributeChanges(mode=0o640))
+    inode = other.fs.inodes[await other.node(b"file")]
+    await other.fs.inode_changes.setattr(inode, AttributeChanges(mode=0o640))
     assert client.fs.inodes[node].attributes.known is None
     return client, node
 

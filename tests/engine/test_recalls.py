@@ -349,7 +349,7 @@ async def test_a_recall_does_not_wait_for_a_kernel_that_is_stuck_in_a_listing() 
 
         one.kernel.invalidate_attributes = invalidate  # type: ignore[method-assign]
         with trio.fail_after(1):
-            await other.fs.files.setattr(inode, AttributeChanges(mode=0o600))
+            await other.fs.inode_changes.setattr(inode, AttributeChanges(mode=0o600))
         assert attributes.distrusting == 1, "it goes on"
         knows.set()
         await trio.testing.wait_all_tasks_blocked()
@@ -528,7 +528,7 @@ async def test_a_mode_changed_elsewhere_is_seen_at_once() -> None:
         one, other = world.clients
         node, inode = await one.node(b"file"), other.fs.inodes[await other.node(b"file")]
         for mode in (0o600, 0o640):
-            await other.fs.files.setattr(inode, AttributeChanges(mode=mode))
+            await other.fs.inode_changes.setattr(inode, AttributeChanges(mode=mode))
             assert (await one.fs.names.getattr(node)).mode & 0o7777 == mode
             with one.asks():
                 await one.fs.names.getattr(node)

@@ -329,7 +329,7 @@ async def test_a_file_can_be_truncated_on_a_full_server(size: int) -> None:
     async with rig(fault=disk) as world:
         client, number = await refused(world, disk, b"k" * 2 * P)
         inode = client.file(number).inode
-        told = await client.fs.files.setattr(inode, AttributeChanges(size=size))
+        told = await client.fs.inode_changes.setattr(inode, AttributeChanges(size=size))
         assert told.size == size
         assert client.fs.cache.dirty_bytes == min(size, 2 * P)
         disk.error = 0

@@ -163,7 +163,7 @@ async def test_a_chmod_whose_reply_was_lost_is_told_and_done_once(autojump_clock
         attributes: list[int] = []
 
         async def chmod() -> None:
-            changed = await one.fs.files.setattr(inode, AttributeChanges(mode=0o600))
+            changed = await one.fs.inode_changes.setattr(inode, AttributeChanges(mode=0o600))
             attributes.append(changed.mode & 0o777)
 
         one.connector.delay_answers(1.0)
@@ -173,7 +173,7 @@ async def test_a_chmod_whose_reply_was_lost_is_told_and_done_once(autojump_clock
             assert r.storage.getattr(handle).mode & 0o777 == 0o600
             r.server.kill()
             await r.server.restart()
-            await two.fs.files.setattr(
+            await two.fs.inode_changes.setattr(
                 two.fs.inodes[await two.node(b"file")], AttributeChanges(mode=0o644)
             )
         assert attributes == [0o600]

@@ -221,7 +221,7 @@ async def test_a_write_after_a_truncating_open_survives_an_older_write_back() ->
             nursery.start_soon(client.fs.files.fsync, number, False)
             while not pages.writing:
                 await trio.lowlevel.checkpoint()
-            client.fs.files._truncated(client.file(number), 0)
+            client.file(number).truncated(0)
             await client.write(number, 0, b"new" * 100_000)
         await client.close(number)
         assert world.content(b"file") == b"new" * 100_000
@@ -266,7 +266,7 @@ async def test_what_has_been_dirty_longest_goes_although_a_file_is_emptied_and_w
         await client.write(busy, 0, b"x")
         await client.write(other, 0, b"y")
         for _ in range(6):
-            await client.fs.files.setattr(client.file(busy).inode, AttributeChanges(size=0))
+            await client.fs.inode_changes.setattr(client.file(busy).inode, AttributeChanges(size=0))
             await client.write(busy, 0, b"x")
             await trio.sleep(0.3)
         assert world.content(b"other") == b"y"

@@ -84,7 +84,7 @@ class AclKernel(FakeKernel):
     async def chmod(self, node: NodeId, mode: int) -> None:
         """`fuse_setattr`."""
         await self._pause()
-        await self.fs.files.setattr(self.fs.inodes[node], AttributeChanges(mode=mode))
+        await self.fs.inode_changes.setattr(self.fs.inodes[node], AttributeChanges(mode=mode))
         await self._pause()
         self._forget(node)
 

@@ -371,7 +371,7 @@ class KernelModel:
         async with inode.lock:
             await self._pause()
             changes = AttributeChanges(mtime_ns=mtime_ns)
-            attributes = await self.fs.files.setattr(self.fs.inodes[inode.node_id], changes)
+            attributes = await self.fs.inode_changes.setattr(self.fs.inodes[inode.node_id], changes)
             await self._pause()
             self._version += 1
             inode.attribute_version = self._version
@@ -787,7 +787,7 @@ class KernelModel:
 
         async def set_size() -> Attributes:
             known = self.fs.inodes[inode.node_id]
-            return await self.fs.files.setattr(known, AttributeChanges(size=size))
+            return await self.fs.inode_changes.setattr(known, AttributeChanges(size=size))
 
         # The adapter lets no attributes of a SETATTR be trusted: they are taken without a look at their age.
         await self._truncating(inode, size, set_size)

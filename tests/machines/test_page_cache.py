@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nfsfuse.machines.page_cache import BLOCK_SIZE, FREE_BLOCKS_MAX, FilePages, PageCache
+from nfsfuse.machines.blocks import BLOCK_SIZE
+from nfsfuse.machines.page_cache import FREE_BLOCKS_MAX, FilePages, PageCache
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.types import PAGE_SIZE
 

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from nfsfuse.machines.page_cache import BLOCK_SIZE, FilePages, Outgoing, PageCache
+from nfsfuse.machines.blocks import BLOCK_SIZE
+from nfsfuse.machines.page_cache import FilePages, Outgoing, PageCache
 from nfsfuse.protocol.intervals import IntervalSet
 from nfsfuse.protocol.tokens import RANGE_END
 

@@ -9,8 +9,9 @@ import pytest
 
 from nfsfuse.engine.cached_file import CachedFile
 from nfsfuse.engine.fence import Fenced
-from nfsfuse.engine.files import Files, OpenFile
+from nfsfuse.engine.files import Files
 from nfsfuse.engine.filesystem import Filesystem
+from nfsfuse.engine.open_file import OpenFile
 from nfsfuse.engine.write_back import WriteBack
 from nfsfuse.machines.page_cache import Outgoing
 from nfsfuse.machines.write_errors import WriteErrors

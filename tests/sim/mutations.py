@@ -125,10 +125,10 @@ def shared_becomes_exclusive_without_a_recall(patch: pytest.MonkeyPatch) -> None
         lambda self, start, end, mode: original(self, start, end, min(mode, TokenMode.SHARED)),
     )
 
-    async def keep_shared(self: Files, file: Any) -> None:  # else K2 leaves no SHARED to write under
+    async def keep_shared(self: PageProtocol, file: Any) -> None:  # else K2 leaves no SHARED to write under
         pass
 
-    patch.setattr(Files, "_give_up_shared", keep_shared)
+    patch.setattr(PageProtocol, "give_up_shared", keep_shared)
 
 
 def overlapping_recalls_do_not_take_turns(patch: pytest.MonkeyPatch) -> None:

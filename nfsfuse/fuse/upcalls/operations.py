@@ -165,7 +165,7 @@ class Operations(pyfuse3.Operations):
         if request.kill_suidgid and changes.size is not None and changes.mode is None:
             mode = without_privileges(await self._fs.names.getattr(inode), request.gid)
             changes = replace(changes, mode=mode)
-        attributes = await self._fs.files.setattr(known, changes)
+        attributes = await self._fs.inode_changes.setattr(known, changes)
         return self.told(known, attributes, 0.0, versioned=False)  # see fuse_do_setattr
 
     @handler
