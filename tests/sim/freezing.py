@@ -20,7 +20,8 @@ from tests.sim.world import Client, World
 T = TypeVar("T")
 
 REQUESTS = (
-    ("files", ("open", "create", "read", "write", "flush", "fsync", "setattr")),
+    ("files", ("open", "create", "read", "write", "flush", "fsync")),
+    ("inode_changes", ("setattr",)),
     ("names", ("lookup",)),
 )
 """What the model of the kernel asks of a daemon, and waits for."""
