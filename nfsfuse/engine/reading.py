@@ -292,9 +292,23 @@ def _answer(file: CachedFile, offset: int, size: int, fetch: Fetch | None) -> Re
         return None  # the attributes were recalled meanwhile: nobody knows where the file ends now
     if not fetch.stale and not file.pages.valid.overlaps(offset, end):
         return _slice(fetch, offset, end)
-    # Something is newer here than at the server: lay it over what came.
+    # Something is newer here than at the server.
+    merged = _laid_over(file, offset, end, fetch)
     file.pages.fill(fetch.start, _slice(fetch, fetch.start, max(end, fetch.start)), fetch.stale)
-    return file.pages.read(offset, end)
+    return merged
+
+
+def _laid_over(file: CachedFile, offset: int, end: int, fetch: Fetch) -> bytearray | None:
+    """What is newer here laid over what came; None if some of that is not here any more. Not by way of the
+    pages, which may have no room for all of it at once: then it would be asked for again, for ever."""
+    if not all(file.pages.valid.covers(low, high) for low, high in fetch.stale.intervals(offset, end)):
+        return None
+    data = bytearray(_slice(fetch, offset, end))
+    for low, high in file.pages.valid.intervals(offset, end):
+        newer = file.pages.read(low, high)
+        assert newer is not None, "it is valid"
+        data[low - offset : high - offset] = newer
+    return data
 
 
 def _slice(fetch: Fetch, start: int, end: int) -> bytes | memoryview:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from nfsfuse.engine.filesystem import CacheOptions
+from nfsfuse.machines.blocks import BLOCK_SIZE
 from nfsfuse.machines.data_tokens import Phase
 from nfsfuse.protocol import messages as m
 from nfsfuse.protocol.messages import Message
 from nfsfuse.protocol.tokens import Resource, Token, TokenMode
 from nfsfuse.protocol.types import PAGE_SIZE
-from tests.helpers.fake_kernel import LONE_FILE, reader_of_a_file
+from tests.helpers.fake_kernel import LONE_FILE, reader_of_a_file, rig
 
 
 class Server:
@@ -77,3 +81,22 @@ async def test_what_came_before_a_recall_is_not_used_after_it() -> None:
         file.wake()
     assert found == [b"new"]
     assert server.reads == 2
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_read_of_more_than_the_cache_has_room_for_comes_to_an_end() -> None:
+    """Found by the simulator: what came was put into the cache beside a valid block, which that, and then the
+    first of what came, had to leave for the rest. So it was asked for again, for ever."""
+    size = 3 * BLOCK_SIZE
+    options = CacheOptions(BLOCK_SIZE, BLOCK_SIZE, guard=True)
+    async with rig(1, options=options, link_seconds=lambda: 0.001) as world:
+        world.make_file(b"file", b"old" * BLOCK_SIZE)
+        (client,) = world.clients
+        number = await client.open(b"file", os.O_RDWR)
+        await client.write(number, BLOCK_SIZE + 7, b"new")
+        await client.fs.files.fsync(number, False)
+        with trio.fail_after(1):
+            found = bytes(await client.fs.files.read(number, 0, size, cached=False))
+        expected = bytearray(b"old" * BLOCK_SIZE)
+        expected[BLOCK_SIZE + 7 : BLOCK_SIZE + 10] = b"new"
+        assert found == expected

@@ -10,6 +10,7 @@ from tests.helpers.history import Violation
 from tests.sim import mutations as the
 from tests.sim.mutations import Mutation
 from tests.sim.sizes import Sizes
+from tests.sim.swarm import drawn_with_sizes
 from tests.sim.world import CUTS_PER_SECOND, Options, simulate
 
 SEEDS = (*range(12), 310)
@@ -35,6 +36,17 @@ FOUND = (
 @pytest.mark.parametrize("seed", FOUND)
 def test_seeds_that_have_found_something(seed: int) -> None:
     simulate(_options(seed), Sizes(busy=True))
+
+
+DRAWN = (
+    # seed of a soak: what it found when it was first run
+    2796003021,  # livelock: a read of more than the daemon's cache had room for
+)
+
+
+@pytest.mark.parametrize("seed", DRAWN)
+def test_drawn_seeds_that_have_found_something(seed: int) -> None:
+    simulate(*drawn_with_sizes(seed))
 
 
 @pytest.mark.parametrize("seed", range(5000, 5002))
