@@ -19,7 +19,6 @@ PROC = {
     "cli/mounts.py": {"/proc/self/mounts", "/proc/self/mountinfo"},  # the daemon's own
     "cli/guardian.py": {"/proc/{}/status", "/proc/{}/schedstat"},  # the daemon's, which needs nothing of it
     "fuse/notifications/looks.py": {"/proc/self/task/{}/wchan"},  # a thread of the daemon's own
-    "fuse/binding/read_ahead.py": {"/proc/self/mountinfo"},  # the daemon's own
     "fuse/binding/supplement.py": {"/proc/self/maps"},  # the daemon's own
     "fuse/upcalls/requesters.py": {"/proc/{}/status", "/proc/{}/stat"},  # in threads that nobody waits for
     # takes no lock: tests/fuse/upcalls/test_requesters.py
@@ -33,7 +32,7 @@ PATHS = {
     # in threads, whose requests are answered at once: see there
     "fuse/notifications/own_mount.py": {"os.open"},
     # /proc/self, /sys; the directory of the mountpoint
-    "fuse/binding/read_ahead.py": {"open", "os.path.realpath"},
+    "fuse/binding/read_ahead.py": {"open"},
     "fuse/upcalls/requesters.py": {"open"},  # /proc, in threads that nobody waits for
     "fuse/binding/supplement.py": {"open"},  # /proc/self
 }

@@ -21,7 +21,7 @@ from nfsfuse.cli.daemon import Launch, in_background
 from nfsfuse.cli.guardian import Guardian, abort
 from nfsfuse.cli.mount_owner import MountOwner
 from nfsfuse.cli.mountpoint import MountFailure, check_device, check_mountpoint, remove_dead_mounts
-from nfsfuse.cli.mounts import connection_of, is_mounted
+from nfsfuse.cli.mounts import connection_of, device_of, is_mounted
 from nfsfuse.cli.options import BadOption, MountOptions, parse_options
 from nfsfuse.cli.remount import RemountFailure, apply, remount
 from nfsfuse.cli.statistics import Counted, tell_on_signal
@@ -321,7 +321,7 @@ class _Mount:
         from nfsfuse.fuse.binding.read_ahead import set_read_ahead
 
         try:
-            if not set_read_ahead(self._mountpoint, self._options.read_ahead_kb):
+            if not set_read_ahead(device_of(self._mountpoint), self._options.read_ahead_kb):
                 log.info("%s: not allowed to set read_ahead_kb; it stays as it is", self._mountpoint)
         except OSError as exc:
             # It only makes reading slower.

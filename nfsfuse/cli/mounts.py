@@ -62,6 +62,12 @@ def is_mounted(connection: int) -> bool:
     return any(_number_of(fields[2]) == connection for fields in _lines(MOUNT_INFO))
 
 
+def device_of(path: str) -> str:
+    """The number of the filesystem on *path*, ``major:minor`` as the kernel writes it. stat(2) would be a
+    request to that. Raises FileNotFoundError."""
+    return _mount_info(path)[2].decode("ascii")
+
+
 def connection_of(path: str) -> int:
     """The number of the FUSE mount on *path* under /sys/fs/fuse/connections, asked of nobody but the kernel.
     Raises FileNotFoundError."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from nfsfuse.cli.mounts import device_of
 from nfsfuse.fuse.binding import abi
 from nfsfuse.fuse.binding.abi import InitFlag, Opcode
 from nfsfuse.fuse.binding.init import InitOptions
@@ -409,7 +410,7 @@ class Control:
         return {"errno": outcome.errno, "seconds": outcome.seconds, "returned": returned[0]}
 
     async def read_ahead(self, kib: int) -> bool:
-        return set_read_ahead(self.mountpoint, kib)
+        return set_read_ahead(device_of(self.mountpoint), kib)
 
 
 def log_line(text: str) -> None:
