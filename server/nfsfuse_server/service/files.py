@@ -51,6 +51,7 @@ from nfsfuse_server.service.sub_steps import (
     frees_much,
     hold_name,
     keep_name,
+    leads_to,
     node_of,
 )
 from nfsfuse_server.state.records import Named
@@ -125,23 +126,19 @@ def _check_regular(attributes: Attributes) -> None:
 def _create(call: Call) -> Handling:
     r: m.Create = call.message
     yield hold_name(r.parent, r.name)
-    try:
-        node: Node = yield Quick(lambda: call.storage.lookup(r.parent, r.name))
-    except FsError as exc:
-        if exc.errno != errno.ENOENT:
-            raise
-    else:
+    found: Node | None = yield from leads_to(call, r.parent, r.name)
+    if found is not None:
         if r.flags & os.O_EXCL:
             raise FsError(errno.EEXIST)
-        _check_regular(node.attributes)
+        _check_regular(found.attributes)
         tokens_of_name = (yield keep_name(r.parent, r.name)) or ()
-        existing: m.Opened | tuple[m.Opened, bytes] = yield from _opened(call, node.handle, r.flags, True, ())
+        existing: m.Opened | tuple[m.Opened, bytes] = yield from _opened(call, found.handle, r.flags, True, ())
         opened, *content = existing if isinstance(existing, tuple) else (existing,)
         assert isinstance(opened, m.Opened)
         opened = replace(opened, tokens=opened.tokens + tokens_of_name)
         return (opened, content[0]) if content else opened
     yield Hold(r.parent, ATTR)
-    node = yield Change(
+    node: Node = yield Change(
         lambda: call.storage.create(r.parent, r.name, r.mode, r.credentials),
         (Named(r.parent, r.name, None),),
     )
