@@ -17,8 +17,6 @@ EXCEPTIONS = {
     # name: why it is there though the product never asks for it
     "inval_entry": "what `expire_entry` and `inc_epoch` are compared with on each kernel (test_notify.py)",
     "locks_of": "what a machine holds, for those who compare it with a model",
-    "offset_in_page": "rounding to pages stands in one module, for the tests' storage as well",
-    "page_number": "likewise",
     "recalls_of": "what a machine waits for, for those who compare it with a model",
     "tokens_of": "what a machine holds, for those who compare it with a model",
 }

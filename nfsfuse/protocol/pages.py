@@ -14,16 +14,6 @@ from nfsfuse.protocol.tokens import RANGE_END
 from nfsfuse.protocol.types import PAGE_SIZE
 
 
-def page_number(offset: int) -> int:
-    """The page that has the byte at *offset*; the first page of a file is 0."""
-    return offset // PAGE_SIZE
-
-
-def offset_in_page(offset: int) -> int:
-    """How far *offset* is from the beginning of its page, in bytes."""
-    return offset % PAGE_SIZE
-
-
 def page_start(offset: int) -> int:
     """*offset* rounded down to where a page begins."""
     return offset // PAGE_SIZE * PAGE_SIZE

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from nfsfuse.protocol.pages import offset_in_page, page_end, page_number, pages_within
+from nfsfuse.protocol.pages import page_end, pages_within
 from nfsfuse.protocol.types import PAGE_SIZE, Attributes
 
 _ZERO_PAGE: Final = bytes(PAGE_SIZE)
@@ -15,6 +15,10 @@ _SECTOR_SIZE: Final = 512
 
 DIRECTORY_SIZE: Final = 4096
 """Bytes that every directory claims to have, as ext4's small ones do."""
+
+
+def _page_number(offset: int) -> int:
+    return offset // PAGE_SIZE
 
 
 class SparseBytes:
@@ -37,7 +41,7 @@ class SparseBytes:
         size = max(0, min(size, self.size - offset))
         parts = []
         while size:
-            number, start = page_number(offset), offset_in_page(offset)
+            number, start = divmod(offset, PAGE_SIZE)
             part = self.pages.get(number, _ZERO_PAGE)[start : start + size]
             parts.append(part)
             offset += len(part)
@@ -75,30 +79,30 @@ class SparseBytes:
 
     def allocate(self, offset: int, length: int) -> None:
         """Turns holes into pages of zeros."""
-        for number in range(page_number(offset), page_number(page_end(offset + length))):
+        for number in range(_page_number(offset), _page_number(page_end(offset + length))):
             self.pages.setdefault(number, _ZERO_PAGE)
 
     def seek_data(self, offset: int) -> int | None:
         """The first offset from there on that is in a page; None if there is none."""
-        if page_number(offset) in self.pages and offset < self.size:
+        if _page_number(offset) in self.pages and offset < self.size:
             return offset
         starts = (number * PAGE_SIZE for number in self.pages)
         return min((start for start in starts if offset < start < self.size), default=None)
 
     def seek_hole(self, offset: int) -> int:
         """The first offset from there on that is in no page; at the latest the size."""
-        while offset < self.size and page_number(offset) in self.pages:
+        while offset < self.size and _page_number(offset) in self.pages:
             offset = page_end(offset + 1)
         return min(offset, self.size)
 
     def _zero(self, start: int, end: int) -> None:
-        if start < end and page_number(start) in self.pages:
+        if start < end and _page_number(start) in self.pages:
             self._put(start, bytes(end - start))
 
     def _put(self, offset: int, data: bytes) -> None:
         done = 0
         while done < len(data):
-            number, start = page_number(offset + done), offset_in_page(offset + done)
+            number, start = divmod(offset + done, PAGE_SIZE)
             part = data[done : done + PAGE_SIZE - start]
             page = self.pages.get(number, _ZERO_PAGE)
             self.pages[number] = page[:start] + part + page[start + len(part) :]
