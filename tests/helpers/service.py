@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from nfsfuse.engine.session import Session
 from nfsfuse.protocol.types import ClientId, Node
@@ -49,6 +50,7 @@ class Serving:
     ) -> None:
         counter = itertools.count(1)
         self._nursery = nursery
+        self._running = trio.CancelScope()
         self._numbers = itertools.count(1)
         self.storage = storage or MemoryStorage()
         self.registry, self.log = MemoryRegistry(), MemoryLog()
@@ -60,6 +62,16 @@ class Serving:
             lambda size: next(counter).to_bytes(size, "big"),
             disk or InlineDisk(),
         )
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve, until `end`."""
+        with self._running:
+            await self.service.run(task_status=task_status)
+
+    async def end(self) -> None:
+        """The service has ended; connections do not know it yet."""
+        self._running.cancel()
+        await wait_all_tasks_blocked()
 
     async def client(self, *, there_seconds: float = 0.0, back_seconds: float = 0.0) -> Client:
         """Connect; what the client sends arrives *there_seconds* later, the answers *back_seconds* later."""
@@ -85,7 +97,7 @@ async def serving(
     the test, unless it says otherwise."""
     async with trio.open_nursery() as nursery:
         made = Serving(nursery, lease_seconds, storage, disk)
-        await nursery.start(made.service.run)
+        await nursery.start(made.run)
         yield made
         made.service.locks.manager.check()
         nursery.cancel_scope.cancel()
