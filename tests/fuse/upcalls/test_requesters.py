@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,13 +81,22 @@ def in_mmap(daemon: Daemon) -> Program:
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-def test_what_is_allowed_does_not_wait_for_a_program_in_execve(toy: Mounter, name: str) -> None:
+@pytest.mark.parametrize(
+    ("begin", "taken", "operation"),
+    [
+        pytest.param(in_exec, "environ", "flush", id="execve: exec_update_lock"),
+        pytest.param(in_mmap, "cmdline", "write", id="mmap: mmap_lock"),
+    ],
+)
+def test_what_is_allowed_waits_for_no_lock_of_a_program(
+    toy: Mounter, begin: Callable[[Daemon], Program], taken: str, operation: str, name: str
+) -> None:
     daemon = toy()
-    program = in_exec(daemon)
-    assert read(program.process.pid, "environ") is None, "it holds exec_update_lock"
+    program = begin(daemon)
+    assert read(program.process.pid, taken) is None, "it holds the lock"
     assert read(program.process.pid, name)
     assert look(sys.executable, "-c", IS_DYING, str(program.process.pid)) == "False\n"
-    daemon.ask("open", operation="flush")
+    daemon.ask("open", operation=operation)
     program.finish()
 
 
@@ -99,17 +109,6 @@ def test_the_sweep_of_a_test_rig_does_not_wait_for_a_program_in_execve(toy: Moun
         assert marked(tmp_path) == [marked_one.pid]
         marked_one.kill()
     daemon.ask("open", operation="flush")
-    program.finish()
-
-
-@pytest.mark.parametrize("name", ALLOWED)
-def test_what_is_allowed_does_not_wait_for_a_program_in_mmap(toy: Mounter, name: str) -> None:
-    daemon = toy()
-    program = in_mmap(daemon)
-    assert read(program.process.pid, "cmdline") is None, "it holds mmap_lock"
-    assert read(program.process.pid, name)
-    assert look(sys.executable, "-c", IS_DYING, str(program.process.pid)) == "False\n"
-    daemon.ask("open", operation="write")
     program.finish()
 
 
