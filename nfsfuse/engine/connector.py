@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
-
-import trio
 
 from nfsfuse.machines.session import SessionMachine
 from nfsfuse.protocol import messages as m
@@ -46,8 +43,8 @@ class Connector:
         connect: Callable[[], Awaitable[ByteStream]],
         client_id: ClientId,
         client_name: str,
-        clock: Callable[[], float] = trio.current_time,
-        jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
     ) -> None:
         self._connect = connect
         self._client_id = client_id

@@ -36,10 +36,8 @@ EXTENTS_PER_HOLDER_MAX: Final = 1024
 scattered pages come near it. Beyond it the server recalls half of them, and the session's requests for more
 wait until it has acknowledged: it may always be asked to give up a cache, so nothing has to fail."""
 
-
 FEW_EXTENTS: Final = 16
 """Extents that are looked through to see whether any of them is EXCLUSIVE."""
-
 
 FEW_HOLDERS: Final = 8
 """Holders, and running operations, that are looked through one by one."""
