@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Final
 
+from nfsfuse.cli.mounts import device_of
 from nfsfuse.fuse.binding.read_ahead import set_read_ahead
 from scripts.benchmark.peers import Peer
 from scripts.benchmark.systems import COMMAND_SECONDS_MAX, Nfsfuse
@@ -75,7 +76,7 @@ class FuseC(Peer):
 
     def _mount(self, mountpoint: Path) -> None:
         super()._mount(mountpoint)
-        set_read_ahead(str(mountpoint), READ_AHEAD_KIB)
+        set_read_ahead(device_of(str(mountpoint)), READ_AHEAD_KIB)
 
 
 class Before(Nfsfuse):
